@@ -1,0 +1,122 @@
+package pg
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/puddle/v2"
+
+	"github.com/howdah-db/howdah/fault"
+)
+
+// Wrap adds op ("checklists: insert") to err and sorts it into a kind of
+// failure. It returns nil for nil, keeps the kind that err has, and leaves the
+// end of the caller's context and what it does not know without one. Exported
+// methods of stores call it once.
+func Wrap(op string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &opError{op: op, kind: KindOf(err), err: err}
+}
+
+// opError is err, said by op, of kind.
+type opError struct {
+	op   string
+	kind fault.Kind // "" where it has none
+	err  error
+}
+
+func (e *opError) Error() string {
+	text := e.op + ": " + e.err.Error()
+	if hint := hintFor(e.err); hint != "" {
+		text += "; " + hint
+	}
+	return text
+}
+
+func (e *opError) Unwrap() []error {
+	if e.kind == "" {
+		return []error{e.err}
+	}
+	return []error{e.err, e.kind}
+}
+
+// KindOf returns the kind of failure that err is, or "" where it is none: a
+// cancelled context, or something unknown.
+func KindOf(err error) fault.Kind {
+	var kind fault.Kind
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.As(err, &kind):
+		return kind
+	case errors.Is(err, context.Canceled):
+		return ""
+	case errors.As(err, &pgErr):
+		return kindOfState(pgErr.Code)
+	case LostConnection(err), errors.Is(err, context.DeadlineExceeded):
+		return fault.Unavailable
+	}
+	return ""
+}
+
+// kindOfState sorts SQLSTATEs: whole codes first, then their classes.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+func kindOfState(code string) fault.Kind {
+	switch code {
+	case "23502", "23514": // not null, check
+		return fault.Invalid
+	case "42501": // insufficient privilege
+		return fault.Denied
+	case "42P01", "3F000", "42703", "42883", "3D000", // table, schema, column, function, database that is not there
+		"25006", // read-only transaction: a standby
+		"40001", "40P01", "55P03", "57014":
+		return fault.Unavailable
+	}
+	switch {
+	case strings.HasPrefix(code, "22"): // data exceptions
+		return fault.Invalid
+	case strings.HasPrefix(code, "23"): // integrity
+		return fault.Conflict
+	case strings.HasPrefix(code, "28"): // authentication
+		return fault.Denied
+	case strings.HasPrefix(code, "54"): // program limits
+		return fault.Exhausted
+	case strings.HasPrefix(code, "08"), strings.HasPrefix(code, "53"), strings.HasPrefix(code, "57"), strings.HasPrefix(code, "58"):
+		return fault.Unavailable // connection, resources, operator, system
+	}
+	return ""
+}
+
+// hintFor says what to do about errors whose cure is howdah's to know.
+func hintFor(err error) string {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) {
+		return ""
+	}
+	switch pgErr.Code {
+	case "42P01", "3F000", "42883":
+		return "has this database been migrated? (howdah migrate)"
+	case "25006":
+		return "this server is read-only (a standby?): point the URL at the primary, e.g. with target_session_attrs=read-write"
+	}
+	return pgErr.Hint
+}
+
+// LostConnection reports whether err says that the connection to the server
+// could not be made or has gone.
+func LostConnection(err error) bool {
+	var connect *pgconn.ConnectError
+	var network net.Error
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		return strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P")
+	}
+	return errors.As(err, &connect) || errors.As(err, &network) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) ||
+		errors.Is(err, pgconn.ErrConnClosed) || errors.Is(err, puddle.ErrClosedPool) || pgconn.SafeToRetry(err)
+}
