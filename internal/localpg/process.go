@@ -24,9 +24,11 @@ type process struct {
 	exited chan struct{}
 }
 
+func (p *process) child() bool { return p.exited != nil }
+
 // alive reports whether the postmaster still works.
 func (p *process) alive() bool {
-	if p.exited == nil {
+	if !p.child() {
 		return serves(p.pid, p.data)
 	}
 	select {
@@ -39,7 +41,7 @@ func (p *process) alive() bool {
 
 // wait returns when the postmaster has ended, or with an error when ctx is done.
 func (p *process) wait(ctx context.Context) error {
-	if p.exited == nil {
+	if !p.child() {
 		err := poll(ctx, func() (bool, error) { return !p.alive(), nil })
 		// Where we are process 1, an orphan became our child after all.
 		_, _ = syscall.Wait4(p.pid, nil, syscall.WNOHANG, nil)
@@ -150,7 +152,7 @@ var errEnded = errors.New("the server ended before it was ready")
 // running differs from alive between fork and exec, and before the postmaster
 // has entered its data directory.
 func (p *process) running() bool {
-	if p.exited == nil {
+	if !p.child() {
 		return running(p.pid)
 	}
 	return p.alive()

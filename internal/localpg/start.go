@@ -77,6 +77,9 @@ func (s *Server) boot(ctx context.Context, bin binaries, as account) (pidFile, *
 		return pidFile{}, nil, err
 	}
 	defer log.Close()
+	if err := s.keepPassword(ctx, bin, as); err != nil {
+		return pidFile{}, nil, err
+	}
 	patience, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	for {
