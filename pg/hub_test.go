@@ -218,7 +218,7 @@ func TestHubListensForTheFirstAndUnlistensAfterTheLast(t *testing.T) {
 // wait for the next message, wherever in a message the stream is.
 func TestHubLosesNothingWhenInterrupted(t *testing.T) {
 	t.Parallel()
-	const notices = 2000
+	const notices = 1000
 	url := pgtest.Database(t)
 	h := pg.NewHub(pg.HubConfig{Conn: hubConfig(t, url), Buffer: notices, Ping: 10 * time.Millisecond})
 	runHub(t, h)
