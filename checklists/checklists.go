@@ -1,0 +1,299 @@
+// Package checklists keeps lists of items to get through, and how often each was
+// attempted.
+//
+// It works on the table of iidy (iidy.lists), beside a running iidy, and creates
+// that table where it is missing. Insert the items, Page through them, Delete
+// what is done and Increment what failed:
+//
+//	s := checklists.New(pool, checklists.Config{})
+//	added, err := s.Insert(ctx, "downloads", "a.txt", "b.txt", "c.txt")
+//	items, err := s.Page(ctx, "downloads", nil, 100)
+//	n, err := s.Delete(ctx, "downloads", "a.txt")
+//	n, err = s.Increment(ctx, "downloads", "b.txt")
+//
+// A list exists while it has items. The names of lists and items are any text
+// without NUL, the empty text included. Items are in the order of the table's
+// collation: bytewise in a table howdah made; do not compare with Go's < in an
+// adopted one.
+package checklists
+
+import (
+	"context"
+	"crypto/sha256"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// ErrNoItem reports that a list has no such item.
+var ErrNoItem = fmt.Errorf("no such item: %w", fault.NotFound)
+
+// Config names where the lists live. The zero Config is iidy's own table.
+type Config struct {
+	Table pgx.Identifier // default iidy.lists
+}
+
+// Store is the checklists of one table. It is safe for use by many goroutines.
+type Store struct {
+	db    pg.DB
+	names pg.Names
+	table pgx.Identifier
+}
+
+// Item is an entry of a list.
+type Item struct {
+	Name     string `db:"item" json:"item"`
+	Attempts int    `db:"attempts" json:"attempts"` // begun so far, at most 2147483647
+}
+
+// List is one of the lists of a table.
+type List struct {
+	Name string `db:"list" json:"list"`
+}
+
+// New returns a Store on db. It never fails: a Config that cannot be is told, as
+// Invalid, by every method.
+func New(db pg.DB, cfg Config) *Store {
+	table := cfg.Table
+	if table == nil {
+		table = pgx.Identifier{"iidy", "lists"}
+	}
+	names := map[string]pgx.Identifier{"lists": table}
+	if len(table) > 1 {
+		names["schema"] = table[:1]
+	}
+	return &Store{db: db, names: pg.NewNames(names), table: table}
+}
+
+// WithTx returns a Store that works inside tx. The caller commits.
+func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
+
+// Migrations are the files that make or adopt the Store's table.
+func (s *Store) Migrations() pg.Migrations {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the path is a constant
+	}
+	service := "checklists"
+	if table := s.table.Sanitize(); table != `"iidy"."lists"` {
+		sum := sha256.Sum256([]byte(table)) // a version of its own for each table, under a name that fits
+		service += "_" + hex.EncodeToString(sum[:6])
+	}
+	return pg.Migrations{Service: service, About: "checklists in " + s.table.Sanitize(), Files: files, Names: s.names}
+}
+
+// Insert puts items on list with no attempts and returns how many were added;
+// those already there stay as they are. For more than some ten thousand items
+// use [Store.Import]. It returns an Invalid error, and adds nothing, where an
+// item cannot be stored.
+func (s *Store) Insert(ctx context.Context, list string, items ...string) (added int64, err error) {
+	const op = "checklists: insert"
+	if err := s.checkNew(list, items); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	// In the order of their bytes, so that overlapping inserts wait for each
+	// other in one direction only.
+	return s.exec(ctx, op, items, `
+		INSERT INTO {lists} (list, item)
+		SELECT $1, item
+		FROM unnest($2::text[]) AS item
+		ON CONFLICT DO NOTHING`, list, sortedSet(items))
+}
+
+// Increment adds one attempt to each of items and returns how many are on list;
+// others are ignored. A count that has reached 2147483647 stays there.
+func (s *Store) Increment(ctx context.Context, list string, items ...string) (int64, error) {
+	const op = "checklists: increment"
+	if err := s.check(list, items); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	if len(items) == 1 {
+		return s.exec(ctx, op, items, `
+			UPDATE {lists}
+			SET attempts = least(attempts, 2147483646) + 1
+			WHERE list = $1 AND item = $2`, list, items[0])
+	}
+	// Locked in the order of their bytes before the first is changed: UPDATE alone
+	// takes them as it finds them, and two overlapping ones deadlock.
+	return s.exec(ctx, op, items, `
+		WITH k AS MATERIALIZED (
+			SELECT item
+			FROM {lists}
+			WHERE list = $1 AND item = ANY($2)
+			ORDER BY item COLLATE "C"
+			FOR NO KEY UPDATE)
+		UPDATE {lists} l
+		SET attempts = least(l.attempts, 2147483646) + 1
+		FROM k
+		WHERE l.list = $1 AND l.item = k.item`, list, sortedSet(items))
+}
+
+// Delete takes items off list and returns how many were on it; others are
+// ignored.
+func (s *Store) Delete(ctx context.Context, list string, items ...string) (int64, error) {
+	const op = "checklists: delete"
+	if err := s.check(list, items); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	if len(items) == 1 {
+		return s.exec(ctx, op, items, `
+			DELETE FROM {lists}
+			WHERE list = $1 AND item = $2`, list, items[0])
+	}
+	return s.exec(ctx, op, items, `
+		WITH k AS MATERIALIZED (
+			SELECT item
+			FROM {lists}
+			WHERE list = $1 AND item = ANY($2)
+			ORDER BY item COLLATE "C"
+			FOR UPDATE)
+		DELETE FROM {lists} l
+		USING k
+		WHERE l.list = $1 AND l.item = k.item`, list, sortedSet(items))
+}
+
+// exec runs a statement about items and returns the rows it touched; without
+// items there is nothing to do.
+func (s *Store) exec(ctx context.Context, op string, items []string, sql string, args ...any) (n int64, err error) {
+	if len(items) == 0 {
+		return 0, nil
+	}
+	err = pg.Retry(ctx, s.db, func() error {
+		tag, err := s.db.Exec(ctx, s.names.SQL(sql), args...)
+		n = tag.RowsAffected()
+		return err
+	})
+	return n, pg.Wrap(op, err)
+}
+
+// Get returns an item of list, or [ErrNoItem].
+func (s *Store) Get(ctx context.Context, list, item string) (Item, error) {
+	const op = "checklists: get"
+	if err := s.check(list, []string{item}); err != nil {
+		return Item{}, pg.Wrap(op, err)
+	}
+	found, err := s.items(ctx, `
+		SELECT item, attempts
+		FROM {lists}
+		WHERE list = $1 AND item = $2`, list, item)
+	if err == nil && len(found) == 0 {
+		err = ErrNoItem
+	}
+	if err != nil {
+		return Item{}, pg.Wrap(op, err)
+	}
+	return found[0], nil
+}
+
+// MaxPage is the most items, or lists, of one page.
+const MaxPage = 10_000
+
+// Page returns at most n items of list in order: from the first when after is
+// nil, else those that follow *after, which need not be on the list. The page is
+// empty, not nil, where there are none. n is from 1 to [MaxPage].
+func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]Item, error) {
+	const op = "checklists: page"
+	if err := errors.Join(s.check(list, nil), checkPage(after, n)); err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	// Two statements, because one with "$2 IS NULL OR" reads the list from its
+	// start once the plan is generic. The empty item is an item too.
+	if after == nil {
+		items, err := s.items(ctx, `
+			SELECT item, attempts
+			FROM {lists}
+			WHERE list = $1
+			ORDER BY item
+			LIMIT $2`, list, n)
+		return items, pg.Wrap(op, err)
+	}
+	items, err := s.items(ctx, `
+		SELECT item, attempts
+		FROM {lists}
+		WHERE list = $1 AND item > $2
+		ORDER BY item
+		LIMIT $3`, list, *after, n)
+	return items, pg.Wrap(op, err)
+}
+
+// All returns the items of list in order. It reads a page at a time, so that the
+// loop may use the same connection; what is put on or taken off meanwhile may or
+// may not be seen. An error ends it.
+func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
+	return func(yield func(Item, error) bool) {
+		const page = 1000
+		var after *string
+		for {
+			items, err := s.Page(ctx, list, after, page)
+			if err != nil {
+				yield(Item{}, err)
+				return
+			}
+			for _, item := range items {
+				if !yield(item, nil) {
+					return
+				}
+			}
+			if len(items) < page {
+				return
+			}
+			after = &items[len(items)-1].Name
+		}
+	}
+}
+
+// Lists returns at most n lists in order: from the first when after is nil, else
+// those that follow *after. n is from 1 to [MaxPage].
+func (s *Store) Lists(ctx context.Context, after *string, n int) ([]List, error) {
+	const op = "checklists: lists"
+	if err := errors.Join(s.names.Err(), checkPage(after, n)); err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	if after == nil {
+		lists, err := collect[List](ctx, s, `
+			WITH RECURSIVE walk AS (
+				(SELECT list FROM {lists} ORDER BY list LIMIT 1)`+walkLists+`
+			LIMIT $1`, n)
+		return lists, pg.Wrap(op, err)
+	}
+	lists, err := collect[List](ctx, s, `
+		WITH RECURSIVE walk AS (
+			(SELECT list FROM {lists} WHERE list > $1 ORDER BY list LIMIT 1)`+walkLists+`
+		LIMIT $2`, *after, n)
+	return lists, pg.Wrap(op, err)
+}
+
+// walkLists jumps from list to list in the index: DISTINCT would read every item.
+const walkLists = `
+	UNION ALL
+	SELECT (SELECT l.list FROM {lists} l WHERE l.list > walk.list ORDER BY l.list LIMIT 1)
+	FROM walk
+	WHERE walk.list IS NOT NULL)
+SELECT list
+FROM walk
+WHERE list IS NOT NULL`
+
+func (s *Store) items(ctx context.Context, sql string, args ...any) ([]Item, error) {
+	return collect[Item](ctx, s, sql, args...)
+}
+
+// collect returns the rows of a query, empty but never nil.
+func collect[T any](ctx context.Context, s *Store, sql string, args ...any) (found []T, err error) {
+	err = pg.Retry(ctx, s.db, func() error {
+		rows, _ := s.db.Query(ctx, s.names.SQL(sql), args...) // CollectRows reports its error too
+		found, err = pgx.CollectRows(rows, pgx.RowToStructByName[T])
+		return err
+	})
+	return found, err
+}

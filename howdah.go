@@ -1,0 +1,140 @@
+package howdah
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+	"github.com/howdah-db/howdah/pg/migrate"
+)
+
+// The kinds of failure, for errors.Is; fault says what to do about each.
+const (
+	ErrInvalid     = fault.Invalid
+	ErrDenied      = fault.Denied
+	ErrNotFound    = fault.NotFound
+	ErrConflict    = fault.Conflict
+	ErrExhausted   = fault.Exhausted
+	ErrUnavailable = fault.Unavailable
+)
+
+// Config says where the database is and how the services use it. The zero Config
+// follows the PG* environment variables and works on the original systems' own
+// tables.
+type Config struct {
+	Database   pg.Config
+	Checklists checklists.Config
+	Log        *slog.Logger // default slog.Default
+}
+
+// Services are the services on one handle: a pool or a transaction.
+type Services struct {
+	Checklists *checklists.Store
+}
+
+// WithTx returns the services inside tx. The caller commits.
+func (s Services) WithTx(tx pgx.Tx) Services {
+	s.Checklists = s.Checklists.WithTx(tx)
+	return s
+}
+
+// Migrations are the migrations of all services, for pg/migrate.
+func (s Services) Migrations() []pg.Migrations {
+	return []pg.Migrations{s.Checklists.Migrations()}
+}
+
+func services(db pg.DB, cfg Config) Services {
+	return Services{
+		Checklists: checklists.New(db, cfg.Checklists),
+	}
+}
+
+// Client is the services on one database. It is safe for use by many goroutines.
+type Client struct {
+	Services
+	Pool *pgxpool.Pool // for SQL of the program's own
+	Hub  *pg.Hub       // hears notifications while Run runs
+
+	cfg     Config
+	replica *pgxpool.Pool
+	reads   Services
+}
+
+// Open connects to url: postgres://…, or key=value pairs; what it leaves out
+// comes from the PG* environment variables. The error is Invalid, Denied or
+// Unavailable as [pg.Open] says.
+func Open(ctx context.Context, url string) (*Client, error) {
+	return OpenConfig(ctx, Config{Database: pg.Config{URL: url}})
+}
+
+// OpenConfig is [Open] with settings.
+func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	direct, err := cfg.Database.Direct()
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pg.Open(ctx, cfg.Database)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{Services: services(pool, cfg), Pool: pool, cfg: cfg}
+	c.Hub = pg.NewHub(pg.HubConfig{Conn: direct, Log: cfg.Log})
+	c.reads = c.Services
+	if c.replica, err = pg.OpenReplica(ctx, cfg.Database); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	if c.replica != nil {
+		c.reads = services(c.replica, cfg)
+	}
+	return c, nil
+}
+
+// Reads returns the services where reads that may be a moment old go: on the
+// replica, or on the primary where there is none.
+func (c *Client) Reads() Services { return c.reads }
+
+// Migrate makes or adopts what the services' tables lack. It is safe on every
+// start and from several processes at once; when nothing is missing it only
+// reads. The error is Denied, and says what to grant, where the role may not.
+func (c *Client) Migrate(ctx context.Context) error {
+	direct, err := c.cfg.Database.Direct()
+	if err != nil {
+		return err
+	}
+	return migrate.Up(ctx, direct, c.cfg.Log, c.Migrations()...)
+}
+
+// Transact runs fn in one transaction: all that s and tx write is committed
+// when fn returns nil, and nothing of it otherwise. It runs fn once; who wants it
+// repeated after a deadlock or serialization failure wraps it in [pg.Retry].
+func (c *Client) Transact(ctx context.Context, fn func(tx pgx.Tx, s Services) error) error {
+	err := pgx.BeginFunc(ctx, c.Pool, func(tx pgx.Tx) error {
+		return fn(tx, c.WithTx(tx))
+	})
+	if err != nil && pg.KindOf(err) != "" {
+		return pg.Wrap("howdah: transact", err)
+	}
+	return err
+}
+
+// Run does what the services need in the background until ctx is done: it hears
+// notifications for all of them on one connection.
+func (c *Client) Run(ctx context.Context) error { return c.Hub.Run(ctx) }
+
+// Close closes the connections. It waits for what is using them.
+func (c *Client) Close() {
+	c.Pool.Close()
+	if c.replica != nil {
+		c.replica.Close()
+	}
+}
