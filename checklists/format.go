@@ -44,9 +44,10 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 			yield(Item{}, pg.Refuse("format", "%q; want one of %s", format, strings.Join(Formats, ", ")))
 			return
 		}
-		lines := bufio.NewScanner(skipBOM(r))
+		src := &source{r: r}
+		lines := bufio.NewScanner(skipBOM(src))
 		lines.Buffer(make([]byte, 64<<10), maxLine)
-		lines.Split(split)
+		lines.Split(src.whole(split))
 		n := 0
 		for lines.Scan() {
 			n++
@@ -64,6 +65,28 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 		} else if err != nil {
 			yield(Item{}, fmt.Errorf("after %s %s: %w", unit, thousands(n), err))
 		}
+	}
+}
+
+// source remembers why reading ended.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (n int, err error) {
+	n, err = s.r.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
+}
+
+// whole is split without what it takes for the last line where reading failed:
+// the rest of that line never came.
+func (s *source) whole(split bufio.SplitFunc) bufio.SplitFunc {
+	return func(data []byte, atEOF bool) (int, []byte, error) {
+		return split(data, atEOF && s.err == nil)
 	}
 }
 
@@ -86,6 +109,9 @@ func parseExact(b []byte) (Item, bool, error) { return Item{Name: string(b)}, tr
 func parseObject(line []byte) (Item, bool, error) {
 	if len(bytes.TrimSpace(line)) == 0 {
 		return Item{}, false, nil
+	}
+	if err := pg.CheckJSON("item", line); err != nil {
+		return Item{}, false, err
 	}
 	var object struct {
 		Item *string `json:"item"`

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -203,6 +205,8 @@ func TestReadItems(t *testing.T) {
 		"objects":             {checklists.JSONL, "{\"item\":\"a\",\"attempts\":3}\n\n{\"item\":\"\"}\n", []string{"a", ""}, ""},
 		"no object":           {checklists.JSONL, "{\"item\":\"a\"}\nb\n", []string{"a"}, "line 2: want an object"},
 		"object with no item": {checklists.JSONL, "{}\n", nil, `line 1: the object has no "item"`},
+		"invalid UTF-8":       {checklists.JSONL, "{\"item\":\"a\"}\n{\"item\":\"\xff\"}\n", []string{"a"}, "line 2: item: invalid UTF-8 at byte 9"},
+		"half a surrogate":    {checklists.JSONL, `{"item":"\ud800"}`, nil, `line 1: item: half a surrogate pair at byte 9: \ud800`},
 		"unknown":             {"xml", "<a/>", nil, `format: "xml"; want one of text, nul, jsonl`},
 	} {
 		var got []string
@@ -219,6 +223,29 @@ func TestReadItems(t *testing.T) {
 		}
 		if tc.err == "" && failed != nil || tc.err != "" && (!errors.Is(failed, fault.Invalid) || !strings.Contains(failed.Error(), tc.err)) {
 			t.Errorf("%s: error %v, want %q", name, failed, tc.err)
+		}
+	}
+}
+
+// A source that breaks off in the middle of a name has no such name.
+func TestReadItemsOfABrokenSource(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	for _, format := range []checklists.Format{checklists.Text, checklists.NUL, checklists.JSONL} {
+		whole := map[checklists.Format]string{
+			checklists.Text:  "one\ntw",
+			checklists.NUL:   "one\x00tw",
+			checklists.JSONL: "{\"item\":\"one\"}\n{\"item\":\"tw\"}", // whole as it stands, and yet perhaps not
+		}[format]
+		var got []string
+		var failed error
+		for item, err := range checklists.ReadItems(io.MultiReader(strings.NewReader(whole), iotest.ErrReader(broken)), format) {
+			if failed = err; err == nil {
+				got = append(got, item.Name)
+			}
+		}
+		if !slices.Equal(got, []string{"one"}) || !errors.Is(failed, broken) {
+			t.Errorf("%s: %q, %v, want one and what broke", format, got, failed)
 		}
 	}
 }

@@ -1,8 +1,11 @@
 package pg
 
 import (
+	"bytes"
 	"fmt"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/howdah-db/howdah/fault"
@@ -39,4 +42,45 @@ func CheckText(field, s string) error {
 		}
 	}
 	return nil
+}
+
+// CheckJSON refuses JSON whose strings cannot be kept as they were sent: invalid
+// UTF-8, and escapes of half a surrogate pair. encoding/json puts U+FFFD in
+// their place, and another name would be stored. It does not parse the rest.
+func CheckJSON(field string, text []byte) error {
+	if !utf8.Valid(text) {
+		return CheckText(field, strings.ReplaceAll(string(text), "\x00", " "))
+	}
+	for i := 0; ; {
+		next := bytes.IndexByte(text[i:], '\\')
+		if next < 0 {
+			return nil
+		}
+		i += next
+		unit, ok := escape(text[i:])
+		switch {
+		case !ok:
+			i += 2 // \n, \\ and the like; what is none is the parser's to tell
+		case !utf16.IsSurrogate(unit):
+			i += 6
+		default:
+			low, _ := escape(text[min(i+6, len(text)):])
+			if utf16.DecodeRune(unit, low) == utf8.RuneError {
+				return Refuse(field, "half a surrogate pair at byte %d: %s", i, text[i:i+6])
+			}
+			i += 12
+		}
+		if i >= len(text) {
+			return nil
+		}
+	}
+}
+
+// escape returns the unit of UTF-16 that text begins with as \uXXXX.
+func escape(text []byte) (unit rune, ok bool) {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	return rune(n), err == nil
 }
