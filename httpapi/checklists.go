@@ -10,13 +10,14 @@ import (
 	"github.com/howdah-db/howdah/checklists"
 )
 
-// listPath is the list an operation is about.
-type listPath struct {
+// ListPath is the list an operation is about. Exported, because huma passes over
+// what is not.
+type ListPath struct {
 	List string `path:"list" doc:"Name of the list, percent-encoded." example:"downloads"`
 }
 
-// pageQuery is which page is wanted.
-type pageQuery struct {
+// PageQuery is which page is wanted.
+type PageQuery struct {
 	After string `query:"after" doc:"Begin after this name; without it, begin at the first. The empty name is a name too."`
 	Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"100" doc:"At most so many."`
 
@@ -24,13 +25,17 @@ type pageQuery struct {
 }
 
 // Resolve implements huma.Resolver: an empty parameter is not a missing one.
-func (q *pageQuery) Resolve(ctx huma.Context) []error {
+func (q *PageQuery) Resolve(ctx huma.Context) []error {
 	u := ctx.URL()
-	q.hasAfter = u.Query().Has("after")
+	query := u.Query()
+	q.After, q.hasAfter = query.Get("after"), query.Has("after")
+	if query.Has("limit") && query.Get("limit") == "" {
+		return []error{&huma.ErrorDetail{Location: "query.limit", Message: "empty"}}
+	}
 	return nil
 }
 
-func (q *pageQuery) after() *string {
+func (q *PageQuery) after() *string {
 	if q.hasAfter {
 		return &q.After
 	}
@@ -39,12 +44,12 @@ func (q *pageQuery) after() *string {
 
 type listsOutput struct {
 	Body struct {
-		Lists []checklists.List `json:"lists"`
-		Next  *string           `json:"next,omitempty" doc:"Value of after for the next page; absent on the last."`
+		Lists []checklists.List `json:"lists" nullable:"false" example:"[{\"list\":\"downloads\"}]"`
+		Next  *string           `json:"next,omitempty" example:"downloads" doc:"Value of after for the next page; absent on the last."`
 	}
 }
 
-func (a *api) listLists(ctx context.Context, in *struct{ pageQuery }) (*listsOutput, error) {
+func (a *api) listLists(ctx context.Context, in *struct{ PageQuery }) (*listsOutput, error) {
 	lists, err := a.client.Reads().Checklists.Lists(ctx, in.after(), in.Limit)
 	if err != nil {
 		return nil, err
@@ -58,7 +63,7 @@ func (a *api) listLists(ctx context.Context, in *struct{ pageQuery }) (*listsOut
 }
 
 type itemsInput struct {
-	listPath
+	ListPath
 	Body struct {
 		Items []string `json:"items" nullable:"false" maxItems:"1000000" example:"[\"a.txt\",\"b.txt\"]"`
 	}
@@ -66,8 +71,8 @@ type itemsInput struct {
 
 type insertOutput struct {
 	Body struct {
-		Added   int64 `json:"added"`
-		Skipped int64 `json:"skipped" doc:"Already on the list, or more than once in the request."`
+		Added   int64 `json:"added" example:"2"`
+		Skipped int64 `json:"skipped" example:"0" doc:"Already on the list, or more than once in the request."`
 	}
 }
 
@@ -83,14 +88,14 @@ func (a *api) insertItems(ctx context.Context, in *itemsInput) (*insertOutput, e
 
 type itemsOutput struct {
 	Body struct {
-		Items []checklists.Item `json:"items"`
-		Next  *string           `json:"next,omitempty" doc:"Value of after for the next page; absent on the last."`
+		Items []checklists.Item `json:"items" nullable:"false" example:"[{\"item\":\"a.txt\",\"attempts\":1}]"`
+		Next  *string           `json:"next,omitempty" example:"a.txt" doc:"Value of after for the next page; absent on the last."`
 	}
 }
 
 func (a *api) pageItems(ctx context.Context, in *struct {
-	listPath
-	pageQuery
+	ListPath
+	PageQuery
 }) (*itemsOutput, error) {
 	items, err := a.client.Reads().Checklists.Page(ctx, in.List, in.after(), in.Limit)
 	if err != nil {
@@ -105,11 +110,11 @@ func (a *api) pageItems(ctx context.Context, in *struct {
 }
 
 type itemOutput struct {
-	Body checklists.Item
+	Body checklists.Item `example:"{\"item\":\"a.txt\",\"attempts\":1}"`
 }
 
 func (a *api) getItem(ctx context.Context, in *struct {
-	listPath
+	ListPath
 	Item string `path:"item" doc:"Name of the item, percent-encoded." example:"a.txt"`
 }) (*itemOutput, error) {
 	item, err := a.client.Checklists.Get(ctx, in.List, in.Item)
@@ -118,7 +123,7 @@ func (a *api) getItem(ctx context.Context, in *struct {
 
 type incrementOutput struct {
 	Body struct {
-		Incremented int64 `json:"incremented"`
+		Incremented int64 `json:"incremented" example:"2"`
 	}
 }
 
@@ -131,7 +136,7 @@ func (a *api) incrementItems(ctx context.Context, in *itemsInput) (*incrementOut
 
 type deleteOutput struct {
 	Body struct {
-		Deleted int64 `json:"deleted"`
+		Deleted int64 `json:"deleted" example:"2"`
 	}
 }
 
@@ -150,12 +155,12 @@ var formats = map[string]checklists.Format{
 }
 
 type importInput struct {
-	listPath
+	ListPath
 	stream
 }
 
 type importOutput struct {
-	Body checklists.Imported
+	Body checklists.Imported `example:"{\"added\":63664,\"skipped\":0}"`
 }
 
 func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, error) {
@@ -168,7 +173,7 @@ func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, 
 }
 
 func (a *api) exportItems(ctx context.Context, in *struct {
-	listPath
+	ListPath
 	Format string `query:"format" enum:"text,nul,jsonl" default:"jsonl" doc:"text: a name a line; nul: each name ended by a NUL byte; jsonl: an object a line."`
 }) (*huma.StreamResponse, error) {
 	lists := a.client.Reads().Checklists

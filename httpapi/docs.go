@@ -47,8 +47,7 @@ func (a *api) docs(w http.ResponseWriter, r *http.Request) {
 	var page bytes.Buffer
 	err := docsPage.Execute(&page, map[string]any{"Info": doc.Info, "Sections": sections})
 	if err != nil {
-		a.cfg.Log.ErrorContext(r.Context(), "request failed", "operation", "docs", "error", err)
-		writeProblem(w, newProblem(http.StatusInternalServerError, "the server's log says more"))
+		a.fault(w, r, "docs", err)
 		return
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
@@ -66,11 +65,8 @@ func (a *api) example(content map[string]*huma.MediaType) string {
 
 // sample is a value of a schema: its example where there is one, else its type.
 func (a *api) sample(s *huma.Schema, depth int) string {
-	if s.Ref != "" {
-		s = a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref)
-	}
 	if s == nil || depth > 8 {
-		return "…"
+		return "null"
 	}
 	if len(s.Examples) > 0 {
 		text, err := json.Marshal(s.Examples[0])
@@ -78,13 +74,14 @@ func (a *api) sample(s *huma.Schema, depth int) string {
 			return string(text)
 		}
 	}
+	if s.Ref != "" {
+		return a.sample(a.huma.OpenAPI().Components.Schemas.SchemaFromRef(s.Ref), depth+1)
+	}
 	switch s.Type {
 	case huma.TypeObject:
 		var fields []string
 		for _, name := range slices.Sorted(maps.Keys(s.Properties)) {
-			if name != "$schema" {
-				fields = append(fields, `"`+name+`": `+a.sample(s.Properties[name], depth+1))
-			}
+			fields = append(fields, `"`+name+`": `+a.sample(s.Properties[name], depth+1))
 		}
 		return "{" + strings.Join(fields, ", ") + "}"
 	case huma.TypeArray:

@@ -16,14 +16,21 @@ func (a *api) guard(next http.Handler) http.Handler {
 	}))
 	next = crossSite.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer := &answer{ResponseWriter: w}
+		w = answer
 		defer func() {
-			if v := recover(); v != nil {
-				if v == http.ErrAbortHandler { // a stream that failed on the way: cut, never ended cleanly
-					panic(v)
-				}
-				a.cfg.Log.ErrorContext(r.Context(), "panic", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
-				writeProblem(w, newProblem(http.StatusInternalServerError, "the server's log says more"))
+			v := recover()
+			if v == nil {
+				return
 			}
+			if v == http.ErrAbortHandler { // a stream that failed on the way: cut, never ended cleanly
+				panic(v)
+			}
+			a.cfg.Log.ErrorContext(r.Context(), "panic", "path", r.URL.Path, "panic", v, "stack", string(debug.Stack()))
+			if answer.begun {
+				panic(http.ErrAbortHandler) // too late to say it
+			}
+			writeProblem(w, newProblem(http.StatusInternalServerError, "the server's log says more"))
 		}()
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if a.cfg.LoopbackOnly && !isLoopback(r.Host) {
@@ -32,6 +39,25 @@ func (a *api) guard(next http.Handler) http.Handler {
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// answer remembers whether its first byte is on the way.
+type answer struct {
+	http.ResponseWriter
+	begun bool
+}
+
+// Unwrap is for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+func (a *answer) WriteHeader(status int) {
+	a.begun = true
+	a.ResponseWriter.WriteHeader(status)
+}
+
+func (a *answer) Write(b []byte) (int, error) {
+	a.begun = true
+	return a.ResponseWriter.Write(b)
 }
 
 // isLoopback reports whether a Host header names this machine. A name that only

@@ -30,11 +30,19 @@ type Config struct {
 type api struct {
 	client *howdah.Client
 	cfg    Config
+	mux    *http.ServeMux
 	huma   huma.API
 }
 
 // New returns the API on client.
 func New(client *howdah.Client, cfg Config) http.Handler {
+	a := newAPI(client, cfg)
+	a.routes()
+	return a.handler()
+}
+
+// newAPI returns an API without a route.
+func newAPI(client *howdah.Client, cfg Config) *api {
 	if cfg.MaxBody == 0 {
 		cfg.MaxBody = 8 << 20
 	}
@@ -45,11 +53,16 @@ func New(client *howdah.Client, cfg Config) http.Handler {
 		cfg.Log = slog.Default()
 	}
 	mux := http.NewServeMux()
-	a := &api{client: client, cfg: cfg, huma: humago.New(mux, openAPI(cfg.Version))}
-	a.routes()
-	mux.HandleFunc("GET /{$}", a.index)
-	mux.HandleFunc("GET /docs", a.docs)
-	return a.guard(problems(mux))
+	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version))}
+}
+
+// handler adds what is not an operation: pages for people, and the document of
+// the routes that are there by now.
+func (a *api) handler() http.Handler {
+	a.mux.HandleFunc("GET /{$}", a.index)
+	a.mux.HandleFunc("GET /docs", a.docs)
+	a.mux.Handle("GET /openapi.json", a.document())
+	return a.guard(problems(a.mux))
 }
 
 // openAPI describes the API as a whole; operations add themselves.
@@ -57,6 +70,7 @@ func openAPI(version string) huma.Config {
 	c := huma.DefaultConfig("howdah", version)
 	c.Info.Description = "Backend services on the PostgreSQL you already run."
 	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
+	c.OpenAPIPath = "" // what it brings is made by the first requests, two of which race
 	c.DocsPath = ""    // the page it brings loads scripts from elsewhere
 	c.SchemasPath = "" // the document holds them
 	c.CreateHooks = nil

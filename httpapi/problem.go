@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -61,26 +61,49 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 
 // problem turns an error of a service into an answer. What has no kind is a bug
 // or an outage: it is logged with its cause and told without it.
-func (a *api) problem(ctx context.Context, op string, err error) *Problem {
-	var limit *http.MaxBytesError
+func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Problem {
+	var already *Problem
 	kind := pg.KindOf(err)
 	switch {
-	case errors.As(err, &limit):
-		return newProblem(http.StatusRequestEntityTooLarge, "the body is over %d bytes", limit.Limit)
+	case errors.As(err, &already):
+		return already
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return newProblem(499, "the client went away") // nobody reads it
 	case kind == "":
-		a.cfg.Log.ErrorContext(ctx, "request failed", "operation", op, "error", err)
+		a.cfg.Log.ErrorContext(ctx, "request failed", "operation", op.OperationID, "error", err)
 		return newProblem(http.StatusInternalServerError, "the server's log says more")
 	case kind == fault.Unavailable:
-		a.cfg.Log.WarnContext(ctx, "request refused", "operation", op, "error", err)
+		a.cfg.Log.WarnContext(ctx, "request refused", "operation", op.OperationID, "error", err)
 	}
 	p := newProblem(statuses[kind], "%s", err)
 	var input *pg.InputError
 	if errors.As(err, &input) {
-		p.Errors = []ProblemField{{Location: input.Field, Message: input.Problem}}
+		p.Errors = []ProblemField{{Location: location(op, input.Field), Message: input.Problem}}
 	}
 	return p
+}
+
+// location says where in a request of op a service's field came from, in the
+// way huma says it: path.list, query.limit, body.items[17].
+func location(op *huma.Operation, field string) string {
+	for _, param := range op.Parameters {
+		if param.Name == field {
+			return param.In + "." + field
+		}
+	}
+	switch {
+	case op.RequestBody == nil || op.RequestBody.Content["application/json"] == nil:
+		return field // the line of a stream
+	case field == "item": // the only one
+		return "body.items[0]"
+	}
+	return "body." + field
+}
+
+// fault answers what should not have happened.
+func (a *api) fault(w http.ResponseWriter, r *http.Request, op string, err error) {
+	a.cfg.Log.ErrorContext(r.Context(), "request failed", "operation", op, "error", err)
+	writeProblem(w, newProblem(http.StatusInternalServerError, "the server's log says more"))
 }
 
 // newProblem names the kind of failure by the status.
@@ -114,17 +137,25 @@ func init() {
 		if ctx == nil || ctx.Operation() == nil || ctx.Operation().Metadata[ours] == nil {
 			return others(ctx, status, msg, errs...)
 		}
-		return refused(status, msg, errs)
+		return refused(ctx.Operation(), status, msg, errs)
 	}
 }
 
 // refused is a request that huma refuses before it reaches a handler.
-func refused(status int, msg string, errs []error) *Problem {
-	if status == http.StatusUnprocessableEntity {
-		status = http.StatusBadRequest // one status for bad input, wherever it is found
+func refused(op *huma.Operation, status int, msg string, errs []error) *Problem {
+	switch status {
+	case http.StatusRequestEntityTooLarge:
+		msg = fmt.Sprintf("the body is over %d bytes; a stream (checklists-import) may have any length", op.MaxBodyBytes-1)
+	case http.StatusUnprocessableEntity, // one status for bad input, wherever it is found
+		http.StatusInternalServerError: // the body broke off: its sender's fault, not ours
+		status = http.StatusBadRequest
 	}
 	p := newProblem(status, "%s", msg)
-	for _, err := range errs {
+	for i, err := range errs {
+		if i == maxFields {
+			p.Detail += fmt.Sprintf("; and %d more", len(errs)-i)
+			break
+		}
 		field := ProblemField{Location: "body", Message: err.Error()}
 		var detail huma.ErrorDetailer
 		if errors.As(err, &detail) {
@@ -136,9 +167,18 @@ func refused(status int, msg string, errs []error) *Problem {
 	return p
 }
 
+// maxFields bounds an answer about a request in which everything is wrong.
+const maxFields = 20
+
 // problems answers what no route matches as a problem too.
 func problems(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked := r.URL
+		if !clean(asked) {
+			writeProblem(w, nothingAt(asked))
+			return
+		}
+		r = hideLoneSlashes(r)
 		if _, pattern := mux.Handler(r); pattern != "" {
 			mux.ServeHTTP(w, r)
 			return
@@ -146,11 +186,15 @@ func problems(mux *http.ServeMux) http.Handler {
 		unmatched := statusOnly{header: w.Header()} // 404, or 405 and what is allowed
 		mux.ServeHTTP(&unmatched, r)
 		if unmatched.status == http.StatusMethodNotAllowed {
-			writeProblem(w, newProblem(unmatched.status, "%s is not for %s; allowed: %s", r.URL.Path, r.Method, w.Header().Get("Allow")))
+			writeProblem(w, newProblem(unmatched.status, "%s is not for %s; allowed: %s", asked.EscapedPath(), r.Method, w.Header().Get("Allow")))
 			return
 		}
-		writeProblem(w, newProblem(http.StatusNotFound, "nothing is served at %s; GET /docs lists what is", r.URL.Path))
+		writeProblem(w, nothingAt(asked))
 	})
+}
+
+func nothingAt(u *url.URL) *Problem {
+	return newProblem(http.StatusNotFound, "nothing is served at %s; GET /docs lists what is", u.EscapedPath())
 }
 
 // statusOnly keeps the status and the headers of an answer and drops its body.
@@ -172,8 +216,8 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 	json.NewEncoder(w).Encode(p) // the client is gone if this fails
 }
 
-// strictJSON refuses text that is not UTF-8: encoding/json would put U+FFFD in
-// its place, and another name would be stored than was sent.
+// strictJSON refuses what encoding/json would replace: another name would be
+// stored than was sent.
 var strictJSON = huma.Format{
 	Marshal: func(w io.Writer, v any) error {
 		e := json.NewEncoder(w)
@@ -181,8 +225,8 @@ var strictJSON = huma.Format{
 		return e.Encode(v)
 	},
 	Unmarshal: func(data []byte, v any) error {
-		if !utf8.Valid(data) {
-			return errors.New("invalid UTF-8")
+		if err := pg.CheckJSON("JSON", data); err != nil {
+			return err
 		}
 		if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
 			return errors.New("null; want an object")

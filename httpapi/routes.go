@@ -13,12 +13,12 @@ func (a *api) routes() {
 	const get, post = http.MethodGet, http.MethodPost
 
 	add(a, get, "/healthz", "health", "Is the process alive", a.health)
-	add(a, get, "/readyz", "ready", "Can it serve: 503 while the database is away", a.ready)
+	add(a, get, "/readyz", "ready", "Can it serve: 503 while the database is away", a.ready, mayBeAway)
 
 	add(a, get, "/v1/checklists", "checklists-lists", "The lists, in order", a.listLists)
 	add(a, post, "/v1/checklists/{list}/items", "checklists-insert", "Put items on a list; those already there are skipped", a.insertItems)
 	add(a, get, "/v1/checklists/{list}/items", "checklists-page", "A page of items, in order", a.pageItems)
-	add(a, get, "/v1/checklists/{list}/items/{item}", "checklists-get", "One item", a.getItem)
+	add(a, get, "/v1/checklists/{list}/items/{item}", "checklists-get", "One item", a.getItem, mayMiss)
 	add(a, post, "/v1/checklists/{list}/increment", "checklists-increment", "Add an attempt to items", a.incrementItems)
 	add(a, post, "/v1/checklists/{list}/delete", "checklists-delete", "Take items off a list", a.deleteItems)
 	add(a, post, "/v1/checklists/{list}/import", "checklists-import", "Put a stream of items on a list", a.importItems, streamIn)
@@ -34,19 +34,23 @@ func add[I, O any](a *api, method, path, id, summary string, handle func(context
 		Path:            path,
 		Summary:         summary,
 		Tags:            []string{tag(id)},
-		MaxBodyBytes:    a.cfg.MaxBody,
+		MaxBodyBytes:    a.cfg.MaxBody + 1, // huma refuses what is as long as this
 		BodyReadTimeout: a.cfg.BodyTimeout,
-		Errors:          []int{http.StatusBadRequest, http.StatusServiceUnavailable},
+		Middlewares:     huma.Middlewares{check},
 		Metadata:        map[string]any{ours: true},
+		Responses:       map[string]*huma.Response{},
 	}
 	for _, option := range options {
 		option(&op)
 	}
+	var described *huma.Operation
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {
-			return nil, a.problem(ctx, id, err)
+			return nil, a.problem(ctx, described, err)
 		}
 		return out, nil
 	})
+	described = operationOf(a.huma.OpenAPI(), method, path)
+	a.describe(described)
 }

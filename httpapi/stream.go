@@ -14,7 +14,6 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/howdah-db/howdah/checklists"
-	"github.com/howdah-db/howdah/pg"
 )
 
 // stream is the body of a request that is read as it arrives: any length, each
@@ -30,7 +29,8 @@ func (s *stream) Resolve(ctx huma.Context) []error {
 	// Reading goes on while the first rows are written, and an answer may begin
 	// before the body has ended.
 	http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it anyway
-	s.contentType, s.body = r.Header.Get("Content-Type"), r.Body
+	s.contentType = r.Header.Get("Content-Type")
+	s.body = &unpacked{body: r.Body, gzip: strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip")}
 	return nil
 }
 
@@ -39,25 +39,41 @@ func (s *stream) format() (checklists.Format, error) {
 	if format, ok := formats[media]; ok && err == nil {
 		return format, nil
 	}
-	return "", pg.Refuse("Content-Type", "%q; want one of %s", s.contentType, strings.Join(slices.Sorted(maps.Keys(formats)), ", "))
+	return "", newProblem(http.StatusUnsupportedMediaType, "Content-Type %q; want one of %s", s.contentType, strings.Join(slices.Sorted(maps.Keys(formats)), ", "))
 }
+
+// streamed marks operations whose request body is a stream.
+const streamed = "streamed"
 
 // streamIn describes a request body that huma does not read.
 func streamIn(op *huma.Operation) {
-	content := map[string]*huma.MediaType{}
-	for media := range formats {
-		content[media] = &huma.MediaType{Schema: &huma.Schema{Type: "string", Format: "binary"}}
+	op.Metadata[streamed] = true
+	op.RequestBody = &huma.RequestBody{
+		Description: "A stream of items, of any length; also with Content-Encoding: gzip.",
+		Content:     streams(),
+		Required:    true,
 	}
-	op.RequestBody = &huma.RequestBody{Description: "A stream of items, of any length.", Content: content}
 }
 
 // streamOut describes an answer without a schema.
 func streamOut(op *huma.Operation) {
-	content := map[string]*huma.MediaType{}
-	for media := range formats {
-		content[media] = &huma.MediaType{Schema: &huma.Schema{Type: "string", Format: "binary"}}
+	op.Responses["200"] = &huma.Response{
+		Description: "A stream of items. One that fails on the way is cut, never ended cleanly.",
+		Content:     streams(),
 	}
-	op.Responses = map[string]*huma.Response{"200": {Description: "A stream of items. One that fails on the way is cut, never ended cleanly.", Content: content}}
+}
+
+// streams are the media types of a stream, each with two items as an example.
+func streams() map[string]*huma.MediaType {
+	content := map[string]*huma.MediaType{}
+	for media, format := range formats {
+		var example strings.Builder
+		for _, item := range []checklists.Item{{Name: "a.txt"}, {Name: "b.txt", Attempts: 1}} {
+			checklists.WriteItem(&example, format, item) // both fit into a line
+		}
+		content[media] = &huma.MediaType{Schema: &huma.Schema{Type: "string", Format: "binary"}, Example: example.String()}
+	}
+	return content
 }
 
 // abort cuts the connection, so that nobody takes half an answer for a whole.
