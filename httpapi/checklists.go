@@ -166,10 +166,15 @@ type importOutput struct {
 func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, error) {
 	format, err := in.format()
 	if err != nil {
+		in.giveUp()
 		return nil, err
 	}
 	done, err := a.client.Checklists.Import(ctx, in.List, checklists.ReadItems(in.body, format), checklists.ImportOptions{})
-	return &importOutput{Body: done}, err
+	if err != nil {
+		in.giveUp()
+		return nil, err
+	}
+	return &importOutput{Body: done}, nil
 }
 
 func (a *api) exportItems(ctx context.Context, in *struct {

@@ -21,6 +21,7 @@ import (
 type stream struct {
 	contentType string
 	body        io.Reader
+	header      http.Header // of the answer
 }
 
 // Resolve implements huma.Resolver.
@@ -29,10 +30,15 @@ func (s *stream) Resolve(ctx huma.Context) []error {
 	// Reading goes on while the first rows are written, and an answer may begin
 	// before the body has ended.
 	http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it anyway
+	s.header = w.Header()
 	s.contentType = r.Header.Get("Content-Type")
 	s.body = &unpacked{body: r.Body, gzip: strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip")}
 	return nil
 }
+
+// giveUp leaves the rest of the body unread; another request cannot follow it on
+// the same connection, which a client has to be told.
+func (s *stream) giveUp() { s.header.Set("Connection", "close") }
 
 func (s *stream) format() (checklists.Format, error) {
 	media, _, err := mime.ParseMediaType(s.contentType)
