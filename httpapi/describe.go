@@ -63,7 +63,9 @@ func (a *api) describe(op *huma.Operation) {
 			answer.Headers = map[string]*huma.Param{name: {Description: "Seconds to wait.", Schema: &huma.Schema{Type: huma.TypeInteger}}}
 		}
 	}
-	a.exemplify(op.Responses["200"].Content)
+	if ok := op.Responses["200"]; ok != nil {
+		a.exemplify(ok.Content)
+	}
 	for name := range schemas.Map() {
 		if name == "ErrorModel" || name == "ErrorDetail" { // huma's own, which nobody gets
 			delete(schemas.Map(), name)

@@ -74,6 +74,9 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		return newProblem(http.StatusInternalServerError, "the server's log says more")
 	case kind == fault.Unavailable:
 		a.cfg.Log.WarnContext(ctx, "request refused", "operation", op.OperationID, "error", err)
+		if pg.LostConnection(err) { // where and as whom we connect is the operator's to know
+			return newProblem(http.StatusServiceUnavailable, "the database is away; try again in a moment")
+		}
 	}
 	p := newProblem(statuses[kind], "%s", err)
 	var input *pg.InputError
