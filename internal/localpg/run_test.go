@@ -117,9 +117,9 @@ func TestRunEndsWithStop(t *testing.T) {
 // Stop may come at any moment of a new start, and nothing is left.
 func TestStopWhileRunStarts(t *testing.T) {
 	t.Parallel()
+	dir := stateDir(t)
 	for _, tied := range []bool{true, false} {
 		for _, wait := range []time.Duration{0, time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond, 60 * time.Millisecond} {
-			dir := stateDir(t)
 			server := start(t, localpg.Config{Dir: dir, Tied: tied, Log: quiet})
 			result := make(chan error, 1)
 			go func() { result <- server.Run(context.Background()) }()

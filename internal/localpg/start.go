@@ -207,23 +207,28 @@ func escapeGlob(path string) string {
 // bytes with the zero at the end, and PostgreSQL adds to it for the lock.
 const longest = 90
 
-// socketDir makes the directory of the server's socket: in the state directory,
+// socketPath is the directory of the server's socket: in the state directory,
 // or, if its path does not do for a socket, in the directory for temporary
 // files, under a name that is always the same for this state directory.
-func (s *Server) socketDir(as account) (string, error) {
+func (s *Server) socketPath() string {
 	fits := func(dir string) bool {
 		// A comma separates hosts in a connection string, and nothing escapes it.
 		return len(dir)+len("/.s.PGSQL.5432") <= longest && !strings.Contains(dir, ",")
 	}
-	dir := s.path("run")
-	if !fits(dir) {
-		sum := sha256.Sum256([]byte(s.cfg.Dir))
-		name := "howdah-" + hex.EncodeToString(sum[:8])
-		dir = filepath.Join(os.TempDir(), name)
-		if !fits(dir) {
-			dir = filepath.Join("/tmp", name)
-		}
+	if dir := s.path("run"); fits(dir) {
+		return dir
 	}
+	sum := sha256.Sum256([]byte(s.cfg.Dir))
+	name := "howdah-" + hex.EncodeToString(sum[:8])
+	if dir := filepath.Join(os.TempDir(), name); fits(dir) {
+		return dir
+	}
+	return filepath.Join("/tmp", name)
+}
+
+// socketDir makes that directory.
+func (s *Server) socketDir(as account) (string, error) {
+	dir := s.socketPath()
 	if err := as.mkdir(dir); err != nil {
 		return "", fmt.Errorf("socket directory: %w", err)
 	}

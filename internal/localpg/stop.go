@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 )
@@ -115,6 +116,9 @@ func (s *Server) stopFound(ctx context.Context) error {
 	defer cancel()
 	if err := s.expel(patience); err != nil {
 		return err
+	}
+	if dir := s.socketPath(); dir != s.path("run") {
+		_ = os.Remove(dir) // in the directory for temporary files; not if it is not empty
 	}
 	return remove(s.path("started"))
 }
