@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -146,5 +147,15 @@ func TestRetry(t *testing.T) {
 	calls = 0
 	if err := pg.Retry(ended, pool, func() error { calls++; return deadlock }); calls != 1 || !errors.Is(err, deadlock) {
 		t.Errorf("after the end: %d calls, %v", calls, err)
+	}
+}
+
+// A file's trouble is not the database's, though both come as the errno of a
+// system call.
+func TestAFileIsNoConnection(t *testing.T) {
+	t.Parallel()
+	_, err := os.ReadFile(t.TempDir())
+	if got := pg.KindOf(err); err == nil || got != "" || pg.LostConnection(err) {
+		t.Errorf("%v: %q, want no kind", err, got)
 	}
 }
