@@ -1,0 +1,203 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/debug"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/localpg"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// database is where a command's data is, and how to leave it.
+type database struct {
+	pg.Config
+	private *localpg.Server // nil where a URL was given
+}
+
+// locate finds the database, starting the private PostgreSQL where no URL is
+// given. Tied, it ends with this process whatever happens to it.
+func (c *cli) locate(ctx context.Context, tied bool) (*database, error) {
+	db := &database{Config: pg.Config{URL: c.databaseURL, ListenURL: c.listenURL, ReplicaURL: c.replicaURL, Pooler: c.pooler}}
+	if db.URL != "" {
+		return db, nil
+	}
+	server, err := localpg.Start(ctx, localpg.Config{Dir: c.stateDir, Tied: tied, Say: c.note, Log: c.log()})
+	if err != nil {
+		return nil, err
+	}
+	db.private, db.URL = server, server.URL()
+	return db, nil
+}
+
+// leave lets go of the private PostgreSQL; the last one out stops it.
+func (db *database) leave(ctx context.Context) error {
+	if db.private == nil {
+		return nil
+	}
+	return db.private.Stop(context.WithoutCancel(ctx))
+}
+
+// with runs do on an open client. The private database is ours to migrate; one
+// that a URL names is migrated when asked to, by migrate or serve.
+func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) error) (err error) {
+	ctx := cmd.Context()
+	db, err := c.locate(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = cmp.Or(err, db.leave(ctx)) }()
+	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: c.log()})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	if db.private != nil {
+		if err := client.Migrate(ctx); err != nil {
+			return err
+		}
+	}
+	return do(ctx, client)
+}
+
+func (c *cli) migrate() *cobra.Command {
+	return &cobra.Command{
+		Use:   "migrate",
+		Short: "Make or adopt the tables of the services",
+		Long: `Makes what the services' tables lack in the database. A table of an original
+system that is there stays as it is. Run it as often as you like.`,
+		Example: `  howdah migrate --database-url postgres://app@db.example.com/app`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if err := client.Migrate(ctx); err != nil {
+					return err
+				}
+				return c.result("the database is ready", map[string]bool{"migrated": true})
+			})
+		},
+	}
+}
+
+func (c *cli) url() *cobra.Command {
+	return &cobra.Command{
+		Use:   "url",
+		Short: "Print the database's URL, password included",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			db, err := c.locate(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			defer func() { err = cmp.Or(err, db.leave(cmd.Context())) }()
+			if db.private != nil && !db.private.Reused() {
+				c.note("this PostgreSQL runs while howdah does: start howdah serve to keep it up")
+			}
+			_, err = fmt.Fprintln(c.out, db.URL)
+			return err
+		},
+	}
+}
+
+func (c *cli) psql() *cobra.Command {
+	return &cobra.Command{
+		Use:                "psql [-- ARGUMENTS OF PSQL]",
+		Short:              "Open the database in psql",
+		Example:            `  howdah psql -- -c 'SELECT list, count(*) FROM iidy.lists GROUP BY list'`,
+		DisableFlagParsing: false,
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			db, err := c.locate(cmd.Context(), false)
+			if err != nil {
+				return err
+			}
+			defer func() { err = cmp.Or(err, db.leave(cmd.Context())) }()
+			return c.runPsql(cmd.Context(), db, args)
+		},
+	}
+}
+
+// runPsql hands psql the connection in its environment: arguments are there for
+// every user of the machine to see.
+func (c *cli) runPsql(ctx context.Context, db *database, args []string) error {
+	cfg, err := db.Config.Direct()
+	if err != nil {
+		return err
+	}
+	binary, err := findPsql(db.private)
+	if err != nil {
+		return err
+	}
+	psql := exec.CommandContext(ctx, binary, args...)
+	psql.Cancel = func() error { return nil } // it has the terminal: an interrupt is its own
+	psql.Env = append(os.Environ(), psqlEnv(cfg)...)
+	psql.Stdin, psql.Stdout, psql.Stderr = c.in, c.out, c.err
+	err = psql.Run()
+	if exit, ok := err.(*exec.ExitError); ok {
+		return fmt.Errorf("psql: exit status %d", exit.ExitCode())
+	}
+	return err
+}
+
+func psqlEnv(cfg *pgx.ConnConfig) []string {
+	return []string{
+		"PGHOST=" + cfg.Host, fmt.Sprintf("PGPORT=%d", cfg.Port), "PGUSER=" + cfg.User,
+		"PGPASSWORD=" + cfg.Password, "PGDATABASE=" + cfg.Database, "PGAPPNAME=howdah psql",
+	}
+}
+
+func findPsql(private *localpg.Server) (string, error) {
+	if private != nil {
+		path := filepath.Join(private.BinDir(), "psql")
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	path, err := exec.LookPath("psql")
+	if err != nil {
+		return "", fmt.Errorf("psql is not on PATH; install PostgreSQL's client, or use howdah url with another: %w", fault.NotFound)
+	}
+	return path, nil
+}
+
+// version is set by the release build.
+var version = ""
+
+func (c *cli) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v := programVersion()
+			return c.result("howdah "+v, map[string]string{"version": v})
+		},
+	}
+}
+
+func programVersion() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
+
+func (c *cli) log() *slog.Logger {
+	level := slog.LevelInfo
+	if c.quiet {
+		level = slog.LevelError
+	}
+	return slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: level}))
+}

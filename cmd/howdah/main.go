@@ -1,0 +1,122 @@
+// Command howdah is the services as a server and on the command line.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+func main() { os.Exit(command()) }
+
+func command() int {
+	// A reader that has seen enough (| head) is told by an error of the write, so
+	// that what we started is stopped on the way out.
+	signal.Ignore(syscall.SIGPIPE)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends us at once
+	return run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
+}
+
+// run is the whole program; it returns the exit code.
+func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &cli{env: env, in: stdin, out: stdout, err: stderr}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil || errors.Is(err, syscall.EPIPE) {
+		return 0
+	}
+	if !c.started { // cobra's own errors: unknown commands and flags, wrong arguments
+		fmt.Fprintf(stderr, "howdah: %v\nTry: howdah help\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "howdah: %v\n", err)
+	return exitCode(err)
+}
+
+const exitUsage = 2
+
+// exitCode is the one table from kinds of failure to exit codes.
+func exitCode(err error) int {
+	switch pg.KindOf(err) {
+	case fault.Invalid:
+		return exitUsage
+	case fault.NotFound:
+		return 4
+	case fault.Conflict:
+		return 5
+	case fault.Unavailable:
+		return 6
+	}
+	return 1
+}
+
+// cli is what every command works with.
+type cli struct {
+	env      func(string) string
+	in       io.Reader
+	out, err io.Writer
+	started  bool // a command's own code has begun
+
+	databaseURL, listenURL, replicaURL string
+	pooler                             bool
+	stateDir                           string
+	json, quiet, noColor               bool
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "howdah",
+		Short: "Backend services on the PostgreSQL you already run",
+		Long: `howdah turns a PostgreSQL database into backend services that share one transaction.
+
+Without --database-url (or DATABASE_URL) it starts a private PostgreSQL and keeps
+its data in the state directory.
+
+Results go to stdout: a table on a terminal, JSON lines in a pipe or with --json.
+Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.`,
+		Example: `  howdah serve
+  howdah checklists insert downloads a.txt b.txt
+  howdah checklists page downloads --limit 10`,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: func(*cobra.Command, []string) error { c.started = true; return nil },
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.databaseURL, "database-url", c.env("DATABASE_URL"), "postgres://… or key=value pairs (DATABASE_URL); without it a private PostgreSQL")
+	flags.StringVar(&c.listenURL, "listen-url", c.env("HOWDAH_LISTEN_URL"), "direct connection for LISTEN and migrations, where the database URL leads through a pooler (HOWDAH_LISTEN_URL)")
+	flags.StringVar(&c.replicaURL, "replica-url", c.env("HOWDAH_REPLICA_URL"), "where reads that may be a moment old go (HOWDAH_REPLICA_URL)")
+	flags.BoolVar(&c.pooler, "pooler", false, "the database URL leads through a pooler in transaction mode")
+	flags.StringVar(&c.stateDir, "state-dir", c.env("HOWDAH_STATE_DIR"), "where the private PostgreSQL keeps its data (HOWDAH_STATE_DIR)")
+	flags.BoolVar(&c.json, "json", false, "JSON lines, on a terminal too")
+	flags.BoolVarP(&c.quiet, "quiet", "q", false, "no progress and no notes on stderr")
+	flags.BoolVar(&c.noColor, "no-color", c.env("NO_COLOR") != "", "no colours (NO_COLOR)")
+	// The default may hold a password, and help prints defaults.
+	for _, name := range []string{"database-url", "listen-url", "replica-url"} {
+		flags.Lookup(name).DefValue = ""
+	}
+	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.checklists())
+	return root
+}
+
+// program is how the user called us.
+func (c *cli) program() string {
+	if len(os.Args) > 0 && os.Args[0] != "" {
+		return os.Args[0]
+	}
+	return "howdah"
+}

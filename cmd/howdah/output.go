@@ -1,0 +1,103 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"unicode"
+
+	"golang.org/x/term"
+)
+
+// isTerminal reports whether people look at w.
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+func (c *cli) wantsJSON() bool { return c.json || !isTerminal(c.out) }
+
+// note says something on stderr that is not the result.
+func (c *cli) note(text string) {
+	if !c.quiet {
+		fmt.Fprintln(c.err, text)
+	}
+}
+
+// result prints what a command did: words for people, an object for programs.
+func (c *cli) result(words string, object any) error {
+	if c.wantsJSON() {
+		return jsonLine(c.out, object)
+	}
+	_, err := fmt.Fprintln(c.out, words)
+	return err
+}
+
+func jsonLine(w io.Writer, object any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(object)
+}
+
+// rows prints objects as they come: a table for people, with the columns named
+// and cut by cells, JSON lines for programs.
+func rows[T any](c *cli, columns []string, cells func(T) []any, objects iter.Seq2[T, error]) error {
+	if c.wantsJSON() {
+		for object, err := range objects {
+			if err != nil {
+				return err
+			}
+			if err := jsonLine(c.out, object); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	table := tabwriter.NewWriter(c.out, 0, 0, 2, ' ', 0)
+	line := func(values []any) {
+		text := make([]string, len(values))
+		for i, v := range values {
+			text[i] = printable(fmt.Sprint(v))
+		}
+		fmt.Fprintln(table, strings.Join(text, "\t"))
+	}
+	head := make([]any, len(columns))
+	for i, name := range columns {
+		head[i] = name
+	}
+	line(head)
+	for object, err := range objects {
+		if err != nil {
+			table.Flush() // what came before the error was read well
+			return err
+		}
+		line(cells(object))
+	}
+	return table.Flush()
+}
+
+// printable keeps a name from moving the cursor or breaking the table.
+func printable(s string) string {
+	if s == "" {
+		return `""`
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Sprintf("%q", s)
+	}
+	return s
+}
+
+// sequence makes a sequence of a slice that was read whole.
+func sequence[T any](all []T) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		for _, one := range all {
+			if !yield(one, nil) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,67 @@
+// Package httpapi serves the services over HTTP: typed JSON described by OpenAPI
+// 3.1, errors as problem+json (RFC 9457), streams where there is no end to hold
+// in memory.
+//
+// The whole API is in routes.go. A handler turns a request into one call of a
+// service and its answer into JSON; it holds no logic of its own.
+package httpapi
+
+import (
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"github.com/howdah-db/howdah"
+)
+
+// Config are settings of the API; the zero Config is right for most.
+type Config struct {
+	Version      string        // of the program, told in the OpenAPI document
+	MaxBody      int64         // bytes of a request body, streams excepted; default 8 MiB
+	BodyTimeout  time.Duration // for a body to arrive, streams excepted; default 1 minute
+	LoopbackOnly bool          // refuse requests whose Host is not this machine (DNS rebinding)
+	Log          *slog.Logger  // default slog.Default
+}
+
+// api is what handlers share.
+type api struct {
+	client *howdah.Client
+	cfg    Config
+	huma   huma.API
+}
+
+// New returns the API on client.
+func New(client *howdah.Client, cfg Config) http.Handler {
+	if cfg.MaxBody == 0 {
+		cfg.MaxBody = 8 << 20
+	}
+	if cfg.BodyTimeout == 0 {
+		cfg.BodyTimeout = time.Minute
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	mux := http.NewServeMux()
+	a := &api{client: client, cfg: cfg, huma: humago.New(mux, openAPI(cfg.Version))}
+	a.routes()
+	mux.HandleFunc("GET /{$}", a.index)
+	mux.HandleFunc("GET /docs", a.docs)
+	return a.guard(problems(mux))
+}
+
+// openAPI describes the API as a whole; operations add themselves.
+func openAPI(version string) huma.Config {
+	c := huma.DefaultConfig("howdah", version)
+	c.Info.Description = "Backend services on the PostgreSQL you already run."
+	c.Info.License = &huma.License{Name: "Apache 2.0", Identifier: "Apache-2.0"}
+	c.DocsPath = ""    // the page it brings loads scripts from elsewhere
+	c.SchemasPath = "" // the document holds them
+	c.CreateHooks = nil
+	c.RejectUnknownQueryParameters = true
+	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
+	c.OpenAPI.OnAddOperation = nil
+	return c
+}

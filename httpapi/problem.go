@@ -1,0 +1,192 @@
+package httpapi
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// statuses is the one table from kinds of failure to HTTP.
+var statuses = map[fault.Kind]int{
+	fault.Invalid:     http.StatusBadRequest,
+	fault.Denied:      http.StatusForbidden,
+	fault.NotFound:    http.StatusNotFound,
+	fault.Conflict:    http.StatusConflict,
+	fault.Exhausted:   http.StatusRequestEntityTooLarge,
+	fault.Unavailable: http.StatusServiceUnavailable,
+}
+
+// Problem is the body of every error: RFC 9457.
+type Problem struct {
+	Type   string         `json:"type" example:"urn:howdah:invalid" doc:"Names the kind of failure."`
+	Title  string         `json:"title" example:"invalid input"`
+	Status int            `json:"status" example:"400"`
+	Detail string         `json:"detail,omitempty" doc:"What was wrong, and what to do."`
+	Errors []ProblemField `json:"errors,omitempty" doc:"The fields that were wrong."`
+}
+
+// ProblemField says what was wrong with one field of a request.
+type ProblemField struct {
+	Location string `json:"location" example:"items[17]"`
+	Message  string `json:"message"`
+}
+
+// Error returns the detail.
+func (p *Problem) Error() string { return p.Detail }
+
+// GetStatus implements huma.StatusError.
+func (p *Problem) GetStatus() int { return p.Status }
+
+// GetHeaders implements huma.HeadersError: who is told to come back is told when.
+func (p *Problem) GetHeaders() http.Header {
+	if p.Status == http.StatusServiceUnavailable {
+		return http.Header{"Retry-After": {"1"}}
+	}
+	return nil
+}
+
+// ContentType implements huma.ContentTypeFilter.
+func (p *Problem) ContentType(string) string { return "application/problem+json" }
+
+// problem turns an error of a service into an answer. What has no kind is a bug
+// or an outage: it is logged with its cause and told without it.
+func (a *api) problem(ctx context.Context, op string, err error) *Problem {
+	var limit *http.MaxBytesError
+	kind := pg.KindOf(err)
+	switch {
+	case errors.As(err, &limit):
+		return newProblem(http.StatusRequestEntityTooLarge, "the body is over %d bytes", limit.Limit)
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return newProblem(499, "the client went away") // nobody reads it
+	case kind == "":
+		a.cfg.Log.ErrorContext(ctx, "request failed", "operation", op, "error", err)
+		return newProblem(http.StatusInternalServerError, "the server's log says more")
+	case kind == fault.Unavailable:
+		a.cfg.Log.WarnContext(ctx, "request refused", "operation", op, "error", err)
+	}
+	p := newProblem(statuses[kind], "%s", err)
+	var input *pg.InputError
+	if errors.As(err, &input) {
+		p.Errors = []ProblemField{{Location: input.Field, Message: input.Problem}}
+	}
+	return p
+}
+
+// newProblem names the kind of failure by the status.
+func newProblem(status int, format string, args ...any) *Problem {
+	p := &Problem{Status: status, Title: http.StatusText(status), Detail: fmt.Sprintf(format, args...)}
+	p.Type = "urn:howdah:" + strings.ReplaceAll(strings.ToLower(p.Title), " ", "-")
+	for kind, s := range statuses {
+		if s == status {
+			p.Title, p.Type = string(kind), "urn:howdah:"+kindNames[kind]
+		}
+	}
+	return p
+}
+
+var kindNames = map[fault.Kind]string{
+	fault.Invalid:     "invalid",
+	fault.Denied:      "denied",
+	fault.NotFound:    "not-found",
+	fault.Conflict:    "conflict",
+	fault.Exhausted:   "exhausted",
+	fault.Unavailable: "unavailable",
+}
+
+// ours marks operations of this package: huma keeps the making of errors in a
+// variable of its own, which other APIs of the program may use as well.
+const ours = "howdah"
+
+func init() {
+	others := huma.NewErrorWithContext
+	huma.NewErrorWithContext = func(ctx huma.Context, status int, msg string, errs ...error) huma.StatusError {
+		if ctx == nil || ctx.Operation() == nil || ctx.Operation().Metadata[ours] == nil {
+			return others(ctx, status, msg, errs...)
+		}
+		return refused(status, msg, errs)
+	}
+}
+
+// refused is a request that huma refuses before it reaches a handler.
+func refused(status int, msg string, errs []error) *Problem {
+	if status == http.StatusUnprocessableEntity {
+		status = http.StatusBadRequest // one status for bad input, wherever it is found
+	}
+	p := newProblem(status, "%s", msg)
+	for _, err := range errs {
+		field := ProblemField{Location: "body", Message: err.Error()}
+		var detail huma.ErrorDetailer
+		if errors.As(err, &detail) {
+			field = ProblemField{Location: detail.ErrorDetail().Location, Message: detail.ErrorDetail().Message}
+		}
+		p.Errors = append(p.Errors, field)
+		p.Detail += "; " + field.Location + ": " + field.Message
+	}
+	return p
+}
+
+// problems answers what no route matches as a problem too.
+func problems(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, pattern := mux.Handler(r); pattern != "" {
+			mux.ServeHTTP(w, r)
+			return
+		}
+		unmatched := statusOnly{header: w.Header()} // 404, or 405 and what is allowed
+		mux.ServeHTTP(&unmatched, r)
+		if unmatched.status == http.StatusMethodNotAllowed {
+			writeProblem(w, newProblem(unmatched.status, "%s is not for %s; allowed: %s", r.URL.Path, r.Method, w.Header().Get("Allow")))
+			return
+		}
+		writeProblem(w, newProblem(http.StatusNotFound, "nothing is served at %s; GET /docs lists what is", r.URL.Path))
+	})
+}
+
+// statusOnly keeps the status and the headers of an answer and drops its body.
+type statusOnly struct {
+	header http.Header
+	status int
+}
+
+func (s *statusOnly) Header() http.Header         { return s.header }
+func (s *statusOnly) WriteHeader(status int)      { s.status = status }
+func (s *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
+
+func writeProblem(w http.ResponseWriter, p *Problem) {
+	for name, values := range p.GetHeaders() {
+		w.Header()[name] = values
+	}
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	json.NewEncoder(w).Encode(p) // the client is gone if this fails
+}
+
+// strictJSON refuses text that is not UTF-8: encoding/json would put U+FFFD in
+// its place, and another name would be stored than was sent.
+var strictJSON = huma.Format{
+	Marshal: func(w io.Writer, v any) error {
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
+	},
+	Unmarshal: func(data []byte, v any) error {
+		if !utf8.Valid(data) {
+			return errors.New("invalid UTF-8")
+		}
+		if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
+			return errors.New("null; want an object")
+		}
+		return json.Unmarshal(data, v)
+	},
+}

@@ -1,0 +1,2 @@
+// Package localpg runs a private PostgreSQL for those who name no other.
+package localpg

@@ -1,0 +1,162 @@
+package pgtest
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// Database creates an empty database and returns its URL. It is dropped when
+// the test ends, whoever is still connected. For tests that LISTEN, make slots
+// or extensions, or need whole schemas; others take a [Schema], which is faster.
+func Database(t testing.TB) string {
+	t.Helper()
+	name := uniqueName()
+	if err := execute(URL(t), createDatabase(name)); err != nil {
+		t.Fatalf("pgtest: create database: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := execute(URL(t), dropDatabase(name)); err != nil {
+			t.Errorf("pgtest: drop database: %v", err)
+		}
+	})
+	return withDatabase(URL(t), name)
+}
+
+// common is the database of all schemas of this process.
+var common struct {
+	once sync.Once
+	name string
+	err  error
+}
+
+// Schema creates a schema and returns a pool whose search_path is that schema
+// alone. The schema is dropped and the pool closed when the test ends.
+func Schema(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	server := URL(t)
+	common.once.Do(func() {
+		common.name = uniqueName()
+		common.err = execute(server, createDatabase(common.name))
+	})
+	if common.err != nil {
+		t.Fatalf("pgtest: create database: %v", common.err)
+	}
+	cfg, err := pgxpool.ParseConfig(withDatabase(server, common.name))
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	schema := uniqueName()
+	cfg.ConnConfig.RuntimeParams["search_path"] = schema
+	pool := open(t, cfg, func(ctx context.Context, pool *pgxpool.Pool) error {
+		_, err := pool.Exec(ctx, "DROP SCHEMA "+schema+" CASCADE")
+		return err
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := pool.Exec(ctx, "CREATE SCHEMA "+schema); err != nil {
+		t.Fatalf("pgtest: create schema: %v", err)
+	}
+	return pool
+}
+
+// Pool opens a pool on url, which is closed when the test ends.
+func Pool(t testing.TB, url string) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	return open(t, cfg, nil)
+}
+
+// open returns a pool that at the end of the test is cleaned and closed.
+func open(t testing.TB, cfg *pgxpool.Config, clean func(context.Context, *pgxpool.Pool) error) *pgxpool.Pool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		if clean != nil {
+			if err := clean(ctx, pool); err != nil {
+				t.Errorf("pgtest: clean: %v", err)
+			}
+		}
+		closed := make(chan struct{})
+		go func() { pool.Close(); close(closed) }()
+		select {
+		case <-closed:
+		case <-ctx.Done(): // Close waits for every connection to come back
+			t.Error("pgtest: a connection of the pool was never released")
+		}
+	})
+	return pool
+}
+
+// dropCommon removes the database of the schemas where the server goes on
+// without us.
+func dropCommon(ctx context.Context) error {
+	if shared.server != nil || common.name == "" || common.err != nil {
+		return nil
+	}
+	conn, err := pgx.Connect(ctx, shared.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, dropDatabase(common.name))
+	return err
+}
+
+// execute runs one statement on a connection of its own, so that nothing which
+// a test could see stays open.
+func execute(url, sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, sql)
+	return err
+}
+
+// createDatabase copies template0, to which nobody can be connected: a copy of
+// template1 fails while anybody is.
+func createDatabase(name string) string {
+	return "CREATE DATABASE " + name + " TEMPLATE template0"
+}
+
+func dropDatabase(name string) string {
+	return "DROP DATABASE IF EXISTS " + name + " WITH (FORCE)"
+}
+
+// uniqueName returns an identifier that needs no quotes and that no other test
+// process uses.
+func uniqueName() string {
+	return fmt.Sprintf("howdah_test_%d_%s", os.Getpid(), strings.ToLower(rand.Text()[:12]))
+}
+
+// withDatabase returns the URL of another database of the same server.
+func withDatabase(server, name string) string {
+	u, err := url.Parse(server)
+	if err != nil || u.Scheme == "" {
+		return server + " dbname=" + name // keyword=value form: the last one counts
+	}
+	u.Path = "/" + name
+	return u.String()
+}
