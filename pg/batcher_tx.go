@@ -73,11 +73,10 @@ func (b *Batcher[K, V, R]) attempt(run context.Context, batch Batch[K, V, R]) (o
 			return passing, err
 		}
 		return rejected, err
-	case pgconn.SafeToRetry(err): // COMMIT was not sent
-		return passing, err
 	}
-	// FATAL is no answer either: a backend that is terminated while it waits for
-	// its standbys has committed.
+	// Nobody is believed now but a server. pgconn.SafeToRetry calls some connections
+	// safe that were lost after COMMIT was sent. FATAL is no answer either: a
+	// backend that is terminated while it waits for its standbys has committed.
 	conn.Release()
 	if b.cfg.Idempotent {
 		b.reap(run, origin, xid, idleBackend)
@@ -92,7 +91,8 @@ func begin(ctx context.Context, conn *pgx.Conn) (tx pgx.Tx, xid string, err erro
 	both.BeginTx(pgx.TxOptions{})
 	both.Queue("SELECT pg_current_xact_id()::text").QueryRow(func(row pgx.Row) error { return row.Scan(&xid) })
 	res := conn.SendBatch(ctx, &both)
-	return res.Tx(), xid, res.Close()
+	err = res.Close() // this is what reads xid
+	return res.Tx(), xid, err
 }
 
 // rollback ends tx, if need be by closing its connection.
