@@ -1,9 +1,0 @@
-package pg_test
-
-import (
-	"testing"
-
-	"github.com/howdah-db/howdah/internal/pgtest"
-)
-
-func TestMain(m *testing.M) { pgtest.Main(m) }
