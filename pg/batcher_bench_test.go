@@ -31,12 +31,12 @@ func BenchmarkBatcher(b *testing.B) {
 		b.Fatal(err)
 	}
 	cfg.MaxConns = callers
-	pool, err := pgxpool.NewWithConfig(within(b), cfg)
+	pool, err := pgxpool.NewWithConfig(soon(b), cfg)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(pool.Close)
-	if _, err := pool.Exec(within(b), "CREATE TABLE sums (key text COLLATE \"C\" PRIMARY KEY, n bigint NOT NULL)"); err != nil {
+	if _, err := pool.Exec(soon(b), "CREATE TABLE sums (key text COLLATE \"C\" PRIMARY KEY, n bigint NOT NULL)"); err != nil {
 		b.Fatal(err)
 	}
 	for _, spread := range []struct {

@@ -26,11 +26,11 @@ func raise(ctx context.Context, tx pgx.Tx, state string) error {
 func TestBatcherRepeatsWhatPasses(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg := newJournal(t, pool)
+	cfg := newLogbook(t, pool)
 	flushes := map[string]int{}
-	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
 		state := batch.Entries[0].Key
-		if err := flushJournal(ctx, tx, batch); err != nil {
+		if err := flushLogbook(ctx, tx, batch); err != nil {
 			return err
 		}
 		if flushes[state]++; flushes[state] == 1 {
@@ -42,7 +42,7 @@ func TestBatcherRepeatsWhatPasses(t *testing.T) {
 	run(t, b)
 	states := []string{"40001", "40P01", "55P03", "53300", "57P01", "57P02", "57P03", "08006", "25006"}
 	for _, state := range states {
-		if n, err := b.Put(within(t), state, "x"); n != 1 || err != nil {
+		if n, err := b.Put(soon(t), state, "x"); n != 1 || err != nil {
 			t.Errorf("Put after %s = %d, %v, want 1", state, n, err)
 		}
 	}
@@ -51,7 +51,7 @@ func TestBatcherRepeatsWhatPasses(t *testing.T) {
 	}
 	for _, state := range []string{"23505", "22012", "42P01", "57014", "P0001"} {
 		flushes[state] = 0
-		if _, err := b.Put(within(t), state, "x"); err == nil {
+		if _, err := b.Put(soon(t), state, "x"); err == nil {
 			t.Errorf("Put after %s = nil, want the error", state)
 		}
 	}
@@ -60,12 +60,12 @@ func TestBatcherRepeatsWhatPasses(t *testing.T) {
 func TestBatcherGivesUpAfterRetryFor(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg := newJournal(t, pool)
+	cfg := newLogbook(t, pool)
 	cfg.RetryFor = time.Millisecond
-	cfg.Flush = func(ctx context.Context, tx pgx.Tx, _ journalBatch) error { return raise(ctx, tx, "40001") }
+	cfg.Flush = func(ctx context.Context, tx pgx.Tx, _ logbookBatch) error { return raise(ctx, tx, "40001") }
 	b := pg.NewBatcher(cfg)
 	run(t, b)
-	_, err := b.Put(within(t), "k", "x")
+	_, err := b.Put(soon(t), "k", "x")
 	if !errors.Is(err, fault.Unavailable) || errors.Is(err, pg.ErrOutcomeUnknown) {
 		t.Errorf("Put = %v, want Unavailable, not written", err)
 	}
@@ -75,8 +75,8 @@ func TestBatcherGivesUpAfterRetryFor(t *testing.T) {
 func TestBatcherBlamesAtCommit(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg := newJournal(t, pool)
-	if _, err := pool.Exec(within(t), `
+	cfg := newLogbook(t, pool)
+	if _, err := pool.Exec(soon(t), `
 		CREATE TABLE known (key text PRIMARY KEY);
 		INSERT INTO known VALUES ('a'), ('c');
 		ALTER TABLE journal ADD FOREIGN KEY (key) REFERENCES known DEFERRABLE INITIALLY DEFERRED`); err != nil {
@@ -86,7 +86,7 @@ func TestBatcherBlamesAtCommit(t *testing.T) {
 	keys := []string{"a", "b", "c"}
 	var answers []<-chan answer
 	for i, k := range keys {
-		answers = append(answers, put(within(t), b, k, "x"))
+		answers = append(answers, put(soon(t), b, k, "x"))
 		taken(t, b, i+1)
 	}
 	run(t, b)
@@ -99,8 +99,8 @@ func TestBatcherBlamesAtCommit(t *testing.T) {
 
 func TestBatcherNoticesAFlushThatHidesAnError(t *testing.T) {
 	t.Parallel()
-	cfg := newJournal(t, pgtest.Schema(t))
-	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+	cfg := newLogbook(t, pgtest.Schema(t))
+	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
 		if batch.Entries[0].Key == "commits" {
 			return tx.Commit(ctx)
 		}
@@ -110,7 +110,7 @@ func TestBatcherNoticesAFlushThatHidesAnError(t *testing.T) {
 	b := pg.NewBatcher(cfg)
 	run(t, b)
 	for _, k := range []string{"hides", "commits"} {
-		if _, err := b.Put(within(t), k, "x"); err == nil || errors.Is(err, pg.ErrOutcomeUnknown) {
+		if _, err := b.Put(soon(t), k, "x"); err == nil || errors.Is(err, pg.ErrOutcomeUnknown) {
 			t.Errorf("Put(%s) = %v, want an error", k, err)
 		}
 	}
@@ -119,8 +119,8 @@ func TestBatcherNoticesAFlushThatHidesAnError(t *testing.T) {
 func TestBatcherDoesNotWaitForWhatIsHopeless(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
-	cfg := newJournal(t, pgtest.Pool(t, url))
-	closed, err := pgxpool.New(within(t), url)
+	cfg := newLogbook(t, pgtest.Pool(t, url))
+	closed, err := pgxpool.New(soon(t), url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestBatcherDoesNotWaitForWhatIsHopeless(t *testing.T) {
 		t.Fatal(err)
 	}
 	elsewhere.ConnConfig.Database = "nowhere"
-	nowhere, err := pgxpool.NewWithConfig(within(t), elsewhere)
+	nowhere, err := pgxpool.NewWithConfig(soon(t), elsewhere)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -139,7 +139,7 @@ func TestBatcherDoesNotWaitForWhatIsHopeless(t *testing.T) {
 		cfg.Pool = pool
 		b := pg.NewBatcher(cfg)
 		run(t, b)
-		if _, err := b.Put(within(t), "k", "x"); !errors.Is(err, fault.Unavailable) {
+		if _, err := b.Put(soon(t), "k", "x"); !errors.Is(err, fault.Unavailable) {
 			t.Errorf("Put = %v, want Unavailable", err)
 		}
 	}
@@ -151,22 +151,22 @@ func TestBatcherOutage(t *testing.T) {
 	t.Parallel()
 	cfg, proxy, direct := proxied(t, pgtest.Database(t))
 	var flushes atomic.Int32
-	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
 		flushes.Add(1)
-		return flushJournal(ctx, tx, batch)
+		return flushLogbook(ctx, tx, batch)
 	}
 	b := pg.NewBatcher(cfg)
 	stop := run(t, b)
-	if _, err := b.Put(within(t), "k", "1"); err != nil {
+	if _, err := b.Put(soon(t), "k", "1"); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Refuse(true)
 	proxy.Cut()
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(soon(t))
 	impatient := put(ctx, b, "k", "2")
 	eventually(t, "a repeat", func() bool { return b.Stats().Retries > 0 })
 	for i := range 100 {
-		if err := b.Post(within(t), "k", fmt.Sprint(i%10)); err != nil {
+		if err := b.Post(soon(t), "k", fmt.Sprint(i%10)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -179,7 +179,7 @@ func TestBatcherOutage(t *testing.T) {
 		t.Errorf("Run = %v", err)
 	}
 	want := "1" + strings.Repeat("0123456789", 10)
-	row := read(t, direct)["k"]
+	row := logged(t, direct)["k"]
 	if errors.Is(got.err, pg.ErrOutcomeUnknown) {
 		row = strings.Replace(row, "12012", "1012", 1)
 	}

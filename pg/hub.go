@@ -21,7 +21,7 @@ type HubConfig struct {
 	// hub works on a copy, under application_name "howdah hub".
 	Conn   *pgx.ConnConfig
 	Buffer int           // notices kept for a subscription that does not read; default 64
-	Ping   time.Duration // how often an idle connection is tried; default 5 s
+	Ping   time.Duration // how often the connection is tried; default 5 s. One that is lost without a word is found 5 s later
 	Log    *slog.Logger  // default slog.Default()
 }
 

@@ -20,7 +20,8 @@ import (
 const (
 	hubRetryMin = 100 * time.Millisecond // halved at random
 	hubRetryMax = 5 * time.Second
-	hubCheck    = time.Second // how long the hub's own call may take
+	hubAnswer   = 5 * time.Second // a server that takes longer is not there
+	hubCheck    = time.Second     // how long the hub's own call may take
 )
 
 // hubRun is one run of a hub. It belongs to the goroutine of Run alone, which is
@@ -104,7 +105,7 @@ func (r *hubRun) listen(ctx context.Context) error {
 			return err
 		}
 	}
-	for {
+	for ctx.Err() == nil { // the end of a wait is not an error
 		if err := r.sync(ctx); err != nil {
 			return err
 		}
@@ -123,6 +124,7 @@ func (r *hubRun) listen(ctx context.Context) error {
 			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // check finds out whether the hub hears what is said to it while it is silent,
@@ -230,11 +232,10 @@ func (r *hubRun) receive(ctx context.Context, done func() bool) error {
 	return nil
 }
 
-// exec runs sql in one round trip and returns the first column of what it
-// returned. No answer in time means that the connection is lost: in the time of
-// a ping, or a second if that is longer.
+// exec runs sql in one round trip and returns the first column of its rows. No
+// answer in time means that the connection is lost.
 func (r *hubRun) exec(ctx context.Context, conn *pgconn.PgConn, sql string) ([]string, error) {
-	ctx, cancel := context.WithTimeout(ctx, max(r.hub.cfg.Ping, time.Second))
+	ctx, cancel := context.WithTimeout(ctx, hubAnswer)
 	defer cancel()
 	results, err := conn.Exec(ctx, sql).ReadAll()
 	if err != nil {

@@ -78,6 +78,11 @@ func (cfg Config) pool(conn string) (*pgxpool.Config, error) {
 	if err != nil {
 		return nil, &InputError{Field: "database URL", Problem: unparsable(err)}
 	}
+	// postgres://u:1/2@host/db is host u, port 1, database 2@host/db: the rest of
+	// the password would be told as a name that does not exist.
+	if u, err := url.Parse(conn); err == nil && u.Scheme != "" && u.User == nil && strings.Contains(u.Path, "@") {
+		return nil, &InputError{Field: "database URL", Problem: unparsable(nil)}
+	}
 	cc := pc.ConnConfig
 	cc.RuntimeParams["application_name"] = cmp.Or(cfg.ApplicationName, cc.RuntimeParams["application_name"], "howdah")
 	if cc.ConnectTimeout == 0 {
@@ -127,7 +132,7 @@ func mentions(conn, key string) bool {
 // unparsable says what is wrong with a connection string in words of our own:
 // the parser's may hold pieces of the password.
 func unparsable(err error) string {
-	text := err.Error()
+	text := fmt.Sprint(err)
 	for _, known := range []string{
 		"pool_max_conns", "pool_min_conns", "pool_max_conn_lifetime_jitter", "pool_max_conn_lifetime", "pool_max_conn_idle_time",
 		"pool_health_check_period", "default_query_exec_mode", "statement_cache_capacity", "description_cache_capacity",

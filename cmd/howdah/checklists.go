@@ -24,6 +24,8 @@ func (c *cli) checklists() *cobra.Command {
   howdah checklists page downloads --limit 10
   howdah checklists increment downloads a.txt
   howdah checklists delete downloads b.txt`,
+		Args: cobra.NoArgs,
+		RunE: help,
 	}
 	cmd.AddCommand(
 		c.checklistsInsert(),

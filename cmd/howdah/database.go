@@ -32,7 +32,11 @@ func (c *cli) locate(ctx context.Context, tied bool) (*database, error) {
 	if db.URL != "" {
 		return db, nil
 	}
-	server, err := localpg.Start(ctx, localpg.Config{Dir: c.stateDir, Tied: tied, Say: c.note, Log: c.log()})
+	level := slog.LevelWarn
+	if tied {
+		level = slog.LevelInfo
+	}
+	server, err := localpg.Start(ctx, localpg.Config{Dir: c.stateDir, Tied: tied, Say: c.note, Log: c.log(level)})
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +61,7 @@ func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) 
 		return err
 	}
 	defer func() { err = cmp.Or(err, db.leave(ctx)) }()
-	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: c.log()})
+	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: c.log(slog.LevelWarn)})
 	if err != nil {
 		return err
 	}
@@ -194,8 +198,9 @@ func programVersion() string {
 	return "(devel)"
 }
 
-func (c *cli) log() *slog.Logger {
-	level := slog.LevelInfo
+// log writes what a server's operator acts on; a command tells its user only of
+// trouble.
+func (c *cli) log(level slog.Level) *slog.Logger {
 	if c.quiet {
 		level = slog.LevelError
 	}

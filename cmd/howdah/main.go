@@ -36,12 +36,12 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return 0
 	}
 	if !c.started { // cobra's own errors: unknown commands and flags, wrong arguments
-		fmt.Fprintf(stderr, "howdah: %v\nTry: howdah help\n", err)
+		fmt.Fprintf(stderr, "howdah: %v\nusage: %s\nTry: %s --help\n", err, cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
 	}
 	fmt.Fprintf(stderr, "howdah: %v\n", err)
@@ -95,6 +95,8 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		PersistentPreRunE: func(*cobra.Command, []string) error { c.started = true; return nil },
+		Args:              cobra.NoArgs,
+		RunE:              help,
 	}
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.databaseURL, "database-url", c.env("DATABASE_URL"), "postgres://… or key=value pairs (DATABASE_URL); without it a private PostgreSQL")
@@ -113,10 +115,6 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	return root
 }
 
-// program is how the user called us.
-func (c *cli) program() string {
-	if len(os.Args) > 0 && os.Args[0] != "" {
-		return os.Args[0]
-	}
-	return "howdah"
-}
+// help is what a command that only groups others does: an unknown one is then
+// an error, not a page of help.
+func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +66,8 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	}
 	defer func() { err = cmp.Or(err, db.leave(ctx)) }()
 	db.MaxConns = cfg.maxConns
-	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: c.log()})
+	log := c.log(slog.LevelInfo)
+	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: log})
 	if err != nil {
 		return err
 	}
@@ -75,7 +78,7 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	c.greet(listener.Addr(), db)
 
 	server := &http.Server{
-		Handler:           httpapi.New(client, httpapi.Config{Version: programVersion(), LoopbackOnly: loopback && !cfg.insecure, Log: c.log()}),
+		Handler:           httpapi.New(client, httpapi.Config{Version: programVersion(), LoopbackOnly: loopback && !cfg.insecure, Log: log}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 	}
@@ -145,4 +148,16 @@ Try, in another terminal:
   %[2]s checklists page downloads
 The API: %[1]s/docs    Ctrl-C stops
 `, url, c.program())
+}
+
+// program is how the user called us, so that what we propose can be typed.
+func (c *cli) program() string {
+	name := "howdah"
+	if len(os.Args) > 0 && os.Args[0] != "" {
+		name = os.Args[0]
+	}
+	if c.stateDir != "" && c.stateDir != c.env("HOWDAH_STATE_DIR") {
+		name += " --state-dir " + c.stateDir
+	}
+	return name
 }

@@ -3,7 +3,6 @@ package localpg
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -120,61 +119,65 @@ func numberIn(path string) int {
 }
 
 // find returns the first usable PostgreSQL for the account; if data holds a
-// cluster already, the first one of its major version.
+// cluster already, the first one of its major version. What is not there at all
+// is fetched.
 func find(ctx context.Context, cfg Config, as account, data string) (binaries, error) {
 	major, err := clusterVersion(data)
 	if err != nil {
 		return binaries{}, err
 	}
-	var refused []error
-	var others []binaries
-	try := func(dir string) (binaries, bool) {
+	fixed := cmp.Or(cfg.BinDir, cfg.places.fixed)
+	candidates := func(yield func(string) bool) {
+		if fixed != "" {
+			yield(fixed)
+			return
+		}
+		cfg.places.directories(ctx, yield)
+	}
+	var refused []error  // why each was not taken
+	var another binaries // the first that only had the wrong version
+	for dir := range candidates {
 		b, err := inspect(ctx, dir, as)
 		switch {
 		case err != nil:
 			refused = append(refused, err)
-		case major != 0 && b.major != major:
-			others = append(others, b)
-		default:
-			return b, true
-		}
-		return binaries{}, false
-	}
-	fixed := cmp.Or(cfg.BinDir, cfg.places.fixed)
-	var got binaries
-	var ok bool
-	if fixed != "" {
-		got, ok = try(fixed)
-	} else {
-		for dir := range func(yield func(string) bool) { cfg.places.directories(ctx, yield) } {
-			if got, ok = try(dir); ok {
-				break
-			}
+		case major == 0 || b.major == major:
+			return b, nil
+		case another.dir == "":
+			another = b
 		}
 	}
 	switch {
-	case ok:
-		return got, nil
-	case len(others) > 0:
-		return binaries{}, fmt.Errorf("%w: %s was made by PostgreSQL %d, and %s is PostgreSQL %d",
-			ErrVersion, data, major, others[0].dir, others[0].major)
 	case ctx.Err() != nil:
 		return binaries{}, context.Cause(ctx)
+	case another.dir != "":
+		return binaries{}, versionError(data, major, another)
 	case fixed != "":
-		return binaries{}, errors.Join(ErrNoPostgres, errors.Join(refused...))
+		return binaries{}, noPostgres(refused)
 	}
-	dir, err := cfg.places.fetch(ctx, cfg.Say)
+	dir, err := cfg.places.fetch(ctx, Platform(), cfg.Say)
 	if err != nil {
-		return binaries{}, errors.Join(append([]error{ErrNoPostgres, err}, refused...)...)
+		return binaries{}, noPostgres(append(refused, err))
 	}
-	if got, ok = try(dir); ok {
-		return got, nil
+	b, err := inspect(ctx, dir, as)
+	if err == nil && major != 0 && b.major != major {
+		err = versionError(data, major, b)
 	}
-	if len(others) > 0 {
-		return binaries{}, fmt.Errorf("%w: %s was made by PostgreSQL %d, and %s is PostgreSQL %d",
-			ErrVersion, data, major, others[0].dir, others[0].major)
+	return b, err
+}
+
+// noPostgres is ErrNoPostgres with what was tried.
+func noPostgres(tried []error) error {
+	err := ErrNoPostgres
+	for _, t := range tried {
+		err = fmt.Errorf("%w; %w", err, t)
 	}
-	return binaries{}, errors.Join(append([]error{ErrNoPostgres}, refused...)...)
+	return err
+}
+
+func versionError(data string, major int, found binaries) error {
+	return fmt.Errorf("%w: %s was made by PostgreSQL %d, and %s is PostgreSQL %d; nothing was changed",
+		ErrVersion, data, major, found.dir, found.major)
 }
 
 // inspect tells whether dir holds a PostgreSQL that the account can run.

@@ -88,6 +88,30 @@ func create(ctx context.Context, cfg Config, bin binaries, as account) error {
 	return syncDir(cfg.Dir)
 }
 
+// keepPassword gives the role howdah a new password if the file with the old one
+// is lost. The cluster's owner may do that while no server runs: by PostgreSQL's
+// single-user mode, which asks for no password.
+func (s *Server) keepPassword(ctx context.Context, bin binaries, as account) error {
+	file := s.path("password")
+	if _, err := os.Stat(file); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	s.cfg.Log.Warn("the private postgresql's password is lost; setting a new one", "file", file)
+	if err := errors.Join(s.expel(ctx), s.removeStale("")); err != nil {
+		return err
+	}
+	password := rand.Text()
+	var out bytes.Buffer
+	cmd := command(ctx, s.cfg, as, bin.postgres(), "--single", "-D", s.Data(), "postgres")
+	cmd.SysProcAttr = childAttr(as, syscall.SIGKILL)
+	cmd.Stdin = strings.NewReader("ALTER ROLE howdah PASSWORD '" + password + "'\n")
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := runHeld(cmd); err != nil {
+		return fmt.Errorf("setting a new password: %w", err) // the output quotes the statement
+	}
+	return writeFile(file, password+"\n")
+}
+
 // command prepares a program of PostgreSQL: as the account, in a directory that
 // the account can be in, and with an environment from which it learns nothing
 // of ours. PGDATA, PGPORT or a locale would change what it does.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -97,6 +98,11 @@ func (s *Server) bringUp(ctx context.Context) error {
 		return fmt.Errorf("waiting for another start or stop: %w", err)
 	}
 	defer held.Close()
+	select {
+	case <-s.stopping:
+		return errors.New("the server is being stopped")
+	default:
+	}
 	// Before we look: from here on nobody else is the last one out.
 	if ok, err := tryLock(s.users, syscall.LOCK_SH); err != nil || !ok {
 		return errors.Join(err, errors.New("users.lock is held by something that is not howdah"))
@@ -106,8 +112,20 @@ func (s *Server) bringUp(ctx context.Context) error {
 		return err
 	}
 	url, version, err := s.open(ctx, found)
+	if err != nil && reused {
+		// A server that has just been told to end, or was killed, looks alive a
+		// moment longer. The next look finds it gone, or well after all.
+		patience, cancel := context.WithTimeout(ctx, reusePatience)
+		defer cancel()
+		_ = poll(patience, func() (bool, error) {
+			if found, proc, reused, err = s.launch(ctx); err == nil {
+				url, version, err = s.open(ctx, found)
+			}
+			return err == nil || !reused, nil
+		})
+	}
 	if err != nil {
-		if !reused {
+		if proc != nil && !reused {
 			err = errors.Join(err, proc.stop(ctx, stopPatience))
 		}
 		return err
@@ -115,7 +133,11 @@ func (s *Server) bringUp(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.proc, s.reused, s.url, s.version, s.bin = proc, reused, url, version, s.binDir()
-	s.cfg.Log.Info("private postgresql is up", "data", s.Data(), "pid", proc.pid,
+	level := slog.LevelInfo
+	if reused {
+		level = slog.LevelDebug // nothing happened
+	}
+	s.cfg.Log.Log(ctx, level, "private postgresql is up", "data", s.Data(), "pid", proc.pid,
 		"version", version, "reused", reused, "took", time.Since(began).Round(time.Millisecond))
 	return nil
 }
@@ -125,7 +147,7 @@ func (s *Server) bringUp(ctx context.Context) error {
 func (s *Server) open(ctx context.Context, found pidFile) (url, version string, err error) {
 	password, err := os.ReadFile(s.path("password"))
 	if err != nil {
-		return "", "", err
+		return "", "", fmt.Errorf("the server's password: %w", err)
 	}
 	to := func(database string) string {
 		return connString(string(bytes.TrimSpace(password)), found.socketDir, found.port, database)
@@ -178,7 +200,11 @@ func (s *Server) path(name string) string { return filepath.Join(s.cfg.Dir, name
 // URL returns the connection string of the database howdah, password included,
 // in a form that pgx and libpq (psql) understand. It stays the same when the
 // server is started again.
-func (s *Server) URL() string { s.mu.Lock(); defer s.mu.Unlock(); return s.url }
+func (s *Server) URL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.url
+}
 
 // Dir returns the state directory.
 func (s *Server) Dir() string { return s.cfg.Dir }
@@ -187,13 +213,29 @@ func (s *Server) Dir() string { return s.cfg.Dir }
 func (s *Server) Data() string { return s.path("data") }
 
 // BinDir returns the directory of the server's programs, among them often psql.
-func (s *Server) BinDir() string { s.mu.Lock(); defer s.mu.Unlock(); return s.bin }
+func (s *Server) BinDir() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bin
+}
 
 // Version returns the server's version, like 15.14.
-func (s *Server) Version() string { s.mu.Lock(); defer s.mu.Unlock(); return s.version }
+func (s *Server) Version() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.version
+}
 
 // PID returns the process number of the postmaster.
-func (s *Server) PID() int { s.mu.Lock(); defer s.mu.Unlock(); return s.proc.pid }
+func (s *Server) PID() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc.pid
+}
 
 // Reused reports whether the server was up already when we came.
-func (s *Server) Reused() bool { s.mu.Lock(); defer s.mu.Unlock(); return s.reused }
+func (s *Server) Reused() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reused
+}

@@ -57,8 +57,6 @@ func poll(ctx context.Context, done func() (bool, error)) error {
 			return context.Cause(ctx)
 		case <-time.After(pause):
 		}
-		if pause < 20*time.Millisecond {
-			pause = pause * 3 / 2
-		}
+		pause = min(pause*3/2, pollPause)
 	}
 }

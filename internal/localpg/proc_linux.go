@@ -8,7 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
+
+// pollPause is the longest pause between two looks at a process.
+const pollPause = 20 * time.Millisecond
 
 // childAttr is how our children are started: in a session of their own, so that
 // a Ctrl-C meant for us does not stop the server before we are done with it,

@@ -2,13 +2,17 @@ package localpg
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 )
 
 const (
+	lockPatience   = 40 * time.Second // for another's start or stop
 	stopPatience   = 20 * time.Second // for a fast shutdown
+	reusePatience  = 10 * time.Second // for a server that is up to answer
 	othersPatience = 5 * time.Second  // for the others that use a server tied to us
 )
 
@@ -46,53 +50,75 @@ func (s *Server) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	proc := s.proc
-	s.mu.Unlock()
-
-	child := proc.exited != nil
-	lockCtx := ctx
-	if child { // cannot be left behind, so it is stopped even if ctx is done
-		var cancel context.CancelFunc
-		lockCtx, cancel = context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
-		defer cancel()
+	// A child cannot be left behind, so we wait for the lock even if ctx is done.
+	patient, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockPatience)
+	defer cancel()
+	if !s.process().child() {
+		patient = ctx
 	}
-	held, err := lock(lockCtx, s.path("start.lock"))
+	held, err := lock(patient, s.path("start.lock"))
 	if err == nil {
 		defer held.Close()
-	} else if !child {
+	}
+	// Only now: a Run that was starting the server again may have held the lock.
+	proc := s.process()
+	child := proc.child()
+	if err != nil && !child {
 		return fmt.Errorf("waiting for another start or stop: %w", err)
 	}
 	last, err := tryLock(s.users, syscall.LOCK_EX)
-	if err != nil {
-		return err
-	}
-	if !last && !child {
-		return nil // it is theirs now
+	if child {
+		if !last && err == nil {
+			some, cancel := context.WithTimeout(ctx, othersPatience)
+			_ = poll(some, func() (bool, error) {
+				last, err = tryLock(s.users, syscall.LOCK_EX)
+				return last, err
+			})
+			cancel()
+		}
+		err = errors.Join(err, proc.stop(ctx, stopPatience))
 	}
 	if !last {
-		some, cancel := context.WithTimeout(ctx, othersPatience)
-		_ = poll(some, func() (bool, error) { return tryLock(s.users, syscall.LOCK_EX) })
-		cancel()
+		return err // what is up is theirs now
 	}
-	if child {
-		err = proc.stop(ctx, stopPatience)
-	} else {
-		err = s.stopFound(ctx)
-	}
-	if err == nil {
-		s.cfg.Log.Info("private postgresql is stopped", "data", s.Data(), "pid", proc.pid)
-	}
-	return err
+	return errors.Join(err, s.stopFound(ctx))
+}
+
+func (s *Server) process() *process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.proc
 }
 
 // stopFound stops the server that is up, which after a crash need not be the
-// one we knew, unless it was started by hand.
+// one we knew, unless it was started by hand. Of one that was killed it ends
+// what is left.
 func (s *Server) stopFound(ctx context.Context) error {
 	found, err := postmaster(s.Data())
-	if err != nil || found.pid == 0 || !s.startedByUs(found.pid) {
+	if err != nil {
 		return err
 	}
-	p := &process{pid: found.pid, data: s.Data()}
-	return p.stop(ctx, stopPatience)
+	ours := s.startedByUs(s.process().pid)
+	if found.pid != 0 {
+		if !s.startedByUs(found.pid) {
+			return nil
+		}
+		p := &process{pid: found.pid, data: s.Data()}
+		if err := p.stop(ctx, stopPatience); err != nil {
+			return err
+		}
+		ours = true
+	}
+	if !ours {
+		return nil
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	if err := s.expel(patience); err != nil {
+		return err
+	}
+	if dir := s.socketPath(); dir != s.path("run") {
+		_ = os.Remove(dir) // in the directory for temporary files; not if it is not empty
+	}
+	return remove(s.path("started"))
 }

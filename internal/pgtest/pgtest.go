@@ -41,9 +41,12 @@ var shared struct {
 	err    error
 }
 
-// Main runs the tests, stops and removes the server if one was started, fails
-// if a goroutine is left, and exits.
-func Main(m *testing.M) {
+// Main runs the tests as [Run] does, and exits.
+func Main(m *testing.M) { os.Exit(Run(m)) }
+
+// Run runs the tests, stops and removes the server if one was started, fails if
+// a goroutine is left, and returns the exit code.
+func Run(m *testing.M) int {
 	code := m.Run()
 	if err := stopShared(); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
@@ -56,7 +59,7 @@ func Main(m *testing.M) {
 			code = 1
 		}
 	}
-	os.Exit(code)
+	return code
 }
 
 // URL returns the URL of the test server's maintenance database. Tests share

@@ -1,0 +1,53 @@
+# Everything a newcomer needs: make help
+.DEFAULT_GOAL := help
+SHELL := bash
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+LISTEN ?= 127.0.0.1:8080
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/howdah
+	@go build -o bin/howdah ./cmd/howdah
+
+.PHONY: run
+run: build ## build howdah and serve on a PostgreSQL of its own (LISTEN=127.0.0.1:8080)
+	@exec bin/howdah serve --listen $(LISTEN)
+
+.PHONY: test
+test: ## all tests, on a PostgreSQL that they start themselves
+	@go test ./...
+
+.PHONY: race
+race: ## all tests with the race detector
+	@go test -race ./...
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi
+	@go vet ./...
+	@go run $(STATICCHECK) ./...
+
+.PHONY: fuzz
+fuzz: ## each fuzz test for FUZZTIME (20s)
+	@for target in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+		for name in $$(grep -h '^func Fuzz' $$target/*_test.go | sed 's/func \(Fuzz[A-Za-z0-9]*\).*/\1/'); do \
+			echo "$$target $$name"; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $${FUZZTIME:-20s} $$target || exit 1; \
+		done; done
+
+.PHONY: bench
+bench: ## benchmarks: ratios against controls in the same run
+	@cd bench && go run .
+
+.PHONY: bench-quick
+bench-quick: ## the same in under two minutes
+	@cd bench && go run . -quick
+
+.PHONY: check
+check: lint race test ## what has to pass before a change lands
+
+.PHONY: clean
+clean: ## remove what make built
+	@rm -rf bin

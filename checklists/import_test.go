@@ -1,0 +1,224 @@
+package checklists_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"iter"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+	"pgregory.net/rapid"
+
+	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/fault"
+)
+
+// source yields items by name.
+func source(names ...string) iter.Seq2[checklists.Item, error] {
+	return func(yield func(checklists.Item, error) bool) {
+		for _, name := range names {
+			if !yield(checklists.Item{Name: name}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func TestImportIsIdempotent(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, _ := newStore(t)
+	insert(t, s, "l", "b")
+	if _, err := s.Increment(ctx, "l", "b"); err != nil {
+		t.Fatal(err)
+	}
+	var told []checklists.Imported
+	opt := checklists.ImportOptions{Progress: func(sum checklists.Imported) { told = append(told, sum) }}
+	for _, want := range []checklists.Imported{{Added: 2, Skipped: 2}, {Added: 0, Skipped: 4}} {
+		got, err := s.Import(ctx, "l", source("c", "a", "b", "a"), opt)
+		if err != nil || got != want {
+			t.Errorf("Import = %+v, %v, want %+v", got, err, want)
+		}
+		if !slices.Equal(told, []checklists.Imported{want}) {
+			t.Errorf("told %+v, want %+v", told, want)
+		}
+		told = nil
+	}
+	if item, err := s.Get(ctx, "l", "b"); err != nil || item.Attempts != 1 {
+		t.Errorf("an item that was there: %+v, %v", item, err)
+	}
+	if got, err := s.Import(ctx, "l", source(), checklists.ImportOptions{}); err != nil || got != (checklists.Imported{}) {
+		t.Errorf("Import of nothing = %+v, %v", got, err)
+	}
+}
+
+func TestImportInChunks(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	const n = 250_000*2 + 1
+	shuffled := rand.New(rand.NewPCG(1, 2)).Perm(n)
+	src := func(yield func(checklists.Item, error) bool) {
+		for _, i := range shuffled {
+			if !yield(checklists.Item{Name: fmt.Sprintf("item-%07d", i)}, nil) {
+				return
+			}
+		}
+	}
+	chunks := 0
+	got, err := s.Import(t.Context(), "l", src, checklists.ImportOptions{Progress: func(checklists.Imported) { chunks++ }})
+	if want := (checklists.Imported{Added: n}); err != nil || got != want || chunks != 3 {
+		t.Errorf("Import = %+v in %d chunks, %v, want %+v in 3", got, chunks, err, want)
+	}
+}
+
+func TestImportEndsAtABadItem(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	for name, tc := range map[string]struct {
+		src  iter.Seq2[checklists.Item, error]
+		want string
+	}{
+		"NUL":      {source("a", "b\x00"), "item 2: a NUL byte"},
+		"UTF-8":    {source("a", "b", "\xff"), "item 3: invalid UTF-8"},
+		"too long": {source(strings.Repeat("x", 2600)), "item 1: 2,601 bytes; list and item together may have 2,600"},
+	} {
+		got, err := s.Import(t.Context(), "l", tc.src, checklists.ImportOptions{})
+		if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), tc.want) || got != (checklists.Imported{}) {
+			t.Errorf("%s: %+v, %v, want %q", name, got, err, tc.want)
+		}
+	}
+	broken := errors.New("the disk is gone")
+	_, err := s.Import(t.Context(), "l", func(yield func(checklists.Item, error) bool) {
+		if yield(checklists.Item{Name: "a"}, nil) {
+			yield(checklists.Item{}, broken)
+		}
+	}, checklists.ImportOptions{})
+	if !errors.Is(err, broken) {
+		t.Errorf("an error of the source: %v", err)
+	}
+	if got := names(t, s, "l"); len(got) != 0 {
+		t.Errorf("a chunk that failed left %q", got)
+	}
+}
+
+func TestImportInTheCallersTransaction(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t)
+	rolledBack := errors.New("rolled back")
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		for _, want := range []checklists.Imported{{Added: 2}, {Skipped: 2}} { // twice in one transaction
+			got, err := s.WithTx(tx).Import(ctx, "l", source("a", "b"), checklists.ImportOptions{})
+			if err != nil || got != want {
+				t.Errorf("Import = %+v, %v, want %+v", got, err, want)
+			}
+		}
+		return rolledBack
+	})
+	if !errors.Is(err, rolledBack) {
+		t.Fatal(err)
+	}
+	if got := names(t, s, "l"); len(got) != 0 {
+		t.Errorf("after the rollback: %q", got)
+	}
+}
+
+func TestImportsOfTheSameItemsMeet(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	const n, importers = 20_000, 4
+	var group errgroup.Group
+	added := make([]int64, importers)
+	for i := range importers {
+		group.Go(func() error {
+			shuffled := rand.New(rand.NewPCG(3, uint64(i))).Perm(n)
+			items := make([]string, n)
+			for j, k := range shuffled {
+				items[j] = fmt.Sprintf("item-%05d", k)
+			}
+			got, err := s.Import(t.Context(), "l", source(items...), checklists.ImportOptions{})
+			added[i] = got.Added
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	var sum int64
+	for _, a := range added {
+		sum += a
+	}
+	if sum != n || len(names(t, s, "l")) != n {
+		t.Errorf("added %v, together %d, on the list %d; want %d", added, sum, len(names(t, s, "l")), n)
+	}
+}
+
+// Whatever is written in a format is read back as it was.
+func TestFormatsRoundTrip(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		format := checklists.Format(rapid.SampledFrom(checklists.Formats).Draw(t, "format"))
+		items := rapid.SliceOf(rapid.StringOf(rapid.RuneFrom([]rune("ab \t\n\r\\\"'😀é\u2028")))).Draw(t, "items")
+		var buffer bytes.Buffer
+		var want []string
+		for _, item := range items {
+			switch err := checklists.WriteItem(&buffer, format, checklists.Item{Name: item}); {
+			case err == nil:
+				want = append(want, item)
+			case !errors.Is(err, fault.Invalid) || format != checklists.Text:
+				t.Fatalf("WriteItem(%s, %q): %v", format, item, err)
+			}
+		}
+		var got []string
+		for item, err := range checklists.ReadItems(&buffer, format) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, item.Name)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: read %q, wrote %q", format, got, want)
+		}
+	})
+}
+
+func TestReadItems(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		format checklists.Format
+		in     string
+		want   []string
+		err    string
+	}{
+		"lines":               {checklists.Text, "one\n\ntwo\r\n  \nthree ", []string{"one", "two", "three "}, ""},
+		"byte order mark":     {checklists.Text, "\ufeffone\n", []string{"one"}, ""},
+		"nothing":             {checklists.Text, "", nil, ""},
+		"a line too long":     {checklists.Text, "a\n" + strings.Repeat("x", 1<<21), []string{"a"}, "line 2: over 1,048,576 bytes"},
+		"NULs":                {checklists.NUL, "a\nb\x00\x00c", []string{"a\nb", "", "c"}, ""},
+		"objects":             {checklists.JSONL, "{\"item\":\"a\",\"attempts\":3}\n\n{\"item\":\"\"}\n", []string{"a", ""}, ""},
+		"no object":           {checklists.JSONL, "{\"item\":\"a\"}\nb\n", []string{"a"}, "line 2: want an object"},
+		"object with no item": {checklists.JSONL, "{}\n", nil, `line 1: the object has no "item"`},
+		"unknown":             {"xml", "<a/>", nil, `format: "xml"; want one of text, nul, jsonl`},
+	} {
+		var got []string
+		var failed error
+		for item, err := range checklists.ReadItems(strings.NewReader(tc.in), tc.format) {
+			if err != nil {
+				failed = err
+				break
+			}
+			got = append(got, item.Name)
+		}
+		if !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %q, want %q", name, got, tc.want)
+		}
+		if tc.err == "" && failed != nil || tc.err != "" && (!errors.Is(failed, fault.Invalid) || !strings.Contains(failed.Error(), tc.err)) {
+			t.Errorf("%s: error %v, want %q", name, failed, tc.err)
+		}
+	}
+}
