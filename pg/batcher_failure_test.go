@@ -187,3 +187,74 @@ func TestBatcherOutage(t *testing.T) {
 		t.Errorf("k = %q after %v, want %q", row, got, want)
 	}
 }
+
+func TestBatcherDrains(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg := newLogbook(t, pool)
+	cfg.Every, cfg.MaxBatch, cfg.MaxPending = time.Hour, 2, 5
+	b := pg.NewBatcher(cfg)
+	ctx := soon(t)
+	var answers []<-chan answer
+	for i := range 7 { // two find no room
+		answers = append(answers, put(ctx, b, "k", fmt.Sprint(i)))
+		eventually(t, "taken or blocked", func() bool { s := b.Stats(); return s.Pending+s.Blocked == i+1 })
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := b.Run(ended); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	for i, a := range answers {
+		if got := <-a; got != (answer{i + 1, nil}) {
+			t.Errorf("Put %d = %v", i, got)
+		}
+	}
+	if got := logged(t, pool)["k"]; got != "0123456" {
+		t.Errorf("k = %q", got)
+	}
+	if _, err := b.Put(ctx, "k", "x"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Put after Run = %v, want Unavailable", err)
+	}
+	if err := b.Post(ctx, "k", "x"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Post after Run = %v, want Unavailable", err)
+	}
+	if err := b.Sync(ctx); err != nil {
+		t.Errorf("Sync after Run = %v", err)
+	}
+	if err := b.Run(ctx); err == nil {
+		t.Error("a second Run = nil, want an error")
+	}
+}
+
+func TestBatcherSaysWhatItCouldNotDrain(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg, g := newLogbook(t, pool), newGate()
+	cfg.Flush, cfg.DrainFor, cfg.MaxBatch, cfg.MaxPending = g.flush, 10*time.Millisecond, 2, 4
+	b := pg.NewBatcher(cfg)
+	ctx := soon(t)
+	var answers []<-chan answer
+	for i := range 5 {
+		answers = append(answers, put(ctx, b, "k", fmt.Sprint(i)))
+		eventually(t, "taken or blocked", func() bool { s := b.Stats(); return s.Pending+s.Blocked == i+1 })
+	}
+	posted := make(chan error, 1)
+	go func() { posted <- b.Post(ctx, "k", "5") }()
+	eventually(t, "blocked", func() bool { return b.Stats().Blocked == 2 })
+	stop := run(t, b)
+	g.next(t)
+	err := stop()
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(fmt.Sprint(err), "values were not written") {
+		t.Errorf("Run = %v, want how many were not written", err)
+	}
+	for i, a := range answers {
+		if got := <-a; !errors.Is(got.err, fault.Unavailable) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
+			t.Errorf("Put %d = %v, want Unavailable and known", i, got)
+		}
+	}
+	<-posted // refused, or taken in the last moment and then told to Failed
+	if got := logged(t, pool); len(got) != 0 {
+		t.Errorf("rows = %v, want none", got)
+	}
+}
