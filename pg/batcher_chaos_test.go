@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -431,12 +430,5 @@ func TestBatcherAcrossRestarts(t *testing.T) {
 		if err := cfg.Pool.QueryRow(soon(t), "SELECT val FROM journal WHERE key = $1", c.name).Scan(&val); err != nil || val != "x" {
 			t.Errorf("%s: row = %q, %v, want x", c.name, val, err)
 		}
-	}
-}
-
-func stop(t *testing.T, s *localpg.Server) {
-	t.Helper()
-	if err := s.Stop(soon(t)); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Errorf("Stop = %v", err)
 	}
 }
