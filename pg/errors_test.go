@@ -159,3 +159,51 @@ func TestAFileIsNoConnection(t *testing.T) {
 		t.Errorf("%v: %q, want no kind", err, got)
 	}
 }
+
+// pgx calls a connection that was lost while the answer was awaited safe to
+// repeat on; the statement may have been carried out.
+func TestRetryDoesNotRepeatWhatMayHaveBeenDone(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	database := pgtest.Database(t)
+	proxy := pgtest.NewProxy(t, database)
+	through, direct := pgtest.Pool(t, proxy.URL()), pgtest.Pool(t, database)
+	if _, err := direct.Exec(ctx, `CREATE TABLE written ()`); err != nil {
+		t.Fatal(err)
+	}
+	for name, args := range map[string][]any{"extended protocol": {}, "simple protocol": {pgx.QueryExecModeSimpleProtocol}} {
+		proxy.CutOn([]byte("INSERT"))
+		tries := 0
+		if err := pg.Retry(ctx, through, func() error {
+			tries++
+			_, err := through.Exec(ctx, `INSERT INTO written DEFAULT VALUES`, args...)
+			return err
+		}); !errors.Is(pg.Wrap("x", err), fault.Unavailable) {
+			t.Errorf("%s: %d tries, %v, want Unavailable", name, tries, err)
+		}
+	}
+	var n int
+	if err := direct.QueryRow(ctx, `SELECT count(*) FROM written`).Scan(&n); err != nil || n > 2 {
+		t.Errorf("%d rows, %v; want 2 at most", n, err)
+	}
+}
+
+// A connection that cannot be made was surely not written to.
+func TestRetryWaitsForAServer(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	proxy := pgtest.NewProxy(t, pgtest.Database(t))
+	pool := pgtest.Pool(t, proxy.URL())
+	proxy.Refuse(true)
+	tries := 0
+	err := pg.Retry(ctx, pool, func() error {
+		if tries++; tries == 3 {
+			proxy.Refuse(false)
+		}
+		_, err := pool.Exec(ctx, `SELECT 1`)
+		return err
+	})
+	if err != nil || tries < 3 {
+		t.Errorf("%d tries, %v", tries, err)
+	}
+}

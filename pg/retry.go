@@ -14,8 +14,8 @@ const retries = 8
 
 // Retry runs fn, which runs one statement or one transaction of its own on db,
 // and repeats it with growing pauses while it fails in a way that surely left
-// nothing behind: serialization failure, deadlock, and a connection that was
-// lost before anything was sent. It returns fn's last error.
+// nothing behind: serialization failure, deadlock, and a connection that could not
+// be made. It returns fn's last error.
 //
 // In a transaction of the caller's fn runs once: only the caller can repeat that.
 func Retry(ctx context.Context, db DB, fn func() error) error {
@@ -35,12 +35,15 @@ func repeatable(err error) bool {
 		switch pgErr.Code {
 		case "40001", "40P01": // serialization_failure, deadlock_detected: rolled back
 			return true
-		case "57P03": // cannot_connect_now: starting up or shutting down
+		case "57P03", "53300": // cannot_connect_now, too_many_connections
 			return true
 		}
 		return false
 	}
-	return pgconn.SafeToRetry(err)
+	// Neither pgconn.SafeToRetry nor ErrConnClosed is asked: both may be said of
+	// a connection that was lost while the answer to a statement was awaited.
+	var connect *pgconn.ConnectError
+	return errors.As(err, &connect)
 }
 
 // pause waits 10 ms × 2^try, ± half of it at random so that rivals part, and at

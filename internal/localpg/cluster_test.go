@@ -158,7 +158,7 @@ func TestLongDirectory(t *testing.T) {
 func TestAccount(t *testing.T) {
 	t.Parallel()
 	server := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
-	uid := uidOf(t, fmt.Sprintf("/proc/%d", server.PID()))
+	uid := userOf(t, server.PID())
 	if uid == 0 || uid != uidOf(t, server.Data()) {
 		t.Errorf("the server runs as %d, its data is of %d, want the same and not 0", uid, uidOf(t, server.Data()))
 	}
@@ -174,7 +174,7 @@ func TestAccount(t *testing.T) {
 	dir := stateDir(t)
 	for _, names := range [][]string{{"no-such-user", "nobody"}, {"postgres"}} {
 		server := start(t, localpg.WithAccounts(localpg.Config{Dir: dir, Tied: true}, names...))
-		if uid := uidOf(t, fmt.Sprintf("/proc/%d", server.PID())); strconv.Itoa(int(uid)) != nobody.Uid {
+		if uid := userOf(t, server.PID()); strconv.Itoa(int(uid)) != nobody.Uid {
 			t.Errorf("with accounts %q the server runs as %d, want %s", names, uid, nobody.Uid)
 		}
 		stop(t, server)
@@ -192,6 +192,20 @@ func TestAccount(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), closed) {
 		t.Errorf("Start below a closed directory = %v, want an error that names it", err)
 	}
+}
+
+// userOf returns the user as whom a process runs.
+func userOf(t *testing.T, pid int) uint32 {
+	t.Helper()
+	out, err := exec.Command("ps", "-o", "uid=", "-p", strconv.Itoa(pid)).Output()
+	if err != nil {
+		t.Fatalf("ps: %v", err)
+	}
+	uid, err := strconv.ParseUint(strings.TrimSpace(string(out)), 10, 32)
+	if err != nil {
+		t.Fatalf("ps: %v", err)
+	}
+	return uint32(uid)
 }
 
 func uidOf(t *testing.T, path string) uint32 {
@@ -223,7 +237,7 @@ func TestAsAnotherUser(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd.Path = filepath.Join(dir, "worker")
+		cmd.Path = filepath.Join(programDir(t), "worker")
 		write(t, cmd.Path, string(binary), 0o755)
 		if err := os.Chown(dir, uid, gid); err != nil {
 			t.Fatal(err)
@@ -235,7 +249,7 @@ func TestAsAnotherUser(t *testing.T) {
 	if got := ask[string](t, r.URL, "SELECT current_user"); got != "howdah" {
 		t.Errorf("current_user = %q, want howdah", got)
 	}
-	if uid := uidOf(t, fmt.Sprintf("/proc/%d", r.PID)); uid == 0 || uid != uidOf(t, dir) {
+	if uid := userOf(t, r.PID); uid == 0 || uid != uidOf(t, dir) {
 		t.Errorf("the server runs as %d, want %d", uid, uidOf(t, dir))
 	}
 	info, err := os.Stat(filepath.Join(dir, "state"))
@@ -295,7 +309,7 @@ func TestOtherMajorVersion(t *testing.T) {
 	}
 	// With the right one among several, that one is taken.
 	write(t, filepath.Join(dir, "data", "PG_VERSION"), major+"\n", 0o600)
-	tree := stateDir(t)
+	tree := programDir(t)
 	fake(t, filepath.Join(tree, "99"), "99.1")
 	usual := []string{filepath.Join(tree, "*"), bin}
 	again := start(t, localpg.WithPlaces(localpg.Config{Dir: dir, Tied: true}, "", "", usual, ""))

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -99,6 +100,11 @@ func CacheDir() string {
 		return ""
 	}
 	return filepath.Join(home, ".cache", "howdah")
+}
+
+// Platform names this machine as the packages do: linux-x64, darwin-arm64.
+func Platform() string {
+	return runtime.GOOS + "-" + strings.Replace(runtime.GOARCH, "amd64", "x64", 1)
 }
 
 // durable reports whether the caller wants what is written to survive a crash

@@ -153,9 +153,15 @@ func (w *worker) kill() {
 	_ = w.cmd.Wait() // tells that it was killed
 }
 
-// stateDir makes a state directory that the server's user can reach, which it
-// could not below t.TempDir, and whose name says to whom it belongs.
+// stateDir makes a state directory.
 func stateDir(t *testing.T) string {
+	t.Helper()
+	return pgtest.StateDir(t)
+}
+
+// programDir makes a directory for programs that the server's user can reach,
+// which it could not below t.TempDir. Memory may be mounted noexec.
+func programDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", fmt.Sprintf("howdah-test-%d-*", os.Getpid()))
 	if err != nil {

@@ -44,8 +44,7 @@ func zombie(t *testing.T, data string) int {
 	}
 	t.Cleanup(func() { _ = cmd.Wait() })
 	eventually(t, "the process ends", func() bool {
-		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
-		return strings.Contains(string(b), ") Z")
+		return !localpg.Running(cmd.Process.Pid)
 	})
 	return cmd.Process.Pid
 }

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 )
 
 // prefix starts the name of every directory made here; the pid of the process
@@ -18,6 +19,28 @@ const prefix = "howdah-test-"
 // newDir names a directory that does not exist yet.
 func newDir(parent string) string {
 	return filepath.Join(parent, fmt.Sprintf("%s%d-%s", prefix, os.Getpid(), strings.ToLower(rand.Text()[:8])))
+}
+
+// StateDir makes a directory that does for the Dir of a [localpg.Config], and is
+// removed when the test ends. When tests run as root, the server runs as another
+// user, who could not reach a directory below t.TempDir.
+func StateDir(t testing.TB) string {
+	t.Helper()
+	dir := newDir(fastParent())
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Errorf("pgtest: %v", err)
+		}
+	})
+	if os.Geteuid() == 0 {
+		if err := os.Chmod(dir, 0o711); err != nil {
+			t.Fatalf("pgtest: %v", err)
+		}
+	}
+	return dir
 }
 
 const memory = "/dev/shm"

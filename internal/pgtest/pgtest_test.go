@@ -2,12 +2,7 @@ package pgtest_test
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -18,7 +13,10 @@ import (
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	prepare() // see process_test.go
+	pgtest.Main(m)
+}
 
 // within bounds a step of a test.
 func within(t *testing.T) context.Context {
@@ -259,31 +257,5 @@ func eventually(t *testing.T, ok func() bool) {
 			t.Fatal("it did not happen in time")
 		case <-time.After(5 * time.Millisecond):
 		}
-	}
-}
-
-// What a killed test process leaves is removed by the next one; what a living
-// one uses is not.
-func TestDirectoriesOfTheDeadAreRemoved(t *testing.T) {
-	t.Parallel()
-	dead := exec.Command("true")
-	if err := dead.Run(); err != nil {
-		t.Fatal(err)
-	}
-	parent := t.TempDir()
-	directory := func(pid int) string {
-		dir := filepath.Join(parent, fmt.Sprintf("howdah-test-%d-x", pid))
-		if err := os.MkdirAll(filepath.Join(dir, "data"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		return dir
-	}
-	gone, here := directory(dead.Process.Pid), directory(os.Getpid())
-	pgtest.RemoveDead(parent)
-	if _, err := os.Stat(gone); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("directory of a dead process: %v, want it removed", err)
-	}
-	if _, err := os.Stat(here); err != nil {
-		t.Errorf("directory of a living process: %v", err)
 	}
 }
