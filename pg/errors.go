@@ -96,12 +96,15 @@ func kindOfState(code string) fault.Kind {
 // hintFor says what to do about errors whose cure is howdah's to know.
 func hintFor(err error) string {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
+	var kind fault.Kind
+	if !errors.As(err, &pgErr) || errors.As(err, &kind) { // whoever gave it a kind has said it
 		return ""
 	}
 	switch pgErr.Code {
 	case "42P01", "3F000", "42883":
 		return "has this database been migrated? (howdah migrate)"
+	case "42501":
+		return "the owner can let this role in: GRANT USAGE ON SCHEMA …, and GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA …"
 	case "25006":
 		return "this server is read-only (a standby?): point the URL at the primary, e.g. with target_session_attrs=read-write"
 	}

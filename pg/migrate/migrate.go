@@ -143,6 +143,6 @@ func granted(err error, c *pgx.Conn) error {
 	}
 	cfg := c.Config()
 	role := pgx.Identifier{cfg.User}.Sanitize()
-	return fmt.Errorf("%w; as the owner of the database run: GRANT CREATE ON DATABASE %s TO %s, or run howdah migrate once as a role that may",
-		err, pgx.Identifier{cfg.Database}.Sanitize(), role)
+	return fmt.Errorf("%w: %w; as the owner of the database run: GRANT CREATE ON DATABASE %s TO %s, or run howdah migrate once as a role that may",
+		fault.Denied, err, pgx.Identifier{cfg.Database}.Sanitize(), role)
 }
