@@ -113,7 +113,7 @@ func TestFailures(t *testing.T) {
 		"denied":      {func(context.Context) error { return fault.Denied }, 403, "permission denied", ""},
 		"conflict":    {func(context.Context) error { return fault.Conflict }, 409, "conflict", ""},
 		"exhausted":   {func(context.Context) error { return fault.Exhausted }, 413, "limit exceeded", ""},
-		"out of time": {func(context.Context) error { return context.DeadlineExceeded }, 503, "try again", "deadline exceeded"},
+		"out of time": {func(context.Context) error { return context.DeadlineExceeded }, 503, "deadline exceeded", "level=WARN"},
 	} {
 		s := serveHandler(t, "", httpapi.Config{}, func(c *howdah.Client, cfg httpapi.Config) http.Handler {
 			return httpapi.NewWith(c, cfg, tc.handle)

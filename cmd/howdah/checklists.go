@@ -296,7 +296,13 @@ func (c *cli) openInput(path string) (in io.ReadCloser, size int64, err error) {
 		return nil, 0, pg.Refuse("file", "%v", err)
 	}
 	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
+	switch {
+	case err != nil:
+		return f, -1, nil
+	case info.IsDir():
+		f.Close()
+		return nil, 0, pg.Refuse("file", "%s is a directory", path)
+	case !info.Mode().IsRegular():
 		return f, -1, nil
 	}
 	return f, info.Size(), nil

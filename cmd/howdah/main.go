@@ -94,7 +94,7 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
   howdah checklists page downloads --limit 10`,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
-		PersistentPreRunE: func(*cobra.Command, []string) error { c.started = true; return nil },
+		PersistentPreRunE: c.begin,
 		Args:              cobra.NoArgs,
 		RunE:              help,
 	}
@@ -113,6 +113,15 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	}
 	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.checklists())
 	return root
+}
+
+// begin marks the end of cobra's own checks, of which one comes later than it.
+func (c *cli) begin(cmd *cobra.Command, _ []string) error {
+	if err := cmd.ValidateFlagGroups(); err != nil {
+		return err
+	}
+	c.started = true
+	return nil
 }
 
 // help is what a command that only groups others does: an unknown one is then

@@ -56,7 +56,8 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.listen)
 	if err != nil {
-		return fmt.Errorf("serve: %w; choose another address with --listen", err)
+		// Without its kind: what is unavailable is not the database.
+		return fmt.Errorf("serve: %v; choose another address with --listen", err)
 	}
 	defer listener.Close()
 
@@ -114,9 +115,12 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 // checkListen refuses an address that strangers can reach; it reports whether
 // only this machine can.
 func checkListen(ctx context.Context, cfg serveConfig) (loopback bool, err error) {
-	host, _, err := net.SplitHostPort(cfg.listen)
+	host, port, err := net.SplitHostPort(cfg.listen)
 	if err != nil {
 		return false, pg.Refuse("--listen", "%q; want host:port, such as 127.0.0.1:8080", cfg.listen)
+	}
+	if _, err := net.DefaultResolver.LookupPort(ctx, "tcp", port); err != nil {
+		return false, pg.Refuse("--listen", "%q: %v", cfg.listen, err)
 	}
 	loopback = host != ""
 	if host != "" {
