@@ -1,0 +1,265 @@
+package changes
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Payload is how much of a row its changes carry.
+type Payload string
+
+// The payloads. Whatever the payload, the key is there.
+const (
+	PayloadKeys Payload = "keys" // nothing of the row
+	PayloadRow  Payload = "row"  // the row as it is; of a delete, as it was
+	PayloadDiff Payload = "diff" // of an update the columns that changed, old and new; else as row
+	PayloadFull Payload = "full" // the row as it was and as it is
+)
+
+// Capture says what is logged of one table. Its zero fields are the defaults.
+type Capture struct {
+	Table    string   `json:"table"`               // schema.table; the schema ends at the first dot
+	Ops      []Op     `json:"ops,omitempty"`       // insert, update, delete, truncate; default all
+	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these changed; default any
+	Except   []string `json:"except,omitempty"`    // columns left out of old and new
+	When     string   `json:"when,omitempty"`      // SQL condition over NEW and OLD
+	Key      []string `json:"key,omitempty"`       // columns of the key; default primary key, else replica identity, else none
+	Payload  Payload  `json:"payload,omitempty"`   // default row
+	MaxBytes int      `json:"max_bytes,omitempty"` // old and new above it, together, are left out; default 1 MiB
+	Bulk     bool     `json:"bulk,omitempty"`      // log by statement, not by row
+	Always   bool     `json:"always,omitempty"`    // also what replication applies (session_replication_role = replica)
+	Wake     string   `json:"wake,omitempty"`      // notify (default), or poll: for tables written in prepared transactions
+}
+
+const defaultMaxBytes = 1 << 20
+
+// withDefaults checks what can be checked without the table; the error is Invalid
+// and names the field.
+func (c Capture) withDefaults() (Capture, error) {
+	if c.Ops == nil {
+		c.Ops = []Op{Insert, Update, Delete, Truncate}
+	}
+	if len(c.Ops) == 0 {
+		return c, pg.Refuse("ops", "is empty: nothing would be captured")
+	}
+	for _, op := range c.Ops {
+		if !slices.Contains([]Op{Insert, Update, Delete, Truncate}, op) {
+			return c, pg.Refuse("ops", "%q; want some of insert, update, delete, truncate", op)
+		}
+	}
+	switch c.Payload {
+	case "":
+		c.Payload = PayloadRow
+	case PayloadKeys, PayloadRow, PayloadDiff, PayloadFull:
+	default:
+		return c, pg.Refuse("payload", "%q; want keys, row, diff or full", c.Payload)
+	}
+	switch c.Wake {
+	case "":
+		c.Wake = "notify"
+	case "notify", "poll":
+	default:
+		return c, pg.Refuse("wake", "%q; want notify or poll", c.Wake)
+	}
+	if c.MaxBytes == 0 {
+		c.MaxBytes = defaultMaxBytes
+	}
+	if c.MaxBytes < 1 || c.MaxBytes > 255<<20 {
+		return c, pg.Refuse("max_bytes", "%d; want 1 to %d", c.MaxBytes, 255<<20)
+	}
+	if c.Bulk {
+		switch {
+		case c.When != "":
+			return c, pg.Refuse("bulk", "cannot be had with when")
+		case len(c.Columns) > 0:
+			return c, pg.Refuse("bulk", "cannot be had with columns")
+		case len(c.Except) > 0:
+			return c, pg.Refuse("bulk", "cannot be had with except")
+		case c.Payload == PayloadDiff:
+			return c, pg.Refuse("bulk", "cannot be had with payload diff")
+		}
+	}
+	schema, table, ok := strings.Cut(c.Table, ".")
+	if !ok || schema == "" || table == "" {
+		return c, pg.Refuse("table", "%q; want schema.table", c.Table)
+	}
+	for _, text := range append([]string{c.Table, c.When}, slices.Concat(c.Columns, c.Except, c.Key)...) {
+		if err := pg.CheckText("table", text); err != nil {
+			return c, err
+		}
+	}
+	return c, nil
+}
+
+// target is a capture and the table it is for.
+type target struct {
+	Capture
+	relation    uint32
+	schema      string
+	table       string
+	partitioned bool
+}
+
+// resolve looks up the table and refuses what cannot be captured.
+func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	t := &target{Capture: c}
+	t.schema, t.table, _ = strings.Cut(c.Table, ".")
+	var kind, persistence string
+	var partition bool
+	var columns, key []string
+	var rowTriggers, deferrable []string
+	err = db.QueryRow(ctx, `
+		SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relispartition, howdah.change_key(c.oid),
+			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
+			ARRAY(SELECT tgname::text FROM pg_trigger
+				WHERE tgrelid = c.oid AND NOT tgisinternal AND tgtype & 3 = 1 AND left(tgname, 8) <> '!howdah_'), -- AFTER … FOR EACH ROW
+			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
+				WHERE i.indrelid = c.oid AND NOT i.indimmediate)
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table).
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable)
+	switch {
+	case err == pgx.ErrNoRows:
+		return nil, pg.Refuse("table", "%q does not exist", c.Table)
+	case err != nil:
+		return nil, err
+	case t.schema == "howdah", t.schema == "information_schema", strings.HasPrefix(t.schema, "pg_"):
+		return nil, pg.Refuse("table", "%q is a table of PostgreSQL or of howdah", c.Table)
+	case persistence == "t":
+		return nil, pg.Refuse("table", "%q is temporary", c.Table)
+	case kind != "r" && kind != "p":
+		return nil, pg.Refuse("table", "%q is no table (a view, or foreign)", c.Table)
+	}
+	t.partitioned = kind == "p"
+	for _, list := range []struct {
+		field string
+		names []string
+	}{{"columns", c.Columns}, {"except", c.Except}, {"key", c.Key}} {
+		for _, name := range list.names {
+			if !slices.Contains(columns, name) {
+				return nil, pg.Refuse(list.field, "%q is no column of %s", name, c.Table)
+			}
+		}
+	}
+	if t.Key == nil {
+		t.Key = key
+	}
+	for _, name := range t.Key {
+		if slices.Contains(t.Except, name) {
+			return nil, pg.Refuse("except", "%q is a column of the key", name)
+		}
+		if slices.Contains(deferrable, name) {
+			return nil, pg.Refuse("key", "%q is in a key that is DEFERRABLE: two transactions may swap it without waiting for each other", name)
+		}
+	}
+	if t.Bulk {
+		switch {
+		case t.partitioned, partition:
+			return nil, pg.Refuse("bulk", "cannot be had with partitions")
+		case len(t.Key) == 0:
+			return nil, pg.Refuse("bulk", "needs a key")
+		case len(rowTriggers) > 0:
+			return nil, pg.Refuse("bulk", "cannot be had beside the table's own trigger %q, which fires before it", rowTriggers[0])
+		}
+	}
+	return t, nil
+}
+
+// name is the table, quoted.
+func (t *target) name() string { return pgx.Identifier{t.schema, t.table}.Sanitize() }
+
+// spec is the capture as it is recorded.
+func (t *target) spec() (string, error) {
+	text, err := json.Marshal(t.Capture)
+	return string(text), err
+}
+
+// triggers are the statements that install the capture, in the order they run.
+func (t *target) triggers() []string {
+	args := []string{t.schema, t.table, string(t.Payload), fmt.Sprint(t.MaxBytes), t.Wake, textArray(t.Key), textArray(t.Except)}
+	for i, arg := range args {
+		args[i] = pg.Literal(arg)
+	}
+	call := strings.Join(args, ", ")
+	var statements []string
+	for _, op := range []Op{Insert, Update, Delete, Truncate} {
+		if !slices.Contains(t.Ops, op) {
+			continue
+		}
+		statements = append(statements, t.trigger(op, call))
+		if t.Always {
+			statements = append(statements, fmt.Sprintf(`ALTER TABLE %s ENABLE ALWAYS TRIGGER %s`, t.name(), triggerName(op)))
+		}
+	}
+	return statements
+}
+
+// triggerName sorts before every name that people give: AFTER triggers fire in
+// the order of their names' bytes, and one that changes the row again must not
+// have its change logged first.
+func triggerName(op Op) string { return `"!howdah_` + string(op) + `"` }
+
+func (t *target) trigger(op Op, call string) string {
+	event := strings.ToUpper(string(op))
+	function, each := "howdah.change_capture", "FOR EACH ROW"
+	switch {
+	case op == Truncate:
+		each = "FOR EACH STATEMENT"
+	case t.Bulk:
+		function, each = "howdah.change_capture_bulk", "FOR EACH STATEMENT"
+		switch op {
+		case Insert:
+			each = "REFERENCING NEW TABLE AS howdah_new " + each
+		case Update:
+			each = "REFERENCING OLD TABLE AS howdah_old NEW TABLE AS howdah_new " + each
+		case Delete:
+			each = "REFERENCING OLD TABLE AS howdah_old " + each
+		}
+	}
+	var conditions []string
+	if op == Update && !t.Bulk {
+		// *<> compares images: json, point and xml have no equality.
+		conditions = append(conditions, `OLD.* *<> NEW.*`)
+		if len(t.Columns) > 0 {
+			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", t.Columns), prefixed("NEW", t.Columns)))
+		}
+	}
+	if t.When != "" && op != Truncate {
+		conditions = append(conditions, "("+t.When+"\n)") // a comment at its end ends here
+	}
+	when := ""
+	if len(conditions) > 0 {
+		when = " WHEN (" + strings.Join(conditions, " AND ") + ")"
+	}
+	return fmt.Sprintf(`CREATE TRIGGER %s AFTER %s ON %s %s%s EXECUTE FUNCTION %s(%s)`,
+		triggerName(op), event, t.name(), each, when, function, call)
+}
+
+func prefixed(row string, columns []string) string {
+	quoted := make([]string, len(columns))
+	for i, name := range columns {
+		quoted[i] = row + "." + pgx.Identifier{name}.Sanitize()
+	}
+	return strings.Join(quoted, ", ")
+}
+
+// textArray writes names as PostgreSQL reads an array.
+func textArray(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(name) + `"`
+	}
+	return "{" + strings.Join(quoted, ",") + "}"
+}

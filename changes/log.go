@@ -1,0 +1,162 @@
+// Package changes keeps what happened to tables, in one final order, and hands it
+// to whoever wants to be called.
+//
+// Triggers write every change of a captured table into a log, in the writer's own
+// transaction; ticks number whole transactions; the numbers are the feed. Nobody
+// who reads it ever misses a change, sees one twice, sees one that was rolled
+// back, or sees two changes of a row in the wrong order, whatever crashes and
+// whoever keeps a transaction open. DESIGN.md beside this file says why.
+//
+//	l := changes.New(pool, changes.Config{})
+//	_, err := l.Apply(ctx, []changes.Capture{{Table: "public.users"}}, false)
+//	cs, next, err := l.Page(ctx, changes.Position{}, 100, changes.Filter{})
+package changes
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+var (
+	// ErrExpired reports a position whose changes retention has removed. Begin
+	// again from the present state: see [Log.Snapshot].
+	ErrExpired = fmt.Errorf("the position has expired: its changes are gone: %w", fault.NotFound)
+	// ErrAhead reports a position that the feed never reached, or that belongs to
+	// a history lost in a failover or restore.
+	ErrAhead = fmt.Errorf("the position is ahead of the feed: it was never reached, or belongs to a lost history: %w", fault.Conflict)
+	// ErrInTx reports a call that cannot be made in a transaction.
+	ErrInTx = fmt.Errorf("not in a transaction: a tick is one of its own: %w", fault.Invalid)
+	// ErrNeedsTx reports a call that only makes sense in a transaction.
+	ErrNeedsTx = fmt.Errorf("only in a transaction: use WithTx: %w", fault.Invalid)
+	// ErrRestored reports that the database was restored from a dump of another
+	// cluster, where its log means nothing.
+	ErrRestored = fmt.Errorf("the feed belongs to another cluster; run howdah changes rebase: %w", fault.Conflict)
+)
+
+// Config are settings of a Log; the zero Config is right for most.
+type Config struct {
+	Idle time.Duration // longest wait between two looks at the feed; default 250 ms
+}
+
+// Log is the feed of one database. It is safe for use by many goroutines.
+type Log struct {
+	db  pg.DB
+	cfg Config
+}
+
+// New returns the Log of db.
+func New(db pg.DB, cfg Config) *Log {
+	if cfg.Idle <= 0 {
+		cfg.Idle = 250 * time.Millisecond
+	}
+	return &Log{db: db, cfg: cfg}
+}
+
+// WithTx returns a Log that works inside tx. The caller commits.
+func (l *Log) WithTx(tx pgx.Tx) *Log { c := *l; c.db = tx; return &c }
+
+// Migrations are the files that make the log, all of it in schema howdah.
+func (l *Log) Migrations() pg.Migrations {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the path is a constant
+	}
+	return pg.Migrations{Service: "changes", About: "the feed of changes", Files: files, Names: pg.NewNames(nil)}
+}
+
+var (
+	validTopic  = regexp.MustCompile(`^[a-z0-9._-]{1,100}$`)
+	validOrigin = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,63}$`)
+)
+
+const (
+	maxMessage = 1 << 20
+	maxMeta    = 8 << 10
+)
+
+// Emit puts a message into the feed, if and when the transaction commits, in its
+// place among the transaction's changes. topic is made of a-z, 0-9 and . _ -, at
+// most 100; payload is anything JSON can say, at most 1 MiB of it. It returns
+// ErrNeedsTx outside a transaction.
+func (l *Log) Emit(ctx context.Context, topic string, payload any) error {
+	const op = "changes: emit"
+	if !pg.InTx(l.db) {
+		return pg.Wrap(op, ErrNeedsTx)
+	}
+	if !validTopic.MatchString(topic) {
+		return pg.Wrap(op, pg.Refuse("topic", "%q; want up to 100 of a-z 0-9 . _ -", topic))
+	}
+	text, err := toJSON("payload", payload, maxMessage)
+	if err != nil {
+		return pg.Wrap(op, err)
+	}
+	_, err = l.db.Exec(ctx, `SELECT howdah.change_emit($1, $2::jsonb)`, topic, text)
+	return pg.Wrap(op, err)
+}
+
+// Mark says of the transaction whose it is and what else it has to say of itself:
+// its changes bear both. origin is up to 63 letters, digits and _ . : -, meta
+// anything JSON can say in 8 kB, or nil. Both end with the transaction. It
+// returns ErrNeedsTx outside a transaction.
+func (l *Log) Mark(ctx context.Context, origin string, meta any) error {
+	const op = "changes: mark"
+	if !pg.InTx(l.db) {
+		return pg.Wrap(op, ErrNeedsTx)
+	}
+	if !validOrigin.MatchString(origin) {
+		return pg.Wrap(op, pg.Refuse("origin", "%q; want up to 63 letters, digits and _ . : -", origin))
+	}
+	text := ""
+	if meta != nil {
+		var err error
+		if text, err = toJSON("meta", meta, maxMeta); err != nil {
+			return pg.Wrap(op, err)
+		}
+	}
+	_, err := l.db.Exec(ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.meta', $2, true)`, origin, text)
+	return pg.Wrap(op, err)
+}
+
+// toJSON writes v, which PostgreSQL must be able to keep.
+func toJSON(field string, v any, most int) (string, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return "", pg.Refuse(field, "%v", err)
+	}
+	if len(text) > most {
+		return "", pg.Refuse(field, "%d bytes of JSON; at most %d are possible", len(text), most)
+	}
+	if err := pg.CheckJSON(field, text); err != nil {
+		return "", err
+	}
+	return string(text), nil
+}
+
+// asOurs gives the errors that the functions of the log raise their names.
+func asOurs(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		switch pgErr.Code {
+		case "HD001":
+			return fmt.Errorf("%w: %w", ErrRestored, err)
+		case "HD002":
+			return fmt.Errorf("%w: %w", ErrInTx, err)
+		}
+	}
+	return err
+}

@@ -1,0 +1,67 @@
+package changes_test
+
+import (
+	"context"
+	"log/slog"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/pg/migrate"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// newLog returns the log of a database of the test's own: schema howdah, the
+// doorbell and the locks are the database's.
+func newLog(t testing.TB) (*changes.Log, *pgxpool.Pool) {
+	t.Helper()
+	return logOf(t, pgtest.Database(t))
+}
+
+func logOf(t testing.TB, url string) (*changes.Log, *pgxpool.Pool) {
+	t.Helper()
+	pool := pgtest.Pool(t, url)
+	l := changes.New(pool, changes.Config{})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), l.Migrations()); err != nil {
+		t.Fatal(err)
+	}
+	return l, pool
+}
+
+// exec runs SQL or ends the test.
+func exec(t testing.TB, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), sql, args...); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// capture begins to capture or ends the test.
+func capture(t testing.TB, l *changes.Log, captures ...changes.Capture) {
+	t.Helper()
+	if _, err := l.Apply(t.Context(), captures, false); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readAll reads the feed from after to its end, in pages of n.
+func readAll(t testing.TB, l *changes.Log, after changes.Position, n int, f changes.Filter) (all []changes.Change, end changes.Position) {
+	t.Helper()
+	for {
+		page, next, err := l.Page(t.Context(), after, n, f)
+		if err != nil {
+			t.Fatalf("Page(%s): %v", after, err)
+		}
+		all = append(all, page...)
+		if next == after {
+			return all, after
+		}
+		after = next
+	}
+}

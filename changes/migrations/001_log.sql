@@ -1,0 +1,372 @@
+-- The log, the ticks that make a feed of it, and what a trigger calls. DESIGN.md says why it is right.
+
+CREATE SEQUENCE howdah.change_id AS bigint CACHE 1; -- cached numbers would not be drawn in the order of the changes
+
+CREATE TABLE howdah.change (
+	id          bigint      NOT NULL DEFAULT nextval('howdah.change_id'),
+	xid         xid8        NOT NULL DEFAULT pg_current_xact_id(),
+	slot        smallint    NOT NULL,
+	op          "char"      NOT NULL,
+	trimmed     boolean     NOT NULL DEFAULT false,
+	at          timestamptz NOT NULL DEFAULT clock_timestamp(),
+	schema_name text        NOT NULL,
+	table_name  text        NOT NULL,
+	key         jsonb,
+	old         jsonb,
+	new         jsonb,
+	origin      text        DEFAULT left(nullif(current_setting('howdah.origin', true), ''), 200),
+	meta        text        DEFAULT CASE WHEN octet_length(current_setting('howdah.meta', true)) BETWEEN 1 AND 8192
+	                                     THEN current_setting('howdah.meta', true) END
+) PARTITION BY LIST (slot);
+COMMENT ON TABLE howdah.change IS 'Every change that a captured statement made, in the transaction of its writer. Facts without an order: see change_commit.';
+COMMENT ON COLUMN howdah.change.op IS 'i insert, u update, d delete, t truncate, m message';
+COMMENT ON COLUMN howdah.change.slot IS 'Which of the eight leaves of the ring: retention empties them in turn.';
+
+CREATE TABLE howdah.change_0 PARTITION OF howdah.change FOR VALUES IN (0);
+CREATE TABLE howdah.change_1 PARTITION OF howdah.change FOR VALUES IN (1);
+CREATE TABLE howdah.change_2 PARTITION OF howdah.change FOR VALUES IN (2);
+CREATE TABLE howdah.change_3 PARTITION OF howdah.change FOR VALUES IN (3);
+CREATE TABLE howdah.change_4 PARTITION OF howdah.change FOR VALUES IN (4);
+CREATE TABLE howdah.change_5 PARTITION OF howdah.change FOR VALUES IN (5);
+CREATE TABLE howdah.change_6 PARTITION OF howdah.change FOR VALUES IN (6);
+CREATE TABLE howdah.change_7 PARTITION OF howdah.change FOR VALUES IN (7);
+CREATE INDEX change_xid_id ON howdah.change (xid, id);
+
+CREATE TABLE howdah.change_commit (
+	n    bigint   NOT NULL,
+	slot smallint NOT NULL,
+	xid  xid8     NOT NULL,
+	CONSTRAINT change_commit_pk PRIMARY KEY (n, slot)
+);
+COMMENT ON TABLE howdah.change_commit IS 'The feed: the number of each transaction, a row for each leaf that holds changes of it. A number is given once and never changed.';
+
+CREATE TABLE howdah.change_tick (
+	tick     bigint      NOT NULL,
+	n        bigint      NOT NULL,
+	snap     pg_snapshot NOT NULL,
+	next     xid8        NOT NULL,
+	seq      bigint      NOT NULL,
+	timeline text        NOT NULL,
+	at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_tick_pk PRIMARY KEY (tick)
+);
+COMMENT ON TABLE howdah.change_tick IS 'The looks at the log: what had committed at each, and the last number given by then. Only appended to.';
+COMMENT ON COLUMN howdah.change_tick.next IS 'The tick''s own transaction: whoever is younger cannot have been in doubt.';
+
+CREATE TABLE howdah.change_era (
+	first    bigint      NOT NULL,
+	head     bigint      NOT NULL,
+	timeline text        NOT NULL,
+	at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_era_pk PRIMARY KEY (first)
+);
+COMMENT ON TABLE howdah.change_era IS 'Where the feed continued after a failover or restore: numbers between head and first belong to a lost history.';
+
+CREATE TABLE howdah.change_state (
+	one       boolean  NOT NULL DEFAULT true CONSTRAINT change_state_one CHECK (one),
+	floor     bigint   NOT NULL DEFAULT 0,
+	system    bigint   NOT NULL,
+	retention interval NOT NULL DEFAULT '24 hours',
+	hold      interval NOT NULL DEFAULT '7 days',
+	CONSTRAINT change_state_pk PRIMARY KEY (one)
+);
+COMMENT ON TABLE howdah.change_state IS 'One row: commits up to floor may be gone; what is kept for how long; which cluster this is.';
+
+INSERT INTO howdah.change_state (system)
+SELECT system_identifier FROM pg_control_system();
+
+INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline)
+SELECT 0, 0, pg_current_snapshot(), pg_current_xact_id(), 0, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);
+
+CREATE TABLE howdah.change_spec (
+	relation   regclass    NOT NULL,
+	spec       jsonb       NOT NULL,
+	hash       text        NOT NULL,
+	owner      text,
+	changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_spec_pk PRIMARY KEY (relation)
+);
+COMMENT ON TABLE howdah.change_spec IS 'What is captured of which table, and the hash of the triggers that do it.';
+
+CREATE FUNCTION howdah.change_slot() RETURNS smallint
+LANGUAGE sql VOLATILE
+RETURN (extract(epoch FROM clock_timestamp())::bigint / 14400 % 8)::smallint;
+COMMENT ON FUNCTION howdah.change_slot() IS 'The leaf for changes made now: a sixth of the retention each.';
+
+-- What a row is in JSON must not depend on how its writer likes to read bytes, intervals and floats.
+CREATE FUNCTION howdah.change_json(r record) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1
+AS $$ BEGIN RETURN to_jsonb(r); END $$;
+COMMENT ON FUNCTION howdah.change_json(record) IS 'A row as JSON, whatever the connection has set.';
+
+CREATE FUNCTION howdah.change_pick(image jsonb, columns text[]) RETURNS jsonb
+LANGUAGE sql STABLE
+RETURN CASE WHEN cardinality(columns) = 1 THEN jsonb_build_object(columns[1], image -> columns[1])
+	ELSE (SELECT jsonb_object_agg(c, image -> c) FROM unnest(columns) AS c) END;
+COMMENT ON FUNCTION howdah.change_pick(jsonb, text[]) IS 'The given columns of a row.';
+
+CREATE FUNCTION howdah.change_capture() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	-- arguments: schema, table, payload, max_bytes, wake, key columns, columns left out
+	payload CONSTANT text := TG_ARGV[2];
+	columns text[] := TG_ARGV[5];
+	except_ CONSTANT text[] := TG_ARGV[6];
+	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0;
+	was     jsonb; -- OLD
+	is_     jsonb; -- NEW
+	was_key jsonb;
+	is_key  jsonb;
+	op      "char" := lower(left(TG_OP, 1));
+	moved   boolean := false;
+	large   boolean := false;
+BEGIN
+	IF TG_OP IN ('UPDATE', 'DELETE') THEN
+		IF plain THEN was := to_jsonb(OLD); ELSE was := howdah.change_json(OLD); END IF;
+	END IF;
+	IF TG_OP IN ('UPDATE', 'INSERT') THEN
+		IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := howdah.change_json(NEW); END IF;
+	END IF;
+
+	IF columns <> '{}' AND TG_OP <> 'TRUNCATE' THEN
+		IF NOT coalesce(is_, was) ?& columns THEN -- renamed since
+			columns := howdah.change_key(TG_RELID);
+		END IF;
+		was_key := howdah.change_pick(was, columns);
+		is_key := howdah.change_pick(is_, columns);
+		moved := TG_OP = 'UPDATE' AND was_key IS DISTINCT FROM is_key;
+	END IF;
+
+	IF except_ <> '{}' THEN
+		was := was - except_;
+		is_ := is_ - except_;
+	END IF;
+	CASE payload
+	WHEN 'row' THEN
+		IF TG_OP = 'UPDATE' AND NOT moved THEN was := NULL; END IF;
+	WHEN 'diff' THEN
+		IF TG_OP = 'UPDATE' AND NOT moved THEN
+			-- As text: 1.0 and 1.00 are equal numbers and different values.
+			SELECT jsonb_object_agg(w.key, w.value), jsonb_object_agg(w.key, is_ -> w.key) INTO was, is_
+			FROM jsonb_each(was) AS w
+			WHERE w.value::text IS DISTINCT FROM (is_ -> w.key)::text;
+		END IF;
+	WHEN 'keys' THEN
+		was := NULL;
+		is_ := NULL;
+	ELSE -- full
+	END CASE;
+	IF coalesce(pg_column_size(was), 0) + coalesce(pg_column_size(is_), 0) > TG_ARGV[3]::int THEN
+		large := true;
+		was := NULL;
+		is_ := NULL;
+	END IF;
+
+	IF moved THEN
+		-- Who follows the old key sees it end, who follows the new one sees it begin.
+		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new) VALUES
+			(howdah.change_slot(), 'd', large, TG_ARGV[0], TG_ARGV[1], was_key, was, NULL),
+			(howdah.change_slot(), 'i', large, TG_ARGV[0], TG_ARGV[1], is_key, NULL, is_);
+	ELSE
+		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
+		VALUES (howdah.change_slot(), op, large, TG_ARGV[0], TG_ARGV[1], CASE WHEN op = 'd' THEN was_key ELSE is_key END, was, is_);
+	END IF;
+
+	-- A doorbell, rung by one transaction at a time: each NOTIFY holds a lock of
+	-- the whole database through its commit, and nobody is to queue for it.
+	IF TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135524, 0) THEN
+		PERFORM pg_notify('howdah_changes', '');
+	END IF;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION howdah.change_capture() IS 'Trigger: logs the change of a row, or a TRUNCATE.';
+
+CREATE FUNCTION howdah.change_capture_bulk() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	-- arguments as of change_capture; diff and columns left out are not to be had
+	payload CONSTANT text := TG_ARGV[2];
+	most    CONSTANT int := TG_ARGV[3];
+	columns text[] := TG_ARGV[5];
+	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0;
+BEGIN
+	IF EXISTS (SELECT FROM unnest(columns) AS c
+		WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = c AND NOT attisdropped)) THEN -- renamed since
+		columns := howdah.change_key(TG_RELID);
+	END IF;
+
+	IF TG_OP = 'INSERT' THEN
+		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, new)
+		SELECT howdah.change_slot(), 'i', payload <> 'keys' AND pg_column_size(n.image) > most, TG_ARGV[0], TG_ARGV[1],
+			howdah.change_pick(n.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(n.image) <= most THEN n.image END
+		FROM (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image FROM howdah_new r) n;
+	ELSIF TG_OP = 'DELETE' THEN
+		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old)
+		SELECT howdah.change_slot(), 'd', payload <> 'keys' AND pg_column_size(o.image) > most, TG_ARGV[0], TG_ARGV[1],
+			howdah.change_pick(o.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(o.image) <= most THEN o.image END
+		FROM (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image FROM howdah_old r) o;
+	ELSE
+		-- A key that is only in the old rows has ended, one only in the new has begun.
+		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
+		SELECT howdah.change_slot(), p.op, p.size > most, TG_ARGV[0], TG_ARGV[1], p.key,
+			CASE WHEN p.size <= most THEN p.old END, CASE WHEN p.size <= most THEN p.new END
+		FROM (
+			SELECT x.op, x.key, x.old, x.new, coalesce(pg_column_size(x.old), 0) + coalesce(pg_column_size(x.new), 0) AS size
+			FROM (
+				SELECT CASE WHEN n.key IS NULL THEN 'd' WHEN o.key IS NULL THEN 'i' ELSE 'u' END::"char" AS op,
+					coalesce(n.key, o.key) AS key,
+					CASE WHEN payload = 'full' OR payload = 'row' AND n.key IS NULL THEN o.image END AS old,
+					CASE WHEN payload <> 'keys' THEN n.image END AS new,
+					n.key IS NOT NULL AS later
+				FROM (SELECT r, i.image, howdah.change_pick(i.image, columns) AS key
+					FROM howdah_old r, LATERAL (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image) i) o
+				FULL JOIN (SELECT r, i.image, howdah.change_pick(i.image, columns) AS key
+					FROM howdah_new r, LATERAL (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image) i) n ON n.key = o.key
+				WHERE n.key IS NULL OR o.key IS NULL OR o.r *<> n.r
+			) x
+			ORDER BY x.later
+		) p;
+	END IF;
+
+	IF FOUND AND TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135524, 0) THEN
+		PERFORM pg_notify('howdah_changes', '');
+	END IF;
+	RETURN NULL;
+END $$;
+COMMENT ON FUNCTION howdah.change_capture_bulk() IS 'Trigger: logs the changes of a statement at once.';
+
+CREATE FUNCTION howdah.change_key(relation oid) RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$
+	-- The primary key, else the replica identity, in the order of its columns.
+	SELECT coalesce((
+		SELECT array_agg(a.attname::text ORDER BY k.position)
+		FROM pg_index i
+		CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+		WHERE i.indrelid = relation AND k.position <= i.indnkeyatts AND (i.indisprimary OR i.indisreplident)
+		GROUP BY i.indexrelid, i.indisprimary
+		ORDER BY i.indisprimary DESC
+		LIMIT 1), '{}')
+$$;
+COMMENT ON FUNCTION howdah.change_key(oid) IS 'The columns of a table''s key.';
+
+CREATE FUNCTION howdah.change_emit(topic text, payload jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO howdah.change (slot, op, schema_name, table_name, new)
+	VALUES (howdah.change_slot(), 'm', 'message', topic, payload);
+END $$;
+COMMENT ON FUNCTION howdah.change_emit(text, jsonb) IS 'Puts a message into the feed, if and when the transaction commits.';
+
+CREATE FUNCTION howdah.change_tick(wait boolean) RETURNS bigint
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	prev  howdah.change_tick%ROWTYPE;
+	snap  pg_snapshot;
+	doubt xid8[];
+	seq   bigint;
+	line  text;
+	base  bigint;
+	head  bigint;
+	found_ bigint;
+BEGIN
+	IF current_setting('transaction_isolation') <> 'read committed' OR pg_current_xact_id_if_assigned() IS NOT NULL THEN
+		RAISE EXCEPTION 'a tick is a transaction of its own' USING ERRCODE = 'HD002',
+			HINT = 'its snapshot would not show what the transaction itself wrote';
+	END IF;
+	IF wait THEN
+		PERFORM pg_advisory_xact_lock(1752135524, 1);
+	ELSIF NOT pg_try_advisory_xact_lock(1752135524, 1) THEN
+		RETURN NULL;
+	END IF;
+	-- Statements of their own: the snapshot of the one above is older than the lock.
+	SELECT * INTO STRICT prev FROM howdah.change_tick ORDER BY tick DESC LIMIT 1;
+	snap := pg_current_snapshot();
+
+	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
+		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
+		RAISE EXCEPTION 'the feed belongs to another cluster: this database was restored from a dump' USING ERRCODE = 'HD001',
+			HINT = 'run howdah changes rebase';
+	END IF;
+
+	-- Open at the last tick and visible now: named one by one, because to look
+	-- among the rows of a bulk load that is still open takes seconds.
+	SELECT array_agg(x) INTO doubt
+	FROM (
+		SELECT pg_snapshot_xip(prev.snap) AS x
+		UNION ALL
+		SELECT g::text::xid8 FROM generate_series(pg_snapshot_xmax(prev.snap)::text::bigint, prev.next::text::bigint - 1) AS g
+	) AS d
+	WHERE pg_visible_in_snapshot(x, snap);
+
+	base := prev.n;
+	line := substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);
+	IF line <> prev.timeline THEN
+		base := (prev.n / 1000000 + 1) * 1000000 - 1;
+	END IF;
+
+	WITH fresh AS (
+		SELECT e.xid, e.slot, max(e.id) AS last
+		FROM howdah.change e
+		WHERE e.xid >= prev.next AND e.xid < pg_snapshot_xmax(snap) AND pg_visible_in_snapshot(e.xid, snap)
+		GROUP BY e.xid, e.slot
+		UNION ALL
+		SELECT e.xid, e.slot, max(e.id)
+		FROM unnest(doubt) AS d(xid)
+		JOIN howdah.change e ON e.xid = d.xid
+		GROUP BY e.xid, e.slot
+	), whole AS (
+		SELECT xid, slot, max(last) OVER (PARTITION BY xid) AS last
+		FROM fresh
+	), numbered AS (
+		INSERT INTO howdah.change_commit (n, slot, xid)
+		SELECT base + dense_rank() OVER (ORDER BY last), slot, xid
+		FROM whole
+		RETURNING n
+	)
+	SELECT max(n), count(*) INTO head, found_ FROM numbered;
+
+	SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
+	IF found_ = 0 AND seq = prev.seq AND base = prev.n THEN
+		RETURN prev.n; -- written only if there is news
+	END IF;
+
+	-- What has a number must be as durable as the number.
+	PERFORM set_config('synchronous_commit', 'on', true)
+	WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write');
+	IF base <> prev.n THEN
+		INSERT INTO howdah.change_era (first, head, timeline) VALUES (base + 1, prev.n, line);
+	END IF;
+	head := coalesce(head, base);
+	INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline)
+	VALUES (prev.tick + 1, head, snap, pg_current_xact_id(), seq, line);
+	IF found_ > 0 THEN
+		PERFORM pg_notify('howdah_feed', '');
+	END IF;
+	RETURN head;
+END $$;
+COMMENT ON FUNCTION howdah.change_tick(boolean) IS 'Numbers what has committed since the last tick; returns the last number, or NULL if another is at it and wait is false.';
+
+CREATE VIEW howdah.database_trigger_logs AS
+SELECT e.id,
+	jsonb_strip_nulls(jsonb_build_object(
+		'operation', CASE e.op WHEN 'i' THEN 'INSERT' WHEN 'u' THEN 'UPDATE' WHEN 'd' THEN 'DELETE' WHEN 't' THEN 'TRUNCATE' END,
+		'klass_name', e.table_name,
+		'crud_method', CASE WHEN e.op = 'd' THEN 'delete' WHEN e.op IN ('i', 'u') THEN 'create_or_update' END,
+		'record_id', CASE WHEN jsonb_array_length(jsonb_path_query_array(e.key, '$.*')) = 1
+			THEN jsonb_path_query_first(e.key, '$.*') ELSE e.key END)) AS payload,
+	e.schema_name AS schema,
+	e.table_name AS klass_name,
+	e.at AS created_at,
+	e.at AS updated_at
+FROM howdah.change e
+WHERE e.op <> 'm';
+COMMENT ON VIEW howdah.database_trigger_logs IS 'The log with the columns of the talk''s table. Its ids have gaps and come out of order: read the feed instead.';

@@ -1,0 +1,187 @@
+package changes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// MaxPage is the most changes of one page.
+const MaxPage = 1000
+
+// maxCommits is how many commits one page looks at: a filter that lets nothing
+// through must not read the whole log in one statement.
+const maxCommits = 10_000
+
+// Filter says which changes are wanted; the server applies it. The zero Filter
+// lets everything through.
+type Filter struct {
+	Patterns []Pattern       // any of them matches; none = every table and topic
+	Ops      []Op            // none = every operation
+	Match    json.RawMessage // a JSON object that new or old contains; nil = any
+}
+
+// Page returns up to n changes that follow after, and the position to go on from,
+// which moves on even where the filter lets nothing through. A page that reaches
+// the end first numbers what has committed meanwhile, unless it is read in a
+// transaction or on a standby. The feed has ended, for now, where the position
+// returned is the one given.
+//
+// n is from 1 to [MaxPage]. It returns ErrExpired or ErrAhead where the position
+// is not in the feed any more or not yet.
+func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
+	const op = "changes: page"
+	if n < 1 || n > MaxPage {
+		return nil, after, pg.Wrap(op, pg.Refuse("limit", "%d; want 1 to %d", n, MaxPage))
+	}
+	if f.Match != nil {
+		if err := checkMatch(f.Match); err != nil {
+			return nil, after, pg.Wrap(op, err)
+		}
+	}
+	page, next, err := l.page(ctx, after, n, f)
+	if err == nil && len(page) == 0 && next.Commit == after.Commit && !pg.InTx(l.db) {
+		head, tickErr := l.tick(ctx, false)
+		switch {
+		case tickErr != nil && !readOnly(tickErr):
+			err = tickErr
+		case head == nil || *head > after.Commit:
+			page, next, err = l.page(ctx, after, n, f)
+		}
+	}
+	return page, next, pg.Wrap(op, err)
+}
+
+// readOnly: a standby shows what was numbered and has arrived.
+func readOnly(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Code == "25006" || errors.As(err, &pgErr) && pgErr.Code == "55000"
+}
+
+// page reads one page of what is numbered.
+func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, err error) {
+	err = pg.Retry(ctx, l.db, func() error {
+		page, next, err = l.readPage(ctx, after, n, f)
+		return err
+	})
+	return page, next, err
+}
+
+func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
+	var head, floor int64
+	var lost bool
+	var lines []line
+	var batch pgx.Batch
+	batch.Queue(`
+		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint)
+		FROM howdah.change_tick
+		ORDER BY tick DESC
+		LIMIT 1`, after.Commit).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost) })
+	where := f.where()
+	batch.Queue(`
+		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
+			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed
+		FROM howdah.change_commit c
+		CROSS JOIN LATERAL (
+			SELECT *
+			FROM howdah.change l
+			WHERE l.xid = c.xid AND l.slot = c.slot
+				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END
+				AND ($5::text[] IS NULL OR EXISTS (
+					SELECT FROM unnest($5, $6::text[], $7::boolean[], $8::text[]) AS p(schema_name, table_name, prefix, ops)
+					WHERE (p.schema_name = '' OR p.schema_name = l.schema_name)
+						AND (p.table_name = '' OR CASE WHEN p.prefix THEN starts_with(l.table_name, p.table_name) ELSE p.table_name = l.table_name END)
+						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0)))
+				AND ($9::text = '' OR strpos($9, l.op::text) > 0)
+				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
+			ORDER BY l.id
+			LIMIT $3::int) e
+		WHERE c.n >= $1::bigint AND c.n < $4::bigint
+		ORDER BY c.n, e.id
+		LIMIT $3::int`,
+		after.Commit, after.within(), n+1, after.Commit+maxCommits, // one more than wanted tells which is the last of its commit
+		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match).
+		Query(func(rows pgx.Rows) (err error) {
+			lines, err = pgx.CollectRows(rows, pgx.RowToStructByPos[line])
+			return err
+		})
+	// Retention truncates, which no snapshot shields from: the floor is read after
+	// the page, and a page that it has reached is not whole.
+	batch.Queue(`SELECT floor FROM howdah.change_state`).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
+	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, after, err
+	}
+	switch {
+	case after.Commit < floor, after.Commit == floor && after.ID != 0 && floor > 0:
+		return nil, after, ErrExpired
+	case after.Commit > head, lost:
+		return nil, after, ErrAhead
+	}
+	return l.cut(lines, after, n, head)
+}
+
+// cut makes changes of lines, of which there may be one more than n.
+func (l *Log) cut(lines []line, after Position, n int, head int64) ([]Change, Position, error) {
+	page := make([]Change, 0, min(n, len(lines)))
+	for i := range lines[:min(n, len(lines))] {
+		c := lines[i].change()
+		c.Last = i+1 == len(lines) || lines[i+1].N != lines[i].N
+		page = append(page, c)
+	}
+	if len(lines) > n { // there is more
+		return page, page[n-1].Position, nil
+	}
+	// All of the commits looked at: go on after the last of them.
+	next := Position{Commit: min(head, after.Commit+maxCommits-1)}
+	if len(page) > 0 {
+		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
+	}
+	if next.Commit == after.Commit && after.ID == 0 {
+		next = after
+	}
+	return page, next, nil
+}
+
+// where are a filter's parts as the statement takes them.
+type where struct {
+	schemas, tables, patternOps []string
+	prefixes                    []bool
+	ops                         string
+	match                       *string
+}
+
+func (f Filter) where() (w where) {
+	for _, p := range f.Patterns {
+		w.schemas = append(w.schemas, p.schema)
+		w.tables = append(w.tables, p.table)
+		w.prefixes = append(w.prefixes, p.prefix)
+		w.patternOps = append(w.patternOps, codes(p.ops))
+	}
+	w.ops = codes(f.Ops)
+	if f.Match != nil {
+		w.match = new(string(f.Match))
+	}
+	return w
+}
+
+func codes(some []Op) (text string) {
+	for _, op := range some {
+		text += op.code()
+	}
+	return text
+}
+
+func checkMatch(match json.RawMessage) error {
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(match, &object); err != nil || object == nil {
+		return pg.Refuse("match", "%.100q; want a JSON object", match)
+	}
+	return pg.CheckJSON("match", match)
+}

@@ -1,0 +1,314 @@
+package changes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Action is what a step does to a table.
+type Action string
+
+// The actions of a Step.
+const (
+	Create  Action = "create"  // begin to capture
+	Replace Action = "replace" // capture otherwise, or mend triggers that were changed by hand
+	Release Action = "release" // end the capture; what was logged stays
+)
+
+// Step is what Apply does, or did, to one table, in one transaction.
+type Step struct {
+	Table  string        `json:"table"`
+	Action Action        `json:"action"`
+	SQL    []string      `json:"sql"`
+	Locked time.Duration `json:"-"` // how long the table was locked, once it was done
+
+	relation uint32
+	spec     string // "" to release
+}
+
+// Plan returns what [Log.Apply] would do, and changes nothing.
+func (l *Log) Plan(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
+	steps, err := l.plan(ctx, want, prune)
+	return steps, pg.Wrap("changes: plan", err)
+}
+
+// Apply makes the captures what want says: tables that are not captured yet begin
+// to be, others are captured otherwise or mended; with prune, captures that want
+// does not name end. It returns the steps that were done.
+//
+// It goes table by table, each in a transaction of its own that waits for the
+// table's lock for 2 s at most, five times. A table that others keep locked is
+// Unavailable, with their process ids; the other tables are done. An Invalid
+// error names the field; nothing has been changed then. In a caller's transaction
+// it waits once.
+func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
+	const op = "changes: apply"
+	steps, err := l.plan(ctx, want, prune)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	var done []Step
+	var failed []error
+	for _, step := range steps {
+		if err := l.do(ctx, &step); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", step.Table, err))
+			continue
+		}
+		done = append(done, step)
+	}
+	return done, pg.Wrap(op, errors.Join(failed...))
+}
+
+// Release ends the capture of table, schema.table. What was logged stays. A table
+// that is not captured is nothing to do.
+func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
+	const op = "changes: release"
+	installed, err := l.installed(ctx)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	for _, in := range installed {
+		if in.name() == table {
+			step := in.release()
+			if err := l.do(ctx, &step); err != nil {
+				return nil, pg.Wrap(op, err)
+			}
+			return []Step{step}, nil
+		}
+	}
+	return nil, nil
+}
+
+// Captures returns what is captured, by table.
+func (l *Log) Captures(ctx context.Context) ([]Capture, error) {
+	installed, err := l.installed(ctx)
+	if err != nil {
+		return nil, pg.Wrap("changes: captures", err)
+	}
+	captures := make([]Capture, 0, len(installed))
+	for _, in := range installed {
+		if in.Spec == "" {
+			continue // triggers of ours without a record: an accident for Apply to mend
+		}
+		var c Capture
+		if err := json.Unmarshal([]byte(in.Spec), &c); err != nil {
+			return nil, pg.Wrap("changes: captures", err)
+		}
+		c.Table = in.name() // it may have been renamed since
+		captures = append(captures, c)
+	}
+	return captures, nil
+}
+
+func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
+	installed, err := l.installed(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var steps []Step
+	named := map[uint32]bool{}
+	for i, c := range want {
+		t, err := resolve(ctx, l.db, c)
+		if err != nil {
+			return nil, fmt.Errorf("captures[%d]: %w", i, err)
+		}
+		if named[t.relation] {
+			return nil, pg.Refuse("table", "%q is there twice", c.Table)
+		}
+		named[t.relation] = true
+		step, err := t.step(installed)
+		if err != nil {
+			return nil, err
+		}
+		if step != nil {
+			steps = append(steps, *step)
+		}
+	}
+	for _, in := range installed {
+		if prune && !named[in.Relation] && in.Owner == "" {
+			steps = append(steps, in.release())
+		}
+	}
+	return steps, nil
+}
+
+// step is what makes the table captured as t says; nil where it is.
+func (t *target) step(installed []*installation) (*Step, error) {
+	spec, err := t.spec()
+	if err != nil {
+		return nil, err
+	}
+	step := &Step{Table: t.schema + "." + t.table, Action: Create, relation: t.relation, spec: spec}
+	i := slices.IndexFunc(installed, func(in *installation) bool { return in.Relation == t.relation })
+	if i >= 0 {
+		in := installed[i]
+		if in.same(spec) {
+			return nil, nil
+		}
+		step.Action = Replace
+		step.SQL = in.drops()
+	}
+	step.SQL = append(step.SQL, t.triggers()...)
+	return step, nil
+}
+
+// installation is what is installed on a table.
+type installation struct {
+	Relation uint32
+	Schema   string
+	Table    string
+	Spec     string   // as recorded; "" if it is not
+	Hash     string   // as recorded
+	Owner    string   // the service whose capture it is; "" if people's
+	Triggers []string // by name
+	Current  string   // hash of the triggers as they are
+}
+
+// triggersOf hashes the triggers of table c.oid, so that what was changed by hand
+// is seen.
+const triggersOf = `
+	SELECT array_agg(tgname::text ORDER BY tgname) AS triggers,
+		md5(string_agg(pg_get_triggerdef(oid) || tgenabled::text, E'\n' ORDER BY tgname)) AS hash
+	FROM pg_trigger
+	WHERE tgrelid = c.oid AND NOT tgisinternal AND tgparentid = 0 AND left(tgname, 8) = '!howdah_'`
+
+func (l *Log) installed(ctx context.Context) ([]*installation, error) {
+	rows, _ := l.db.Query(ctx, `
+		SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS table,
+			coalesce(s.spec::text, '') AS spec, coalesce(s.hash, '') AS hash, coalesce(s.owner, '') AS owner,
+			coalesce(t.triggers, '{}') AS triggers, coalesce(t.hash, '') AS current
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN howdah.change_spec s ON s.relation = c.oid
+		CROSS JOIN LATERAL (`+triggersOf+`) t
+		WHERE s.relation IS NOT NULL OR t.triggers IS NOT NULL
+		ORDER BY 2, 3`)
+	return pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[installation])
+}
+
+func (in *installation) name() string { return in.Schema + "." + in.Table }
+
+// same reports whether the capture is recorded as spec and its triggers are as
+// they were made.
+func (in *installation) same(spec string) bool {
+	var have, want Capture
+	if in.Spec == "" || in.Hash != in.Current || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
+		return false
+	}
+	a, errA := json.Marshal(have)
+	b, errB := json.Marshal(want)
+	return errA == nil && errB == nil && string(a) == string(b)
+}
+
+func (in *installation) drops() []string {
+	var drops []string
+	for _, name := range in.Triggers {
+		drops = append(drops, fmt.Sprintf(`DROP TRIGGER %s ON %s`, pgx.Identifier{name}.Sanitize(), pgx.Identifier{in.Schema, in.Table}.Sanitize()))
+	}
+	return drops
+}
+
+func (in *installation) release() Step {
+	return Step{Table: in.name(), Action: Release, SQL: in.drops(), relation: in.Relation}
+}
+
+const (
+	lockPatience = 2 * time.Second
+	lockTries    = 5
+)
+
+// do runs a step, again while others have the table locked.
+func (l *Log) do(ctx context.Context, step *Step) error {
+	for try := 1; ; try++ {
+		err := pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error { return step.run(ctx, tx) })
+		var pgErr *pgconn.PgError
+		switch {
+		case err == nil:
+			return nil
+		case !errors.As(err, &pgErr):
+			return err
+		case pgErr.Code == "42601", pgErr.Code == "42703", pgErr.Code == "42P17", pgErr.Code == "42P01" && pgErr.Position > 0, pgErr.Code == "42883", pgErr.Code == "42804":
+			return fmt.Errorf("%w (%w)", pg.Refuse("when", "%s", pgErr.Message), pgErr) // all other parts of the statement are ours
+		case pgErr.Code == "42501":
+			return fmt.Errorf("%w; as the table's owner run: GRANT TRIGGER ON %s TO the role that howdah connects as", err, step.Table)
+		case pgErr.Code != "55P03" && pgErr.Code != "40P01":
+			return err
+		case try == lockTries || pg.InTx(l.db):
+			return l.lockedBy(ctx, step, err)
+		}
+		select {
+		case <-ctx.Done():
+			return l.lockedBy(context.WithoutCancel(ctx), step, err)
+		case <-time.After(time.Duration(try) * 250 * time.Millisecond):
+		}
+	}
+}
+
+func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d`, lockPatience.Milliseconds())); err != nil {
+		return err
+	}
+	var began time.Time
+	for _, sql := range s.SQL {
+		if _, err := tx.Exec(ctx, sql); err != nil {
+			return err
+		}
+		if began.IsZero() {
+			began = time.Now() // the first statement takes the lock
+		}
+	}
+	if err := s.record(ctx, tx); err != nil {
+		return err
+	}
+	if !began.IsZero() {
+		s.Locked = time.Since(began)
+	}
+	return nil
+}
+
+// record keeps what is captured and the hash of its triggers.
+func (s *Step) record(ctx context.Context, tx pgx.Tx) error {
+	if s.spec == "" {
+		_, err := tx.Exec(ctx, `DELETE FROM howdah.change_spec WHERE relation = $1::oid`, s.relation)
+		return err
+	}
+	_, err := tx.Exec(ctx, `
+		INSERT INTO howdah.change_spec (relation, spec, hash)
+		SELECT c.oid, $2::jsonb, t.hash
+		FROM pg_class c
+		CROSS JOIN LATERAL (`+triggersOf+`) t
+		WHERE c.oid = $1::oid
+		ON CONFLICT (relation) DO UPDATE SET spec = EXCLUDED.spec, hash = EXCLUDED.hash, changed_at = clock_timestamp()`,
+		s.relation, s.spec)
+	return err
+}
+
+// lockedBy says who has the table locked.
+func (l *Log) lockedBy(ctx context.Context, step *Step, cause error) error {
+	if pg.InTx(l.db) {
+		return cause
+	}
+	rows, _ := l.db.Query(ctx, `
+		SELECT DISTINCT pid
+		FROM pg_locks
+		WHERE relation = $1::oid AND granted AND pid <> pg_backend_pid()
+			AND mode NOT IN ('AccessShareLock', 'RowShareLock')
+		ORDER BY pid`, step.relation)
+	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
+	if err != nil || len(pids) == 0 {
+		return fmt.Errorf("locked by others: %w", cause)
+	}
+	text := strings.Trim(strings.ReplaceAll(fmt.Sprint(pids), " ", ", "), "[]")
+	return fmt.Errorf("locked by process %s (SELECT * FROM pg_stat_activity WHERE pid IN (%s)): %w: %w", text, text, fault.Unavailable, cause)
+}

@@ -1,0 +1,32 @@
+package changes
+
+import (
+	"context"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Sync numbers all that has committed and returns the end of the feed: whatever
+// had committed before the call stands at or before it. It waits for another
+// tick that runs. It returns ErrInTx in a transaction, where the snapshot is too
+// old to tell.
+func (l *Log) Sync(ctx context.Context) (Position, error) {
+	const op = "changes: sync"
+	if pg.InTx(l.db) {
+		return Position{}, pg.Wrap(op, ErrInTx)
+	}
+	n, err := l.tick(ctx, true)
+	if err != nil {
+		return Position{}, pg.Wrap(op, err)
+	}
+	return Position{Commit: *n}, nil
+}
+
+// tick numbers what has committed and returns the last number; nil where another
+// is at it and wait is false.
+func (l *Log) tick(ctx context.Context, wait bool) (n *int64, err error) {
+	err = pg.Retry(ctx, l.db, func() error {
+		return l.db.QueryRow(ctx, `SELECT howdah.change_tick($1)`, wait).Scan(&n)
+	})
+	return n, asOurs(err)
+}
