@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
@@ -29,28 +30,32 @@ const (
 // tables.
 type Config struct {
 	Database   pg.Config
+	Changes    changes.Config
 	Checklists checklists.Config
 	Log        *slog.Logger // default slog.Default
 }
 
 // Services are the services on one handle: a pool or a transaction.
 type Services struct {
+	Changes    *changes.Log
 	Checklists *checklists.Store
 }
 
 // WithTx returns the services inside tx. The caller commits.
 func (s Services) WithTx(tx pgx.Tx) Services {
+	s.Changes = s.Changes.WithTx(tx)
 	s.Checklists = s.Checklists.WithTx(tx)
 	return s
 }
 
 // Migrations are the migrations of all services, for pg/migrate.
 func (s Services) Migrations() []pg.Migrations {
-	return []pg.Migrations{s.Checklists.Migrations()}
+	return []pg.Migrations{s.Changes.Migrations(), s.Checklists.Migrations()}
 }
 
 func services(db pg.DB, cfg Config) Services {
 	return Services{
+		Changes:    changes.New(db, cfg.Changes),
 		Checklists: checklists.New(db, cfg.Checklists),
 	}
 }
