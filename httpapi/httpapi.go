@@ -12,6 +12,7 @@ import (
 	"path"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -36,6 +37,8 @@ type api struct {
 	cfg    Config
 	mux    *http.ServeMux
 	huma   huma.API
+
+	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
 
 // New returns the API on client.
