@@ -9,6 +9,7 @@ package httpapi
 import (
 	"log/slog"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -32,6 +33,8 @@ type api struct {
 	cfg    Config
 	mux    *http.ServeMux
 	huma   huma.API
+
+	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
 
 // New returns the API on client.
