@@ -55,7 +55,9 @@ func TestDatabaseAway(t *testing.T) {
 	wait.Wait()
 	wantJSON(t, s.get("/healthz"), `{"status":"ok"}`)
 	wantProblem(t, s.post(someItems, `{}`), 400, "required property items", "body")
-	if log := s.log.String(); strings.Count(log, "requests are refused") != 1 || strings.Contains(log, "level=ERROR") {
+	// Said once, or a few times where all this took longer than it is silent.
+	log := s.log.String()
+	if n := strings.Count(log, "requests are refused"); n < 1 || n > 4 || strings.Contains(log, "level=ERROR") {
 		t.Errorf("log: %s", log)
 	}
 

@@ -44,6 +44,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 		fmt.Fprintf(stderr, "howdah: %v\nusage: %s\nTry: %s --help\n", err, cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
 	fmt.Fprintf(stderr, "howdah: %v\n", err)
 	return exitCode(err)
 }
