@@ -12,14 +12,15 @@ import (
 	"github.com/howdah-db/howdah/changes"
 )
 
-// feedQuery is which changes are wanted.
-type feedQuery struct {
+// FeedQuery is which changes are wanted. Exported, because huma passes over what
+// is not.
+type FeedQuery struct {
 	Table []string `query:"table" doc:"schema.table, schema.*, message.topic.* or *, perhaps with :insert; several with commas between." example:"[\"public.users\"]"`
 	Op    []string `query:"op" enum:"insert,update,delete,truncate,message" doc:"What happened; several with commas between." example:"[\"insert\"]"`
 	Match string   `query:"match" doc:"A JSON object that the row contains." example:"{\"status\":\"paid\"}"`
 }
 
-func (q *feedQuery) filter() (f changes.Filter, err error) {
+func (q *FeedQuery) filter() (f changes.Filter, err error) {
 	f.Patterns, err = changes.ParsePatterns(q.Table...)
 	for _, op := range q.Op {
 		f.Ops = append(f.Ops, changes.Op(op))
@@ -43,13 +44,13 @@ func (a *api) positionNamed(ctx context.Context, name string) (changes.Position,
 
 type changesOutput struct {
 	Body struct {
-		Changes []changes.Change `json:"changes"`
-		Next    changes.Position `json:"next" doc:"Value of after for the next page. The same as after: the feed has ended for now."`
+		Changes []changes.Change `json:"changes" example:"[{\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2},\"new\":{\"id\":2,\"status\":\"paid\"},\"at\":\"2026-11-20T14:18:31.711368Z\",\"xid\":\"1396719\",\"last\":true}]"`
+		Next    changes.Position `json:"next" example:"1042.88213" doc:"Value of after for the next page. The same as after: the feed has ended for now."`
 	}
 }
 
 func (a *api) pageChanges(ctx context.Context, in *struct {
-	feedQuery
+	FeedQuery
 	After string `query:"after" default:"start" doc:"A position, start or now." example:"1042.88213"`
 	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many."`
 }) (*changesOutput, error) {
@@ -68,7 +69,7 @@ func (a *api) pageChanges(ctx context.Context, in *struct {
 
 type positionOutput struct {
 	Body struct {
-		Position changes.Position `json:"position"`
+		Position changes.Position `json:"position" example:"1042"`
 	}
 }
 
@@ -82,7 +83,7 @@ func (a *api) syncChanges(ctx context.Context, _ *struct{}) (*positionOutput, er
 type emitInput struct {
 	Body struct {
 		Topic   string          `json:"topic" example:"orders.shipped"`
-		Payload json.RawMessage `json:"payload" doc:"Anything JSON can say, up to 1 MiB."`
+		Payload json.RawMessage `json:"payload" example:"{\"id\":1}" doc:"Anything JSON can say, up to 1 MiB."`
 	}
 }
 
@@ -103,7 +104,7 @@ func (a *api) emitMessage(ctx context.Context, in *emitInput) (*emitOutput, erro
 
 type capturesOutput struct {
 	Body struct {
-		Captures []changes.Capture `json:"captures"`
+		Captures []changes.Capture `json:"captures" example:"[{\"table\":\"public.users\",\"ops\":[\"insert\",\"update\"],\"key\":[\"id\"],\"payload\":\"row\",\"max_bytes\":1048576,\"wake\":\"notify\"}]"`
 	}
 }
 
@@ -116,7 +117,7 @@ func (a *api) listCaptures(ctx context.Context, _ *struct{}) (*capturesOutput, e
 
 type triggersOutput struct {
 	Body struct {
-		Triggers []changes.Trigger `json:"triggers"`
+		Triggers []changes.Trigger `json:"triggers" example:"[{\"table_name\":\"public.users\",\"trigger_name\":\"!howdah_insert\",\"events\":\"insert\",\"enabled\":\"yes\",\"whose\":\"howdah\"}]"`
 	}
 }
 
@@ -127,21 +128,21 @@ func (a *api) listTriggers(ctx context.Context, _ *struct{}) (*triggersOutput, e
 	return out, err
 }
 
-// captureBody is a capture as HTTP may ask for it: without a condition, which is
+// CaptureBody is a capture as HTTP may ask for it: without a condition, which is
 // SQL and runs as the table's writers.
-type captureBody struct {
+type CaptureBody struct {
 	Ops      []string `json:"ops,omitempty" enum:"insert,update,delete,truncate" doc:"Default all." example:"[\"insert\",\"update\"]"`
 	Columns  []string `json:"columns,omitempty" doc:"An update counts only if one of these changed." example:"[\"status\"]"`
 	Except   []string `json:"except,omitempty" doc:"Columns left out." example:"[\"password\"]"`
 	Key      []string `json:"key,omitempty" doc:"Default the primary key." example:"[\"id\"]"`
 	Payload  string   `json:"payload,omitempty" enum:"keys,row,diff,full" doc:"Default row." example:"diff"`
-	MaxBytes int      `json:"max_bytes,omitempty" minimum:"1" doc:"Larger rows are left out; default 1 MiB."`
+	MaxBytes int      `json:"max_bytes,omitempty" minimum:"1" example:"1048576" doc:"Larger rows are left out; default 1 MiB."`
 	Bulk     bool     `json:"bulk,omitempty" doc:"Log by statement."`
 	Always   bool     `json:"always,omitempty" doc:"Also what replication applies."`
 	Wake     string   `json:"wake,omitempty" enum:"notify,poll" doc:"Default notify." example:"notify"`
 }
 
-func (b *captureBody) capture(table string) changes.Capture {
+func (b *CaptureBody) capture(table string) changes.Capture {
 	c := changes.Capture{
 		Table: table, Columns: b.Columns, Except: b.Except, Key: b.Key,
 		Payload: changes.Payload(b.Payload), MaxBytes: b.MaxBytes, Bulk: b.Bulk, Always: b.Always, Wake: b.Wake,
@@ -155,58 +156,60 @@ func (b *captureBody) capture(table string) changes.Capture {
 	return c
 }
 
-// tablePath is the table an operation is about.
-type tablePath struct {
+// TablePath is the table an operation is about.
+type TablePath struct {
 	Schema string `path:"schema" doc:"Schema of the table." example:"public"`
 	Table  string `path:"table" doc:"Name of the table." example:"users"`
 }
 
-func (p *tablePath) name() string { return p.Schema + "." + p.Table }
+func (p *TablePath) name() string { return p.Schema + "." + p.Table }
 
 type stepsOutput struct {
 	Body struct {
-		Steps []changes.Step `json:"steps" doc:"What was done; none: there was nothing to do."`
+		Steps []changes.Step `json:"steps" example:"[{\"table\":\"public.users\",\"action\":\"create\",\"sql\":[\"CREATE TRIGGER x\"]}]" doc:"What was done; none: there was nothing to do."`
 	}
 }
 
-func steps(done []changes.Step, err error) (*stepsOutput, error) {
+func stepsOf(done []changes.Step, err error) (*stepsOutput, error) {
 	out := new(stepsOutput)
 	out.Body.Steps = slices.Concat([]changes.Step{}, done) // none is a list, too
 	return out, err
 }
 
 func (a *api) applyCapture(ctx context.Context, in *struct {
-	tablePath
-	Body captureBody
+	TablePath
+	Body CaptureBody
 }) (*stepsOutput, error) {
-	return steps(a.client.Changes.Apply(ctx, []changes.Capture{in.Body.capture(in.name())}, false))
+	return stepsOf(a.client.Changes.Apply(ctx, []changes.Capture{in.Body.capture(in.name())}, false))
 }
 
-func (a *api) releaseCapture(ctx context.Context, in *struct{ tablePath }) (*stepsOutput, error) {
-	return steps(a.client.Changes.Release(ctx, in.name()))
+func (a *api) releaseCapture(ctx context.Context, in *struct{ TablePath }) (*stepsOutput, error) {
+	return stepsOf(a.client.Changes.Release(ctx, in.name()))
 }
 
 // tableCapture is a capture that names its table.
 type tableCapture struct {
 	Table string `json:"table" example:"public.users"`
-	captureBody
+	CaptureBody
 }
 
-func (a *api) planCaptures(ctx context.Context, in *struct {
+type planInput struct {
 	Body struct {
 		Captures []tableCapture `json:"captures"`
-		Prune bool `json:"prune,omitempty" doc:"End the captures that are not named."`
+		Prune    bool           `json:"prune,omitempty" doc:"End the captures that are not named."`
 	}
-}) (*stepsOutput, error) {
+}
+
+func (a *api) planCaptures(ctx context.Context, in *planInput) (*stepsOutput, error) {
 	var want []changes.Capture
 	for _, c := range in.Body.Captures {
 		want = append(want, c.capture(c.Table))
 	}
-	return steps(a.client.Changes.Plan(ctx, want, in.Body.Prune))
+	return stepsOf(a.client.Changes.Plan(ctx, want, in.Body.Prune))
 }
 
 func (a *api) watchChanges(ctx context.Context, in *struct {
-	feedQuery
+	FeedQuery
 	After       string `query:"after" default:"now" doc:"A position, start or now." example:"1042.88213"`
 	LastEventID string `header:"Last-Event-ID" doc:"As browsers send it when they connect again; wins over after." example:"1042.88213"`
 }) (*huma.StreamResponse, error) {

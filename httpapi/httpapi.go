@@ -9,7 +9,6 @@ package httpapi
 import (
 	"log/slog"
 	"net/http"
-	"path"
 	"reflect"
 	"strings"
 	"sync/atomic"
@@ -95,8 +94,8 @@ func schemaName(t reflect.Type, hint string) string {
 	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
 		t = t.Elem()
 	}
-	service := path.Base(t.PkgPath())
-	if t.Name() == "" || service == "httpapi" || service == "." {
+	service, ours := strings.CutPrefix(t.PkgPath(), "github.com/howdah-db/howdah/")
+	if !ours || t.Name() == "" || service == "httpapi" {
 		return name
 	}
 	return strings.ToUpper(service[:1]) + service[1:] + name
