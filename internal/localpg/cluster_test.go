@@ -41,6 +41,7 @@ func TestNewCluster(t *testing.T) {
 		"lc_messages":      "C",
 		"fsync":            "on",
 		"data_directory":   server.Data(),
+		"search_path":      "public", // although there will be a schema called like the role
 	} {
 		got := ask[string](t, server.URL(), "SELECT current_setting($1)", name)
 		if got, _, _ = strings.Cut(got, " ("); got != want {
