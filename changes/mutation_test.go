@@ -63,6 +63,9 @@ func TestMutations(t *testing.T) {
 					halts = append(halts, m.edits[i], m.edits[i+1])
 				}
 			}
+			if halts == nil {
+				return // the traps' own tests play the script
+			}
 			broken, err = playMutant(t, m.script, halts)
 			if err != nil {
 				t.Errorf("the tick as it is: %v", err)
@@ -79,14 +82,21 @@ type mutant struct {
 	url  string
 }
 
-// playMutant plays script against a tick with edits and checks the feed.
-func playMutant(t *testing.T, script func(*testing.T, *mutant) error, edits []string) ([]string, error) {
+// newMutant returns one that nobody has edited yet; table chk.a is captured.
+func newMutant(t *testing.T) *mutant {
 	t.Helper()
 	m := &mutant{url: pgtest.Database(t)}
 	m.log, m.pool = logOf(t, m.url)
 	exec(t, m.pool, truthSQL)
 	audited(t, m.pool, "a", "v int")
 	capture(t, m.log, changes.Capture{Table: "chk.a", Payload: changes.PayloadFull})
+	return m
+}
+
+// playMutant plays script against a tick with edits and checks the feed.
+func playMutant(t *testing.T, script func(*testing.T, *mutant) error, edits []string) ([]string, error) {
+	t.Helper()
+	m := newMutant(t)
 	exec(t, m.pool, edited(t, m.pool, edits))
 	if err := script(t, m); err != nil {
 		return nil, err

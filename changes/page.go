@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -73,16 +74,20 @@ func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page [
 }
 
 func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
-	var head, floor int64
+	var head, floor, upTo int64
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
+	// Where the last commit looked at would lie between two eras, it is the first
+	// of the later one: a position in a lost history is none to go on from.
+	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
 	batch.Queue(`
-		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint)
+		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
+			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint)
 		FROM howdah.change_tick
 		ORDER BY tick DESC
-		LIMIT 1`, after.Commit).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost) })
+		LIMIT 1`, after.Commit, until).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo) })
 	where := f.where()
 	batch.Queue(`
 		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
@@ -102,10 +107,11 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) ([]
 				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
 			ORDER BY l.id
 			LIMIT $3::int) e
-		WHERE c.n >= $1::bigint AND c.n < $4::bigint
+		WHERE c.n >= $1::bigint
+			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
 		ORDER BY c.n, e.id
 		LIMIT $3::int`,
-		after.Commit, after.within(), n+1, after.Commit+maxCommits, // one more than wanted tells which is the last of its commit
+		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
 		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match).
 		Query(func(rows pgx.Rows) (err error) {
 			lines, err = pgx.CollectRows(rows, pgx.RowToStructByPos[line])
@@ -124,11 +130,12 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) ([]
 	case after.Commit > head, lost:
 		return nil, after, ErrAhead
 	}
-	return l.cut(lines, after, n, head)
+	return cut(lines, after, n, min(head, upTo))
 }
 
-// cut makes changes of lines, of which there may be one more than n.
-func (l *Log) cut(lines []line, after Position, n int, head int64) ([]Change, Position, error) {
+// cut makes changes of lines, of which there may be one more than n. If there is
+// not, they are all up to commit upTo.
+func cut(lines []line, after Position, n int, upTo int64) ([]Change, Position, error) {
 	page := make([]Change, 0, min(n, len(lines)))
 	for i := range lines[:min(n, len(lines))] {
 		c := lines[i].change()
@@ -139,7 +146,7 @@ func (l *Log) cut(lines []line, after Position, n int, head int64) ([]Change, Po
 		return page, page[n-1].Position, nil
 	}
 	// All of the commits looked at: go on after the last of them.
-	next := Position{Commit: min(head, after.Commit+maxCommits-1)}
+	next := Position{Commit: upTo}
 	if len(page) > 0 {
 		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
 	}

@@ -335,8 +335,12 @@ BEGIN
 	SELECT max(n), count(*) INTO head, found_ FROM numbered;
 
 	SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
-	IF found_ = 0 AND seq = prev.seq AND base = prev.n THEN
-		RETURN prev.n; -- written only if there is news
+	IF found_ = 0 THEN
+		IF seq = prev.seq THEN
+			RETURN prev.n; -- written only if there is news
+		END IF;
+		base := prev.n; -- an era begins with its first commit: until then the feed ends where it did
+		line := prev.timeline;
 	END IF;
 
 	-- What has a number must be as durable as the number.
