@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -40,10 +41,8 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if n < 1 || n > MaxPage {
 		return nil, after, pg.Wrap(op, pg.Refuse("limit", "%d; want 1 to %d", n, MaxPage))
 	}
-	if f.Match != nil {
-		if err := checkMatch(f.Match); err != nil {
-			return nil, after, pg.Wrap(op, err)
-		}
+	if err := f.check(); err != nil {
+		return nil, after, pg.Wrap(op, err)
 	}
 	page, next, err := l.page(ctx, after, n, f)
 	if err == nil && len(page) == 0 && next.Commit == after.Commit && !pg.InTx(l.db) {
@@ -185,10 +184,18 @@ func codes(some []Op) (text string) {
 	return text
 }
 
-func checkMatch(match json.RawMessage) error {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(match, &object); err != nil || object == nil {
-		return pg.Refuse("match", "%.100q; want a JSON object", match)
+func (f Filter) check() error {
+	for _, op := range f.Ops {
+		if !slices.Contains(ops, op) {
+			return pg.Refuse("op", "%q; want insert, update, delete, truncate, read or message", op)
+		}
 	}
-	return pg.CheckJSON("match", match)
+	if f.Match == nil {
+		return nil
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(f.Match, &object); err != nil || object == nil {
+		return pg.Refuse("match", "%.100q; want a JSON object", f.Match)
+	}
+	return checkJSON("match", f.Match)
 }
