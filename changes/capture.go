@@ -27,7 +27,7 @@ const (
 type Capture struct {
 	Table    string   `json:"table"`               // schema.table; the schema ends at the first dot
 	Ops      []Op     `json:"ops,omitempty"`       // insert, update, delete, truncate; default all
-	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these changed; default any
+	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these, or of the key, changed; default any
 	Except   []string `json:"except,omitempty"`    // columns left out of old and new
 	When     string   `json:"when,omitempty"`      // SQL condition over NEW and OLD
 	Key      []string `json:"key,omitempty"`       // columns of the key; default primary key, else replica identity, else none
@@ -240,7 +240,14 @@ func (t *target) trigger(op Op, call string) string {
 		// *<> compares images: json, point and xml have no equality.
 		conditions = append(conditions, `OLD.* *<> NEW.*`)
 		if len(t.Columns) > 0 {
-			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", t.Columns), prefixed("NEW", t.Columns)))
+			// And the key: who follows one must see it end.
+			counts := slices.Clone(t.Columns)
+			for _, name := range t.Key {
+				if !slices.Contains(counts, name) {
+					counts = append(counts, name)
+				}
+			}
+			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", counts), prefixed("NEW", counts)))
 		}
 	}
 	if t.When != "" && op != Truncate {

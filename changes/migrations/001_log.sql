@@ -96,7 +96,7 @@ COMMENT ON FUNCTION howdah.change_slot() IS 'The leaf for changes made now: a si
 -- What a row is in JSON must not depend on how its writer likes to read bytes, intervals and floats.
 CREATE FUNCTION howdah.change_json(r record) RETURNS jsonb
 LANGUAGE plpgsql STABLE
-SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1
+SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 SET quote_all_identifiers = off
 AS $$ BEGIN RETURN to_jsonb(r); END $$;
 COMMENT ON FUNCTION howdah.change_json(record) IS 'A row as JSON, whatever the connection has set.';
 
@@ -115,7 +115,8 @@ DECLARE
 	columns text[] := TG_ARGV[5];
 	except_ CONSTANT text[] := TG_ARGV[6];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0;
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('quote_all_identifiers') = 'off';
 	was     jsonb; -- OLD
 	is_     jsonb; -- NEW
 	was_key jsonb;
@@ -187,29 +188,32 @@ COMMENT ON FUNCTION howdah.change_capture() IS 'Trigger: logs the change of a ro
 CREATE FUNCTION howdah.change_capture_bulk() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+<<ours>>
 DECLARE
 	-- arguments as of change_capture; diff and columns left out are not to be had
 	payload CONSTANT text := TG_ARGV[2];
 	most    CONSTANT int := TG_ARGV[3];
 	columns text[] := TG_ARGV[5];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0;
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('quote_all_identifiers') = 'off';
 BEGIN
 	IF EXISTS (SELECT FROM unnest(columns) AS c
 		WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = c AND NOT attisdropped)) THEN -- renamed since
 		columns := howdah.change_key(TG_RELID);
 	END IF;
 
+	-- Beside the table's columns, which may have any names, ours are qualified.
 	IF TG_OP = 'INSERT' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, new)
 		SELECT howdah.change_slot(), 'i', payload <> 'keys' AND pg_column_size(n.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(n.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(n.image) <= most THEN n.image END
-		FROM (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image FROM howdah_new r) n;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_new r) n;
 	ELSIF TG_OP = 'DELETE' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old)
 		SELECT howdah.change_slot(), 'd', payload <> 'keys' AND pg_column_size(o.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(o.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(o.image) <= most THEN o.image END
-		FROM (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image FROM howdah_old r) o;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r) o;
 	ELSE
 		-- A key that is only in the old rows has ended, one only in the new has begun.
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
@@ -223,11 +227,11 @@ BEGIN
 					CASE WHEN payload = 'full' OR payload = 'row' AND n.key IS NULL THEN o.image END AS old,
 					CASE WHEN payload <> 'keys' THEN n.image END AS new,
 					n.key IS NOT NULL AS later
-				FROM (SELECT r, i.image, howdah.change_pick(i.image, columns) AS key
-					FROM howdah_old r, LATERAL (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image) i) o
-				FULL JOIN (SELECT r, i.image, howdah.change_pick(i.image, columns) AS key
-					FROM howdah_new r, LATERAL (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image) i) n ON n.key = o.key
-				WHERE n.key IS NULL OR o.key IS NULL OR o.r *<> n.r
+				FROM (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
+					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image) i) o
+				FULL JOIN (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
+					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image) i) n ON n.key = o.key
+				WHERE n.key IS NULL OR o.key IS NULL OR o.whole *<> n.whole
 			) x
 			ORDER BY x.later
 		) p;
