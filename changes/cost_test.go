@@ -97,6 +97,11 @@ func TestCostInALargeLog(t *testing.T) {
 		}
 	}
 
+	// Some are in doubt, as on a busy server: each is looked up, nothing is scanned,
+	// though one of them has made 200,000 changes.
+	exec(t, m.pool, `UPDATE howdah.change_tick SET snap = format('%s:%s:', x, x)::pg_snapshot FROM (SELECT pg_snapshot_xmax(snap)::text::bigint - 300 AS x FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) p
+		WHERE tick = (SELECT max(tick) FROM howdah.change_tick)`)
+
 	// A tick: its statements stand in the function, so the server counts.
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	conn, err := pgx.Connect(t.Context(), m.url)
@@ -112,7 +117,7 @@ func TestCostInALargeLog(t *testing.T) {
 	m.in(t, tx, `SELECT howdah.change_tick(true)`)
 	var sequential, fetched int
 	if err := tx.QueryRow(t.Context(), `SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE schemaname = 'howdah' AND relname ~ '^change_[0-7]$'`).
-		Scan(&sequential, &fetched); err != nil || sequential != 0 || fetched > 50 { // the planner looks at the ends of each index
+		Scan(&sequential, &fetched); err != nil || sequential != 0 || fetched > 350 { // one of each in doubt, and the planner looks at the ends of each index
 		t.Errorf("a tick over one transaction: %d sequential scans, %d rows fetched, %v", sequential, fetched, err)
 	}
 	if err := tx.Commit(t.Context()); err != nil {

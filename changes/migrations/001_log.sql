@@ -323,10 +323,16 @@ BEGIN
 		WHERE e.xid >= prev.next AND e.xid < pg_snapshot_xmax(snap) AND pg_visible_in_snapshot(e.xid, snap)
 		GROUP BY e.xid, e.slot
 		UNION ALL
-		SELECT e.xid, e.slot, max(e.id)
+		-- A join would be planned as a scan of the whole log once a few are in doubt.
+		SELECT d.xid, s.slot::smallint, e.id
 		FROM unnest(doubt) AS d(xid)
-		JOIN howdah.change e ON e.xid = d.xid
-		GROUP BY e.xid, e.slot
+		CROSS JOIN generate_series(0, 7) AS s(slot)
+		CROSS JOIN LATERAL (
+			SELECT l.id
+			FROM howdah.change l
+			WHERE l.xid = d.xid AND l.slot = s.slot::smallint
+			ORDER BY l.id DESC
+			LIMIT 1) e
 	), whole AS (
 		SELECT xid, slot, max(last) OVER (PARTITION BY xid) AS last
 		FROM fresh
