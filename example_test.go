@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 
 	"github.com/jackc/pgx/v5"
 
@@ -14,42 +15,37 @@ import (
 // A checklist and a table of the program's own, in one transaction: both are
 // written or neither is.
 func ExampleClient_Transact() {
-	ctx := context.Background()
 	url, drop := pgtest.ForExample() // a program has its own
 	defer drop()
-
+	ctx := context.Background()
 	c, err := howdah.Open(ctx, url)
 	if err != nil {
-		panic(err)
+		log.Fatal(err)
 	}
 	defer c.Close()
 	if err := c.Migrate(ctx); err != nil {
-		panic(err)
+		log.Fatal(err)
 	}
-	c.Pool.Exec(ctx, `CREATE TABLE orders (id text PRIMARY KEY)`)
+	if _, err := c.Pool.Exec(ctx, `CREATE TABLE orders (id text PRIMARY KEY, weight int CHECK (weight < 30))`); err != nil {
+		log.Fatal(err)
+	}
 
-	order := func(id string, last error) error {
+	order := func(id string, weight int) error {
 		return c.Transact(ctx, func(tx pgx.Tx, s howdah.Services) error {
-			if _, err := tx.Exec(ctx, `INSERT INTO orders VALUES ($1)`, id); err != nil {
-				return err
-			}
 			if _, err := s.Checklists.Insert(ctx, "to pack", id); err != nil {
 				return err
 			}
-			return last
+			_, err := tx.Exec(ctx, `INSERT INTO orders (id, weight) VALUES ($1, $2)`, id, weight)
+			return err
 		})
 	}
-	fmt.Println(order("order-1", nil))
-	fmt.Println(order("order-2", errors.New("the card was refused")))
+	fmt.Println("committed:", order("a book", 1))
+	fmt.Println("rolled back:", errors.Is(order("a piano", 300), howdah.ErrInvalid))
 
 	items, err := c.Checklists.Page(ctx, "to pack", nil, 10)
-	fmt.Println(items, err)
-	var orders int
-	err = c.Pool.QueryRow(ctx, `SELECT count(*) FROM orders`).Scan(&orders)
-	fmt.Println(orders, err)
+	fmt.Println("to pack:", items, err)
 	// Output:
-	// <nil>
-	// the card was refused
-	// [{order-1 0}] <nil>
-	// 1 <nil>
+	// committed: <nil>
+	// rolled back: true
+	// to pack: [{a book 0}] <nil>
 }

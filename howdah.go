@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
@@ -29,28 +32,32 @@ const (
 // tables.
 type Config struct {
 	Database   pg.Config
+	Changes    changes.Config
 	Checklists checklists.Config
 	Log        *slog.Logger // default slog.Default
 }
 
 // Services are the services on one handle: a pool or a transaction.
 type Services struct {
+	Changes    *changes.Log
 	Checklists *checklists.Store
 }
 
 // WithTx returns the services inside tx. The caller commits.
 func (s Services) WithTx(tx pgx.Tx) Services {
+	s.Changes = s.Changes.WithTx(tx)
 	s.Checklists = s.Checklists.WithTx(tx)
 	return s
 }
 
 // Migrations are the migrations of all services, for pg/migrate.
 func (s Services) Migrations() []pg.Migrations {
-	return []pg.Migrations{s.Checklists.Migrations()}
+	return []pg.Migrations{s.Changes.Migrations(), s.Checklists.Migrations()}
 }
 
 func services(db pg.DB, cfg Config) Services {
 	return Services{
+		Changes:    changes.New(db, cfg.Changes),
 		Checklists: checklists.New(db, cfg.Checklists),
 	}
 }
@@ -60,6 +67,7 @@ type Client struct {
 	Services
 	Pool *pgxpool.Pool // for SQL of the program's own
 	Hub  *pg.Hub       // hears notifications while Run runs
+	Tail *changes.Tail // follows the feed while Run runs
 
 	cfg     Config
 	replica *pgxpool.Pool
@@ -88,6 +96,7 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 	}
 	c := &Client{Services: services(pool, cfg), Pool: pool, cfg: cfg}
 	c.Hub = pg.NewHub(pg.HubConfig{Conn: direct, Log: cfg.Log})
+	c.Tail = changes.NewTail(c.Changes, c.Hub)
 	c.reads = c.Services
 	if c.replica, err = pg.OpenReplica(ctx, cfg.Database); err != nil {
 		pool.Close()
@@ -127,9 +136,26 @@ func (c *Client) Transact(ctx context.Context, fn func(tx pgx.Tx, s Services) er
 	return err
 }
 
+// Following runs fn with a Tail of the feed that lives as long as fn does, for
+// programs that do nothing else; a server uses the Client's own, which Run keeps.
+func (c *Client) Following(ctx context.Context, fn func(context.Context, *changes.Tail) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop()
+	background.Go(func() { c.Run(ctx) })
+	return fn(ctx, c.Tail)
+}
+
 // Run does what the services need in the background until ctx is done: it hears
-// notifications for all of them on one connection.
-func (c *Client) Run(ctx context.Context) error { return c.Hub.Run(ctx) }
+// notifications for all of them on one connection, and reads the feed of changes
+// while somebody watches it.
+func (c *Client) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.Hub.Run(ctx) })
+	group.Go(func() error { return c.Tail.Run(ctx) })
+	return group.Wait()
+}
 
 // Close closes the connections. It waits for what is using them.
 func (c *Client) Close() {

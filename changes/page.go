@@ -44,17 +44,28 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if err := f.check(); err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	page, next, err := l.page(ctx, after, n, f)
-	if err == nil && len(page) == 0 && next.Commit == after.Commit && !pg.InTx(l.db) {
-		head, tickErr := l.tick(ctx, false)
-		switch {
-		case tickErr != nil && !readOnly(tickErr):
-			err = tickErr
-		case head == nil || *head > after.Commit:
-			page, next, err = l.page(ctx, after, n, f)
-		}
+	lines, next, err := l.newest(ctx, after, n, f)
+	if err != nil {
+		return nil, after, pg.Wrap(op, err)
 	}
-	return page, next, pg.Wrap(op, err)
+	return changesOf(lines, n), next, nil
+}
+
+// newest reads lines as [Log.lines] does; at the end of what is numbered it first
+// numbers what has committed meanwhile.
+func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
+	lines, next, err := l.lines(ctx, after, n, f)
+	if err != nil || len(lines) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
+		return lines, next, err
+	}
+	head, err := l.tick(ctx, false)
+	if err != nil && !readOnly(err) {
+		return nil, after, err
+	}
+	if err == nil && head != nil && *head == after.Commit {
+		return lines, next, nil
+	}
+	return l.lines(ctx, after, n, f)
 }
 
 // readOnly: a standby shows what was numbered and has arrived.
@@ -63,16 +74,18 @@ func readOnly(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "25006" || errors.As(err, &pgErr) && pgErr.Code == "55000"
 }
 
-// page reads one page of what is numbered.
-func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, err error) {
+// lines reads a page of what is numbered, and where to go on from. There may be
+// one line more than n, which only tells whether the one before is the last of
+// its commit.
+func (l *Log) lines(ctx context.Context, after Position, n int, f Filter) (lines []line, next Position, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		page, next, err = l.readPage(ctx, after, n, f)
+		lines, next, err = l.readLines(ctx, after, n, f)
 		return err
 	})
-	return page, next, err
+	return lines, next, err
 }
 
-func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
+func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
 	var head, floor, upTo int64
 	var lost bool
 	var lines []line
@@ -129,30 +142,26 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) ([]
 	case after.Commit > head, lost:
 		return nil, after, ErrAhead
 	}
-	return cut(lines, after, n, min(head, upTo))
+	if len(lines) > n { // there is more
+		return lines, lines[n-1].position(), nil
+	}
+	// All of the commits looked at: go on after the last of them.
+	next := Position{Commit: min(head, upTo)}
+	if len(lines) > 0 {
+		next.Commit = max(next.Commit, lines[len(lines)-1].N)
+	}
+	return lines, next, nil
 }
 
-// cut makes changes of lines, of which there may be one more than n. If there is
-// not, they are all up to commit upTo.
-func cut(lines []line, after Position, n int, upTo int64) ([]Change, Position, error) {
+// changesOf makes changes of the first n lines.
+func changesOf(lines []line, n int) []Change {
 	page := make([]Change, 0, min(n, len(lines)))
 	for i := range lines[:min(n, len(lines))] {
 		c := lines[i].change()
 		c.Last = i+1 == len(lines) || lines[i+1].N != lines[i].N
 		page = append(page, c)
 	}
-	if len(lines) > n { // there is more
-		return page, page[n-1].Position, nil
-	}
-	// All of the commits looked at: go on after the last of them.
-	next := Position{Commit: upTo}
-	if len(page) > 0 {
-		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
-	}
-	if next.Commit == after.Commit && after.ID == 0 {
-		next = after
-	}
-	return page, next, nil
+	return page
 }
 
 // where are a filter's parts as the statement takes them.

@@ -13,6 +13,9 @@ import (
 // mayMiss is an operation about something that need not be there.
 func mayMiss(op *huma.Operation) { fails(op, http.StatusNotFound) }
 
+// mayConflict is an operation that the state of things may not allow.
+func mayConflict(op *huma.Operation) { fails(op, http.StatusConflict) }
+
 // mayBeAway is an operation that asks the database.
 func mayBeAway(op *huma.Operation) { fails(op, http.StatusServiceUnavailable) }
 
@@ -27,6 +30,7 @@ var failures = map[int]string{
 	http.StatusBadRequest:            "The request is wrong; errors says where. Nothing was written.",
 	http.StatusForbidden:             "The database does not allow it, or the request came through another web site.",
 	http.StatusNotFound:              "There is no such thing.",
+	http.StatusConflict:              "The state of things does not allow it. Read again, then decide.",
 	http.StatusRequestTimeout:        "The body did not arrive in time.",
 	http.StatusRequestEntityTooLarge: "The body is too long, or a limit of the database is reached.",
 	http.StatusUnsupportedMediaType:  "A Content-Type or Content-Encoding that is not taken here.",

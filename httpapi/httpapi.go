@@ -9,6 +9,9 @@ package httpapi
 import (
 	"log/slog"
 	"net/http"
+	"reflect"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -19,11 +22,12 @@ import (
 
 // Config are settings of the API; the zero Config is right for most.
 type Config struct {
-	Version      string        // of the program, told in the OpenAPI document
-	MaxBody      int64         // bytes of a request body, streams excepted; default 8 MiB
-	BodyTimeout  time.Duration // for a body to arrive, streams excepted; default 1 minute
-	LoopbackOnly bool          // refuse requests whose Host is not this machine (DNS rebinding)
-	Log          *slog.Logger  // default slog.Default
+	Version      string          // of the program, told in the OpenAPI document
+	MaxBody      int64           // bytes of a request body, streams excepted; default 8 MiB
+	BodyTimeout  time.Duration   // for a body to arrive, streams excepted; default 1 minute
+	Ending       <-chan struct{} // closed when streams are to end
+	LoopbackOnly bool            // refuse requests whose Host is not this machine (DNS rebinding)
+	Log          *slog.Logger    // default slog.Default
 }
 
 // api is what handlers share.
@@ -32,6 +36,8 @@ type api struct {
 	cfg    Config
 	mux    *http.ServeMux
 	huma   huma.API
+
+	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
 
 // New returns the API on client.
@@ -77,5 +83,20 @@ func openAPI(version string) huma.Config {
 	c.RejectUnknownQueryParameters = true
 	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
 	c.OpenAPI.OnAddOperation = nil
+	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	return c
+}
+
+// schemaName keeps the types of the services apart: checklists.Item and another
+// service's Item are two schemas.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	service, ours := strings.CutPrefix(t.PkgPath(), "github.com/howdah-db/howdah/")
+	if !ours || t.Name() == "" || service == "httpapi" {
+		return name
+	}
+	return strings.ToUpper(service[:1]) + service[1:] + name
 }

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -73,7 +74,7 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		a.cfg.Log.ErrorContext(ctx, "request failed", "operation", op.OperationID, "error", err)
 		return newProblem(http.StatusInternalServerError, "the server's log says more")
 	case kind == fault.Unavailable:
-		a.cfg.Log.WarnContext(ctx, "request refused", "operation", op.OperationID, "error", err)
+		a.tellRefusal(ctx, op.OperationID, err)
 		if pg.LostConnection(err) { // where and as whom we connect is the operator's to know
 			return newProblem(http.StatusServiceUnavailable, "the database is away; try again in a moment")
 		}
@@ -84,6 +85,17 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		p.Errors = []ProblemField{{Location: location(op, input.Field), Message: input.Problem}}
 	}
 	return p
+}
+
+// tellRefusal logs that the database is away, not for each of the requests that
+// find it so.
+func (a *api) tellRefusal(ctx context.Context, op string, err error) {
+	const often = 10 * time.Second
+	now := time.Now().UnixNano()
+	last := a.refused.Load()
+	if now-last > int64(often) && a.refused.CompareAndSwap(last, now) {
+		a.cfg.Log.WarnContext(ctx, "requests are refused", "operation", op, "error", err)
+	}
 }
 
 // location says where in a request of op a service's field came from, in the

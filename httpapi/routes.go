@@ -10,7 +10,7 @@ import (
 // routes is the map of the API. Names of lists and items are percent-encoded, so
 // that they may hold slashes; the list without a name has no path.
 func (a *api) routes() {
-	const get, post = http.MethodGet, http.MethodPost
+	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
 
 	add(a, get, "/healthz", "health", "Is the process alive", a.health)
 	add(a, get, "/readyz", "ready", "Can it serve: 503 while the database is away", a.ready, mayBeAway)
@@ -23,6 +23,16 @@ func (a *api) routes() {
 	add(a, post, "/v1/checklists/{list}/delete", "checklists-delete", "Take items off a list", a.deleteItems)
 	add(a, post, "/v1/checklists/{list}/import", "checklists-import", "Put a stream of items on a list", a.importItems, streamIn)
 	add(a, get, "/v1/checklists/{list}/export", "checklists-export", "All items of a list as a stream", a.exportItems, streamOut)
+
+	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
+	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, eventsOut)
+	add(a, get, "/v1/changes/position", "changes-sync", "Number what has committed and return the end of the feed", a.syncChanges, mayConflict)
+	add(a, post, "/v1/changes/messages", "changes-emit", "Put a message into the feed", a.emitMessage)
+	add(a, get, "/v1/changes/triggers", "changes-triggers", "Every trigger of the database", a.listTriggers)
+	add(a, get, "/v1/changes/captures", "changes-captures", "What is captured", a.listCaptures)
+	add(a, post, "/v1/changes/captures/plan", "changes-plan", "What applying captures would do; changes nothing", a.planCaptures)
+	add(a, put, "/v1/changes/captures/{schema}/{table}", "changes-apply", "Capture a table, or capture it otherwise", a.applyCapture)
+	add(a, del, "/v1/changes/captures/{schema}/{table}", "changes-release", "End the capture of a table; what was logged stays", a.releaseCapture)
 }
 
 // add registers an operation. Its handler returns errors as the services do;

@@ -69,6 +69,17 @@ func streamOut(op *huma.Operation) {
 	}
 }
 
+// eventsOut describes a stream of Server-Sent Events.
+func eventsOut(op *huma.Operation) {
+	op.Responses["200"] = &huma.Response{
+		Description: "Events named for what happened, with the position as their id. A comment every 15 s keeps the stream alive; bye says that the server stops.",
+		Content: map[string]*huma.MediaType{"text/event-stream": {
+			Schema:  &huma.Schema{Type: "string"},
+			Example: "id: 1042.88213\nevent: update\ndata: {\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2}}\n\n",
+		}},
+	}
+}
+
 // streams are the media types of a stream, each with two items as an example.
 func streams() map[string]*huma.MediaType {
 	content := map[string]*huma.MediaType{}

@@ -241,8 +241,10 @@ func TestBatcherAsksAfterALostCommit(t *testing.T) {
 	if got := logged(t, direct)["k"]; got != "xx" {
 		t.Errorf("k = %q, want xx", got)
 	}
-	if s := b.Stats(); s.Retries != 1 || s.Flushes != 2 {
-		t.Errorf("Stats = %+v, want one repeat, of the COMMIT that was dropped", s)
+	// The COMMIT that was dropped is repeated. The one that was forwarded is, too,
+	// where the backend was so slow to read it that it was ended first.
+	if s := b.Stats(); s.Retries < 1 || s.Retries > 2 || s.Flushes != 2 {
+		t.Errorf("Stats = %+v, want a repeat of the COMMIT that was dropped", s)
 	}
 }
 

@@ -50,6 +50,7 @@ CREATE TABLE howdah.change_tick (
 	at       timestamptz NOT NULL DEFAULT clock_timestamp(),
 	CONSTRAINT change_tick_pk PRIMARY KEY (tick)
 );
+CREATE INDEX change_tick_at ON howdah.change_tick (at, tick);
 COMMENT ON TABLE howdah.change_tick IS 'The looks at the log: what had committed at each, and the last number given by then. Only appended to.';
 COMMENT ON COLUMN howdah.change_tick.next IS 'The tick''s own transaction: whoever is younger cannot have been in doubt.';
 

@@ -44,6 +44,9 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 		fmt.Fprintf(stderr, "howdah: %v\nusage: %s\nTry: %s --help\n", err, cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
 	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = errors.New("interrupted")
+	}
 	fmt.Fprintf(stderr, "howdah: %v\n", err)
 	return exitCode(err)
 }
@@ -111,7 +114,7 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	for _, name := range []string{"database-url", "listen-url", "replica-url"} {
 		flags.Lookup(name).DefValue = ""
 	}
-	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.checklists())
+	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.changes(), c.checklists())
 	return root
 }
 

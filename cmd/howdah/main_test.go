@@ -26,7 +26,11 @@ func TestMain(m *testing.M) {
 
 type tests struct{ m *testing.M }
 
-func (t tests) Run() int { return pgtest.Run(t.m) }
+func (t tests) Run() int {
+	// With -race each howdah we start would wait a second before it ends.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
+	return pgtest.Run(t.m)
+}
 
 // TestScripts runs the transcripts of testdata, which are the manual of the
 // command line. Each has a database of its own; those named private_… have a
@@ -43,6 +47,7 @@ func TestScripts(t *testing.T) {
 			if err != nil {
 				return err
 			}
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			env.Setenv("HOWDAH", self) // for scripts without PATH
 			if strings.HasPrefix(scriptName(env), "private_") {
 				env.Setenv("HOWDAH_STATE_DIR", stateDir(t))

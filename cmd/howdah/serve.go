@@ -78,15 +78,17 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	}
 	c.greet(listener.Addr(), db)
 
-	server := &http.Server{
-		Handler:           httpapi.New(client, httpapi.Config{Version: programVersion(), LoopbackOnly: loopback && !cfg.insecure, Log: log}),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-	}
 	// What requests stand on ends after them.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	group, serving := errgroup.WithContext(ctx)
+	server := &http.Server{
+		Handler: httpapi.New(client, httpapi.Config{
+			Version: programVersion(), LoopbackOnly: loopback && !cfg.insecure, Ending: serving.Done(), Log: log,
+		}),
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+	}
 	group.Go(func() error { return client.Run(background) })
 	if db.private != nil {
 		group.Go(func() error { return db.private.Run(background) })

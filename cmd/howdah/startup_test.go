@@ -314,3 +314,18 @@ func TestPsqlHidesThePassword(t *testing.T) {
 	}
 	discreet(t, "psql", r)
 }
+
+// Whoever is told to end before it is done says so, in one line.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, args := range [][]string{{"serve", "--listen", "127.0.0.1:0"}, {"migrate"}, {"checklists", "lists"}} {
+		var stdout, stderr bytes.Buffer
+		env := func(name string) string { return map[string]string{"DATABASE_URL": pgtest.URL(t)}[name] }
+		code := run(ctx, args, env, strings.NewReader(""), &stdout, &stderr)
+		if code != 1 || stderr.String() != "howdah: interrupted\n" || stdout.Len() > 0 {
+			t.Errorf("%q: exit %d, %q, %q", args, code, stdout.String(), stderr.String())
+		}
+	}
+}

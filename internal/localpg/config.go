@@ -9,6 +9,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/howdah-db/howdah/fault"
 )
 
 // Config says where a private server lives. The zero Config is right for a
@@ -39,7 +41,7 @@ type Config struct {
 
 func (c Config) withDefaults() (Config, error) {
 	if c.Dir == "" {
-		dir, err := defaultDir()
+		dir, err := defaultDir(os.Geteuid(), os.Getenv)
 		if err != nil {
 			return c, err
 		}
@@ -66,40 +68,43 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-func defaultDir() (string, error) {
-	if dir := os.Getenv("HOWDAH_STATE_DIR"); dir != "" {
+func defaultDir(uid int, getenv func(string) string) (string, error) {
+	if dir := getenv("HOWDAH_STATE_DIR"); dir != "" {
 		return dir, nil
 	}
 	// The server runs as another user then, to whom root's home is closed.
-	if os.Geteuid() == 0 {
+	if uid == 0 {
 		return "/var/lib/howdah", nil
 	}
-	// The XDG specification says that a relative path is to be ignored.
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "howdah"), nil
+	if dir := xdg(getenv, "XDG_STATE_HOME", ".local", "state"); dir != "" {
+		return dir, nil
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", fmt.Errorf("no state directory (set HOWDAH_STATE_DIR): %w", err)
-	}
-	return filepath.Join(home, ".local", "state", "howdah"), nil
+	return "", fmt.Errorf("no state directory: neither HOWDAH_STATE_DIR nor HOME is set: %w", fault.Invalid)
 }
 
 // CacheDir returns where [Fetch] keeps the binaries it downloads:
 // /var/cache/howdah for root, $XDG_CACHE_HOME/howdah or ~/.cache/howdah for
 // everybody else. It is empty if there is no such place.
-func CacheDir() string {
-	if os.Geteuid() == 0 {
+func CacheDir() string { return cacheDir(os.Geteuid(), os.Getenv) }
+
+func cacheDir(uid int, getenv func(string) string) string {
+	if uid == 0 {
 		return "/var/cache/howdah"
 	}
-	if dir := os.Getenv("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+	return xdg(getenv, "XDG_CACHE_HOME", ".cache")
+}
+
+// xdg returns howdah's directory in the one that name says, or else in the one
+// below the home directory; empty if there is neither. The XDG specification
+// says that a relative path is to be ignored.
+func xdg(getenv func(string) string, name string, below ...string) string {
+	if dir := getenv(name); filepath.IsAbs(dir) {
 		return filepath.Join(dir, "howdah")
 	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return ""
+	if home := getenv("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, filepath.Join(below...), "howdah")
 	}
-	return filepath.Join(home, ".cache", "howdah")
+	return ""
 }
 
 // Platform names this machine as the packages do: linux-x64, darwin-arm64.

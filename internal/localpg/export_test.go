@@ -13,6 +13,8 @@ func WithAccounts(cfg Config, names ...string) Config {
 }
 
 var (
+	DefaultDir   = defaultDir
+	CacheDirOf   = cacheDir
 	Serves       = serves
 	Servers      = servers
 	Running      = running

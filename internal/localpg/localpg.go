@@ -178,7 +178,12 @@ func createDatabase(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	_, err = conn.Exec(ctx, "CREATE DATABASE howdah")
+	// By default names are looked up in the schema that is called like the role
+	// first: people's tables would land among howdah's own.
+	_, err = conn.Exec(ctx, "ALTER ROLE CURRENT_USER SET search_path = public")
+	if err == nil {
+		_, err = conn.Exec(ctx, "CREATE DATABASE howdah") // last: its being there says that all is done
+	}
 	return errors.Join(err, conn.Close(ctx))
 }
 

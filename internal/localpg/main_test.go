@@ -9,7 +9,9 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -34,13 +36,15 @@ func TestMain(m *testing.M) {
 // order is what a worker is to do, report what it tells about its server.
 type (
 	order struct {
-		Dir  string
-		Tied bool
+		Dir    string
+		Tied   bool
+		Serves int // if not 0: only tell whether that process serves Dir/data
 	}
 	report struct {
 		URL    string
 		PID    int
 		Reused bool
+		Serves bool
 		Error  string
 	}
 )
@@ -52,6 +56,10 @@ func work(line string) int {
 		return 2
 	}
 	ctx := context.Background()
+	if o.Serves != 0 {
+		_ = json.NewEncoder(os.Stdout).Encode(report{Serves: localpg.Serves(o.Serves, filepath.Join(o.Dir, "data"))})
+		return 0
+	}
 	var r report
 	server, err := localpg.Start(ctx, localpg.Config{Dir: o.Dir, Tied: o.Tied, Log: quiet})
 	if err != nil {
@@ -270,4 +278,29 @@ func as(t *testing.T, path string) *syscall.SysProcAttr {
 	}
 	uid := uidOf(t, path)
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+}
+
+// asNobody makes a worker run as the user nobody, if we are root. The test
+// binary lies where only we can reach it, so that a copy runs.
+func asNobody(t *testing.T) func(*exec.Cmd) {
+	return func(cmd *exec.Cmd) {
+		t.Helper()
+		if os.Geteuid() != 0 {
+			return
+		}
+		nobody, err := user.Lookup("nobody")
+		if err != nil {
+			t.Fatal(err)
+		}
+		uid, _ := strconv.Atoi(nobody.Uid) // numbers on every unix
+		gid, _ := strconv.Atoi(nobody.Gid)
+		binary, err := os.ReadFile(cmd.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Dir = programDir(t)
+		cmd.Path = filepath.Join(cmd.Dir, "worker")
+		write(t, cmd.Path, string(binary), 0o755)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	}
 }

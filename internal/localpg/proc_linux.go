@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,33 +36,63 @@ func running(pid int) bool {
 
 // serves reports whether pid is a PostgreSQL process that works on the
 // directory data. A pid in a file proves nothing: it may have been given to
-// another process since.
+// another process since. In doubt the answer is yes, which at worst refuses a
+// start.
 func serves(pid int, data string) bool {
+	yes, _ := works(pid, data)
+	return yes
+}
+
+// works is serves, and whether there is no doubt.
+func works(pid int, data string) (yes, sure bool) {
 	name, err := os.ReadFile(procPath(pid, "comm"))
 	if err != nil || !strings.Contains(string(name), "postgres") || !running(pid) {
-		return false
+		return false, true
 	}
 	cwd, err := os.Stat(procPath(pid, "cwd"))
 	if errors.Is(err, os.ErrPermission) {
 		// Root in a container without CAP_SYS_PTRACE may not look at the
-		// working directory of another user's process; its arguments it may.
-		args, _ := os.ReadFile(procPath(pid, "cmdline"))
-		return bytes.Contains(args, []byte("-D\x00"+data+"\x00"))
+		// working directory of another user's process; at its arguments it may.
+		args, err := os.ReadFile(procPath(pid, "cmdline"))
+		if err != nil {
+			return false, false
+		}
+		return argued(strings.Split(string(args), "\x00"), data)
 	}
 	if err != nil {
-		return false
+		return false, true
 	}
-	here, err := os.Stat(data)
-	return err == nil && os.SameFile(cwd, here)
+	return sameFile(cwd, data), true
 }
 
-// servers returns every process that works on data, postmaster or not.
+// argued is works, by the arguments of the process alone.
+func argued(args []string, data string) (yes, sure bool) {
+	if strings.HasPrefix(args[0], "postgres:") {
+		return false, false // a postmaster's child, but whose? No pid file names it
+	}
+	i := slices.Index(args, "-D")
+	if i < 0 || i+1 >= len(args) || !filepath.IsAbs(args[i+1]) {
+		return true, false
+	}
+	info, err := os.Stat(args[i+1])
+	return err == nil && sameFile(info, data), true
+}
+
+func sameFile(info os.FileInfo, path string) bool {
+	here, err := os.Stat(path)
+	return err == nil && os.SameFile(info, here)
+}
+
+// servers returns every process that works on data for certain, postmaster or not.
 func servers(data string) []int {
 	entries, _ := filepath.Glob("/proc/[0-9]*")
 	var pids []int
 	for _, entry := range entries {
 		pid, err := strconv.Atoi(filepath.Base(entry))
-		if err == nil && serves(pid, data) {
+		if err != nil {
+			continue
+		}
+		if yes, sure := works(pid, data); yes && sure {
 			pids = append(pids, pid)
 		}
 	}

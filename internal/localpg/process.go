@@ -64,27 +64,38 @@ func (p *process) wait(ctx context.Context) error {
 // flushed); after patience, or when ctx is done, for an immediate one, after
 // which the next start recovers. It returns when the server is gone.
 func (p *process) stop(ctx context.Context, patience time.Duration) error {
-	if !p.alive() {
-		return p.wait(ctx)
-	}
-	if err := syscall.Kill(p.pid, syscall.SIGINT); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
-	}
 	polite, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	if p.wait(polite) == nil {
+	if p.end(polite, syscall.SIGINT) == nil {
 		return nil
-	}
-	if err := syscall.Kill(p.pid, syscall.SIGQUIT); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return err
 	}
 	// The postmaster kills what has not ended 5 s after SIGQUIT.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 15*time.Second)
 	defer cancel()
-	if err := p.wait(last); err != nil {
+	if err := p.end(last, syscall.SIGQUIT); err != nil {
 		return fmt.Errorf("process %d does not end: %w", p.pid, err)
 	}
 	return nil
+}
+
+// end sends sig until the process is gone, or ctx is done. Once is not enough
+// for a server on its way up: until it has said what to do on a signal, it
+// ignores the one or the other. A server on its way down takes no notice of more.
+func (p *process) end(ctx context.Context, sig syscall.Signal) error {
+	for {
+		if !p.alive() {
+			return p.wait(ctx)
+		}
+		if err := syscall.Kill(p.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+			return err
+		}
+		round, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
+		err := p.wait(round)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 // spawn starts the postmaster and returns when the system runs it, which is

@@ -59,7 +59,7 @@ func TestRunBringsTheServerBack(t *testing.T) {
 			}
 			ended := make(chan error, 1)
 			go func() {
-				_, err := busy.Exec(context.Background(), "SELECT count(*) FROM generate_series(1, 1e15::bigint)")
+				_, err := busy.Exec(context.Background(), "SELECT count(*) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b")
 				ended <- err
 			}()
 			old := server.PID()

@@ -1,0 +1,167 @@
+package howdah_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/howdah-db/howdah"
+
+// list runs go list and returns its lines.
+func list(t *testing.T, args ...string) []string {
+	t.Helper()
+	look(t)
+	out, err := exec.CommandContext(t.Context(), "go", append([]string{"list"}, args...)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("go list %q: %v: %s", args, err, out)
+	}
+	return strings.Fields(string(out))
+}
+
+// look looks at every source: go test repeats a result it remembers while the
+// files that a test looked at are as they were, and cannot see what go list reads.
+func look(t *testing.T) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err == nil && (strings.HasSuffix(path, ".go") || strings.HasPrefix(path, "go.")) {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// ours are the packages of howdah that a package links, itself excepted, named
+// from the root.
+func ours(t *testing.T, pkg string) (names []string) {
+	t.Helper()
+	for _, dep := range list(t, "-deps", pkg) {
+		if name, ok := strings.CutPrefix(dep, module+"/"); ok && "./"+name != pkg {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// modules are the modules of others that a package links.
+func modules(t *testing.T, pkg string) []string {
+	t.Helper()
+	all := list(t, "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", pkg)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	return slices.DeleteFunc(all, func(path string) bool { return path == module })
+}
+
+// The arrows of ARCHITECTURE.md: what each layer may know.
+func TestLayers(t *testing.T) {
+	t.Parallel()
+	layers := map[string][]string{
+		"./fault":            nil,
+		"./pg":               {"fault"},
+		"./pg/migrate":       {"fault", "pg"},
+		"./checklists":       {"fault", "pg"},
+		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
+		".":                  {"checklists", "fault", "pg", "pg/migrate"},
+		"./httpapi":          {"checklists", "fault", "pg", "pg/migrate"},
+		"./internal/localpg": {"fault"},
+		"./internal/pgtest":  {"fault", "internal/localpg"},
+		"./cmd/howdah":       {"checklists", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+	}
+	for _, path := range list(t, "./...") {
+		pkg := "." + strings.TrimPrefix(path, module)
+		allowed, ok := layers[pkg]
+		if !ok {
+			t.Errorf("which layer is %s?", pkg)
+		}
+		for _, name := range ours(t, pkg) {
+			if !slices.Contains(allowed, name) {
+				t.Errorf("%s knows %s", pkg, name)
+			}
+		}
+	}
+}
+
+// A service alone links pgx, what pgx brings, and nothing else.
+func TestAServiceAloneLinksLittle(t *testing.T) {
+	t.Parallel()
+	few := []string{
+		"github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5", "github.com/jackc/puddle/v2",
+		"golang.org/x/sync", "golang.org/x/text",
+	}
+	for pkg, allowed := range map[string][]string{"./fault": nil, "./pg": few, "./checklists": few} {
+		for _, path := range modules(t, pkg) {
+			if !slices.Contains(allowed, path) {
+				t.Errorf("%s links %s", pkg, path)
+			}
+		}
+	}
+	for _, path := range modules(t, ".") {
+		for _, edge := range []string{"danielgtaylor/huma", "spf13/cobra", "prometheus", "progressbar", "golang.org/x/term"} {
+			if strings.Contains(path, edge) {
+				t.Errorf("the library links %s, which is for the edges", path)
+			}
+		}
+	}
+}
+
+// What is shipped holds nothing that is for tests.
+func TestNoTestsAreShipped(t *testing.T) {
+	t.Parallel()
+	for _, dep := range list(t, "-deps", "./cmd/howdah") {
+		if dep == "testing" || strings.HasPrefix(dep, module+"/internal/pgtest") {
+			t.Errorf("cmd/howdah links %s", dep)
+		}
+	}
+	for _, line := range list(t, "-f", `{{$p := .ImportPath}}{{range .Imports}}{{$p}}:{{.}} {{end}}`, "./...") {
+		pkg, imported, _ := strings.Cut(line, ":")
+		if imported == module+"/internal/pgtest" {
+			t.Errorf("%s imports pgtest outside of its tests", pkg)
+		}
+	}
+}
+
+var statement = regexp.MustCompile(`\b(SELECT|INSERT|UPDATE|DELETE|TRUNCATE|CREATE|ALTER|DROP|WITH|COPY)\s+[A-Za-z("{*$1]`)
+
+// SQL stands beside the method that runs it, in the services and pg: the façade
+// and the edges hold none.
+func TestNoSQLAtTheEdges(t *testing.T) {
+	t.Parallel()
+	for _, pattern := range []string{"*.go", "httpapi/*.go", "cmd/howdah/*.go"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %d files, %v", pattern, len(files), err)
+		}
+		for _, name := range files {
+			if strings.HasSuffix(name, "_test.go") {
+				continue
+			}
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				if call, ok := n.(*ast.KeyValueExpr); ok { // the examples of a help text are for people
+					if key, ok := call.Key.(*ast.Ident); ok && key.Name == "Example" {
+						return false
+					}
+				}
+				if text, ok := n.(*ast.BasicLit); ok && text.Kind == token.STRING && statement.MatchString(text.Value) {
+					t.Errorf("%s holds SQL: %s", name, text.Value)
+				}
+				return true
+			})
+		}
+	}
+}

@@ -1,0 +1,229 @@
+package changes
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Tail follows the feed for a whole process: one reader, however many watch.
+type Tail struct {
+	log *Log
+	hub *pg.Hub
+
+	ring     *ring
+	mu       sync.Mutex
+	watchers int
+	wanted   chan struct{} // one signal: there is a watcher
+}
+
+// NewTail returns a Tail of l, woken by hub. It starts nothing.
+func NewTail(l *Log, hub *pg.Hub) *Tail {
+	return &Tail{log: l, hub: hub, ring: newRing(), wanted: make(chan struct{}, 1)}
+}
+
+// The channels that ring when there may be something to read: the first by
+// writers, the second by ticks.
+const (
+	bellOfWriters = "howdah_changes"
+	bellOfTicks   = "howdah_feed"
+)
+
+// Run reads the feed while somebody watches, until ctx is done. A database that is
+// away, or a log that needs a rebase, is waited for.
+func (t *Tail) Run(ctx context.Context) error {
+	if pg.InTx(t.log.db) {
+		return pg.Wrap("changes: tail", ErrInTx)
+	}
+	bell, err := newBell(t.hub, t.log.cfg.Idle)
+	if err != nil {
+		return pg.Wrap("changes: tail", err)
+	}
+	defer bell.close()
+	failing := false
+	for t.wait(ctx) {
+		err := t.follow(ctx, bell)
+		if ctx.Err() != nil {
+			break
+		}
+		if err != nil && !failing {
+			slog.WarnContext(ctx, "the feed of changes cannot be read; trying again", "error", err)
+		}
+		if failing = err != nil; failing {
+			bell.wait(ctx)
+		}
+	}
+	return nil
+}
+
+// wait returns when somebody watches; false when ctx ended first.
+func (t *Tail) wait(ctx context.Context) bool {
+	for {
+		t.mu.Lock()
+		watched := t.watchers > 0
+		t.mu.Unlock()
+		if watched || ctx.Err() != nil {
+			return ctx.Err() == nil
+		}
+		select {
+		case <-ctx.Done():
+		case <-t.wanted:
+		}
+	}
+}
+
+// follow reads from the present end on, while somebody watches.
+func (t *Tail) follow(ctx context.Context, bell *bell) error {
+	at, err := t.log.Sync(ctx)
+	if readOnly(err) {
+		at, err = t.log.position(ctx, "changes: tail", `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
+	}
+	if err != nil {
+		return err
+	}
+	t.ring.reset(at)
+	for t.watched() {
+		lines, next, err := t.log.newest(ctx, at, MaxPage, Filter{})
+		switch {
+		case errors.Is(err, ErrExpired), errors.Is(err, ErrAhead):
+			return nil // begin anew; each watcher is told where it stands
+		case err != nil:
+			return err
+		case next == at:
+			if !bell.wait(ctx) {
+				return nil
+			}
+			continue
+		}
+		t.ring.add(lines[:min(len(lines), MaxPage)], next)
+		at = next
+		bell.busy()
+	}
+	return nil
+}
+
+func (t *Tail) watched() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.watchers > 0
+}
+
+func (t *Tail) watch(n int) {
+	t.mu.Lock()
+	t.watchers += n
+	t.mu.Unlock()
+	select {
+	case t.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// Watch returns the changes that follow after, as they come, until ctx is done;
+// Run has to be running. A watcher that is behind reads the log by itself and
+// holds up nobody. It ends with ErrExpired or ErrAhead where the position is not
+// in the feed any more or not yet; a database that is away is waited for.
+func (t *Tail) Watch(ctx context.Context, after Position, f Filter) iter.Seq2[Change, error] {
+	return func(yield func(Change, error) bool) {
+		t.watch(1)
+		defer t.watch(-1)
+		w := &watcher{tail: t, filter: f, at: after, history: -1}
+		for ctx.Err() == nil {
+			found, err := w.next(ctx)
+			if err != nil {
+				if ctx.Err() == nil {
+					yield(Change{}, pg.Wrap("changes: watch", err))
+				}
+				return
+			}
+			for _, c := range found {
+				if !yield(c, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// watcher is one reader's way through the feed.
+type watcher struct {
+	tail    *Tail
+	filter  Filter
+	at      Position
+	history int     // of the ring that at is known to belong to
+	held    *Change // let through, and perhaps the last of its commit
+}
+
+// next returns what follows, waiting for it; none where it is to be asked again.
+func (w *watcher) next(ctx context.Context) ([]Change, error) {
+	lines, next, history, grown, ok := w.tail.ring.after(w.at, MaxPage)
+	if !ok || history != w.history {
+		return w.catchUp(ctx, history, grown)
+	}
+	if next == w.at {
+		select {
+		case <-ctx.Done():
+		case <-grown:
+		}
+		return nil, nil
+	}
+	w.at = next
+	var found []Change
+	for i := range lines {
+		c := lines[i].change()
+		if w.held != nil && w.held.Position.Commit != c.Position.Commit {
+			found = w.release(found, true)
+		}
+		if w.filter.lets(&c) {
+			found = w.release(found, false)
+			w.held = &c
+		}
+	}
+	if w.held != nil && next.Compare(Position{Commit: w.held.Position.Commit}) >= 0 {
+		found = w.release(found, true)
+	}
+	return found, nil
+}
+
+func (w *watcher) release(found []Change, last bool) []Change {
+	if w.held == nil {
+		return found
+	}
+	w.held.Last = last
+	found = append(found, *w.held)
+	w.held = nil
+	return found
+}
+
+// catchUp reads a page of the log, which also tells whether at is in it.
+func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{}) ([]Change, error) {
+	if w.held != nil {
+		// The ring left us inside a commit: what was held is read again.
+		w.at = Position{Commit: w.held.Position.Commit, ID: w.held.Position.ID - 1}
+		if w.at.ID == 0 {
+			w.at = Position{Commit: w.at.Commit - 1}
+		}
+		w.held = nil
+	}
+	lines, next, err := w.tail.log.lines(ctx, w.at, MaxPage, w.filter)
+	if err != nil && !pg.LostConnection(err) {
+		return nil, err
+	}
+	if err == nil {
+		w.history = history // at was in it
+	}
+	if err != nil || next == w.at { // away, or at the end: the ring will go on
+		select {
+		case <-ctx.Done():
+		case <-grown:
+		case <-time.After(w.tail.log.cfg.Idle):
+		}
+		return nil, nil
+	}
+	w.at = next
+	return changesOf(lines, MaxPage), nil
+}

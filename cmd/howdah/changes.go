@@ -1,0 +1,405 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/pg"
+)
+
+func (c *cli) changes() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "changes",
+		Short: "What happened to tables, in one final order",
+		Example: `  howdah changes capture public.users
+  howdah changes tail --from start --until now`,
+		Args: cobra.NoArgs,
+		RunE: help,
+	}
+	cmd.AddCommand(
+		c.changesCapture(),
+		c.changesPlan(),
+		c.changesApply(),
+		c.changesRelease(),
+		c.changesList(),
+		c.changesTail(),
+		c.changesPosition(),
+		c.changesEmit(),
+	)
+	return cmd
+}
+
+func (c *cli) changesCapture() *cobra.Command {
+	var capture changes.Capture
+	var ops []string
+	cmd := &cobra.Command{
+		Use:   "capture SCHEMA.TABLE",
+		Short: "Begin to log the changes of a table, or log them otherwise",
+		Example: `  howdah changes capture public.users
+  howdah changes capture public.users --payload full --except password
+  howdah changes capture public.orders --ops insert,update --columns status`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			capture.Table = args[0]
+			if cmd.Flags().Changed("ops") {
+				capture.Ops = []changes.Op{}
+			}
+			for _, op := range ops {
+				capture.Ops = append(capture.Ops, changes.Op(op))
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.applied(client.Changes.Apply(ctx, []changes.Capture{capture}, false))
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringSliceVar(&ops, "ops", nil, "insert, update, delete, truncate (default all)")
+	flags.StringSliceVar(&capture.Columns, "columns", nil, "an update counts only if one of these changed")
+	flags.StringSliceVar(&capture.Except, "except", nil, "columns left out")
+	flags.StringVar(&capture.When, "when", "", "SQL condition over NEW and OLD")
+	flags.StringSliceVar(&capture.Key, "key", nil, "columns of the key (default the primary key)")
+	flags.StringVar((*string)(&capture.Payload), "payload", "", "keys, row, diff or full (default row)")
+	flags.IntVar(&capture.MaxBytes, "max-bytes", 0, "leave out rows that are larger (default 1 MiB)")
+	flags.BoolVar(&capture.Bulk, "bulk", false, "log by statement: faster for statements with many rows")
+	flags.BoolVar(&capture.Always, "always", false, "also what replication applies")
+	flags.StringVar(&capture.Wake, "wake", "", "notify or poll; poll for tables of prepared transactions (default notify)")
+	return cmd
+}
+
+// applied prints what was done to which table.
+func (c *cli) applied(steps []changes.Step, err error) error {
+	for _, step := range steps {
+		triggers := 0
+		for _, sql := range step.SQL {
+			if strings.HasPrefix(sql, "CREATE TRIGGER") {
+				triggers++
+			}
+		}
+		locked := step.Locked.Round(time.Millisecond)
+		words := fmt.Sprintf("%s  %s  %d triggers  (locked %d ms)", printable(step.Table), step.Action, triggers, locked.Milliseconds())
+		object := map[string]any{"table": step.Table, "action": step.Action, "triggers": triggers, "locked_ms": locked.Milliseconds()}
+		if err := c.result(words, object); err != nil {
+			return err
+		}
+	}
+	if len(steps) == 0 && err == nil {
+		c.note("nothing to do")
+	}
+	return err
+}
+
+// captures are the file of plan and apply.
+type captures struct {
+	file  string
+	prune bool
+}
+
+func (f *captures) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&f.file, "file", "f", "", `captures as JSON: {"captures":[{"table":"public.users","payload":"diff"}]}; - is stdin`)
+	cmd.Flags().BoolVar(&f.prune, "prune", false, "end the captures that the file does not name")
+	cmd.MarkFlagRequired("file") // the flag is there
+}
+
+func (c *cli) readCaptures(f *captures) ([]changes.Capture, error) {
+	in, _, err := c.openInput(f.file)
+	if err != nil {
+		return nil, err
+	}
+	defer in.Close()
+	var document struct {
+		Captures []changes.Capture `json:"captures"`
+	}
+	d := json.NewDecoder(in)
+	d.DisallowUnknownFields()
+	if err := d.Decode(&document); err != nil {
+		return nil, pg.Refuse(f.file, "%v", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, pg.Refuse(f.file, "something follows the object")
+	}
+	return document.Captures, nil
+}
+
+func (c *cli) changesPlan() *cobra.Command {
+	var file captures
+	cmd := &cobra.Command{
+		Use:     "plan",
+		Short:   "Print the SQL that apply would run, and change nothing",
+		Example: `  howdah changes plan -f captures.json --prune`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			want, err := c.readCaptures(&file)
+			if err != nil {
+				return err
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				steps, err := client.Changes.Plan(ctx, want, file.prune)
+				if err != nil {
+					return err
+				}
+				if len(steps) == 0 {
+					c.note("nothing to do")
+				}
+				for _, step := range steps {
+					words := fmt.Sprintf("-- %s %s\n%s;", step.Action, printable(step.Table), strings.Join(step.SQL, ";\n"))
+					if err := c.result(words, step); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	file.flags(cmd)
+	return cmd
+}
+
+func (c *cli) changesApply() *cobra.Command {
+	var file captures
+	cmd := &cobra.Command{
+		Use:     "apply",
+		Short:   "Make the captures what a file says, and mend what was changed by hand",
+		Example: `  howdah changes apply -f captures.json`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			want, err := c.readCaptures(&file)
+			if err != nil {
+				return err
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.applied(client.Changes.Apply(ctx, want, file.prune))
+			})
+		},
+	}
+	file.flags(cmd)
+	return cmd
+}
+
+func (c *cli) changesRelease() *cobra.Command {
+	return &cobra.Command{
+		Use:     "release SCHEMA.TABLE",
+		Short:   "End the capture of a table; what was logged stays",
+		Example: `  howdah changes release public.users`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.applied(client.Changes.Release(ctx, args[0]))
+			})
+		},
+	}
+}
+
+func (c *cli) changesList() *cobra.Command {
+	var all bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "What is captured; with --triggers, every trigger of the database",
+		Example: `  howdah changes list
+  howdah changes list --triggers`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if all {
+					triggers, err := client.Changes.Triggers(ctx)
+					if err != nil {
+						return err
+					}
+					return rows(c, []string{"table_name", "trigger_name", "events", "enabled", "whose"}, func(t changes.Trigger) []any {
+						return []any{t.Table, t.Name, t.Events, t.Enabled, t.Owner}
+					}, sequence(triggers))
+				}
+				captured, err := client.Changes.Captures(ctx)
+				if err != nil {
+					return err
+				}
+				return rows(c, []string{"table", "ops", "payload", "key"}, func(t changes.Capture) []any {
+					ops := make([]string, len(t.Ops))
+					for i, op := range t.Ops {
+						ops[i] = string(op)
+					}
+					return []any{t.Table, strings.Join(ops, ","), t.Payload, strings.Join(t.Key, ",")}
+				}, sequence(captured))
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&all, "triggers", false, "every trigger of the database, ours and others'")
+	return cmd
+}
+
+func (c *cli) changesPosition() *cobra.Command {
+	return &cobra.Command{
+		Use:     "position",
+		Short:   "Number what has committed and print the end of the feed",
+		Example: `  howdah changes position`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				p, err := client.Changes.Sync(ctx)
+				if err != nil {
+					return err
+				}
+				return c.result(p.String(), map[string]changes.Position{"position": p})
+			})
+		},
+	}
+}
+
+func (c *cli) changesEmit() *cobra.Command {
+	return &cobra.Command{
+		Use:     "emit TOPIC JSON",
+		Short:   "Put a message into the feed",
+		Example: `  howdah changes emit orders.shipped '{"id":1}'`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if !json.Valid([]byte(args[1])) {
+				return pg.Refuse("payload", "%.100q is no JSON", args[1])
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				err := client.Transact(ctx, func(_ pgx.Tx, s howdah.Services) error {
+					return s.Changes.Emit(ctx, args[0], json.RawMessage(args[1]))
+				})
+				if err != nil {
+					return err
+				}
+				return c.result("emitted "+args[0], map[string]string{"topic": args[0]})
+			})
+		},
+	}
+}
+
+// tail is the flags of a reader of the feed.
+type tail struct {
+	from, until string
+	tables, ops []string
+	match       string
+	chunk       int
+}
+
+func (c *cli) changesTail() *cobra.Command {
+	var t tail
+	cmd := &cobra.Command{
+		Use:   "tail",
+		Short: "Print the feed, a change a line, and follow it",
+		Long: `Prints the feed, a change a line, and follows it until it is interrupted, or up to
+--until. Positions are those of the lines; a time such as 2026-11-20T14:00:00Z
+stands for the position the feed had then.`,
+		Example: `  howdah changes tail --from start --until now
+  howdah changes tail --table public.users --op insert,update
+  howdah changes tail --from 1042.88213 --match '{"status":"paid"}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			filter, err := t.filter()
+			if err != nil {
+				return err
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.runTail(ctx, client, &t, filter)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&t.from, "from", "now", "start, now, a position or a time")
+	flags.StringVar(&t.until, "until", "", "end there: now, a position or a time")
+	flags.StringSliceVar(&t.tables, "table", nil, "schema.table, schema.*, message.topic.* or *, perhaps with :insert")
+	flags.StringSliceVar(&t.ops, "op", nil, "insert, update, delete, truncate, message")
+	flags.StringVar(&t.match, "match", "", "JSON object that the row contains")
+	flags.IntVar(&t.chunk, "chunk", changes.MaxPage, "changes read at a time")
+	flags.Lookup("chunk").Hidden = true // for tests
+	return cmd
+}
+
+func (t *tail) filter() (f changes.Filter, err error) {
+	if f.Patterns, err = changes.ParsePatterns(t.tables...); err != nil {
+		return f, err
+	}
+	for _, op := range t.ops {
+		if !slices.Contains([]string{"insert", "update", "delete", "truncate", "message"}, op) {
+			return f, pg.Refuse("--op", "%q; want some of insert, update, delete, truncate, message", op)
+		}
+		f.Ops = append(f.Ops, changes.Op(op))
+	}
+	if t.match != "" {
+		f.Match = json.RawMessage(t.match)
+	}
+	return f, nil
+}
+
+func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
+	at, err := place(ctx, client.Changes, t.from)
+	if err != nil {
+		return err
+	}
+	if t.until == "" {
+		return c.follow(ctx, client, at, filter)
+	}
+	end, err := place(ctx, client.Changes, t.until)
+	if err != nil {
+		return err
+	}
+	for at.Compare(end) < 0 {
+		page, next, err := client.Changes.Page(ctx, at, t.chunk, filter)
+		if err != nil {
+			return interrupted(ctx, err)
+		}
+		for _, change := range page {
+			if change.Position.Compare(end) > 0 {
+				return nil
+			}
+			if err := jsonLine(c.out, change); err != nil {
+				return err
+			}
+		}
+		if next == at {
+			return nil // the feed ends before
+		}
+		at = next
+	}
+	return nil
+}
+
+// follow prints what comes until it is interrupted.
+func (c *cli) follow(ctx context.Context, client *howdah.Client, at changes.Position, filter changes.Filter) error {
+	return client.Following(ctx, func(ctx context.Context, tail *changes.Tail) error {
+		for change, err := range tail.Watch(ctx, at, filter) {
+			if err != nil {
+				return interrupted(ctx, err)
+			}
+			if err := jsonLine(c.out, change); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// interrupted is nil where err is only that the user has seen enough.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// place finds a position by its name.
+func place(ctx context.Context, l *changes.Log, name string) (changes.Position, error) {
+	switch name {
+	case "start":
+		return l.Start(ctx)
+	case "now":
+		return l.Sync(ctx)
+	}
+	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
+		return l.At(ctx, t)
+	}
+	return changes.ParsePosition(name)
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"bytes"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+// commands are all commands of the program, cobra's own too.
+func commands() []*cobra.Command {
+	c := &cli{env: func(string) string { return "" }}
+	root := c.root()
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	var all []*cobra.Command
+	var walk func(*cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		all = append(all, cmd)
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+	return all
+}
+
+// Every command and every flag is in a transcript.
+func TestScriptsAreComplete(t *testing.T) {
+	t.Parallel()
+	var scripts strings.Builder
+	err := filepath.WalkDir("testdata", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".txtar" {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		scripts.Write(text)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	occurs := func(text string) bool {
+		return regexp.MustCompile(`(?m)(^|[ '(])` + regexp.QuoteMeta(text) + `([ ='"]|$)`).MatchString(scripts.String())
+	}
+	for _, cmd := range commands() {
+		if !occurs(cmd.CommandPath()) {
+			t.Errorf("no script runs %s", cmd.CommandPath())
+		}
+		cmd.NonInheritedFlags().VisitAll(func(flag *pflag.Flag) {
+			if !occurs("--" + flag.Name) {
+				t.Errorf("no script runs %s with --%s", cmd.CommandPath(), flag.Name)
+			}
+		})
+	}
+}
+
+// Every command says what it does.
+func TestHelpOfEveryCommand(t *testing.T) {
+	t.Parallel()
+	for _, cmd := range commands() {
+		if cmd.Short == "" {
+			t.Errorf("%s has no Short", cmd.CommandPath())
+		}
+		args := append(strings.Fields(cmd.CommandPath())[1:], "--help")
+		if r := program(t, nil, "", args...); r.code != 0 || !strings.Contains(r.stdout, "Usage:") || r.stderr != "" {
+			t.Errorf("%s: %+v", strings.Join(args, " "), r)
+		}
+	}
+}
+
+// The examples of the help texts are commands that work.
+func TestHelpExamplesWork(t *testing.T) {
+	t.Parallel()
+	const elsewhere = "postgres://app@db.example.com/app"
+	n := 0
+	for _, cmd := range commands() {
+		if strings.HasPrefix(cmd.CommandPath(), "howdah completion") { // cobra's own
+			continue
+		}
+		for line := range strings.Lines(cmd.Example) {
+			line = strings.TrimSpace(line)
+			n++
+			t.Run(line, func(t *testing.T) {
+				t.Parallel()
+				database := pgtest.Database(t)
+				env := append(os.Environ(), "DATABASE_URL="+database)
+				dir := t.TempDir()
+				for _, file := range []string{"a.txt", "b.txt", "names.txt", "urls.txt"} {
+					if err := os.WriteFile(filepath.Join(dir, file), []byte("a.txt\nb.txt\n"), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				for _, args := range [][]string{{"migrate"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"}} {
+					if r := program(t, map[string]string{"DATABASE_URL": database}, "", args...); r.code != 0 {
+						t.Fatal(r)
+					}
+				}
+				line := strings.ReplaceAll(line, elsewhere, "'"+database+"'")
+				if strings.HasPrefix(line, "howdah serve") {
+					s := startServe(t, env, strings.Fields(strings.ReplaceAll(line+" --listen 127.0.0.1:0", "'", ""))[2:]...)
+					s.stop(t)
+					return
+				}
+				run := exec.CommandContext(t.Context(), "sh", "-c", line)
+				var stderr bytes.Buffer
+				run.Dir, run.Env, run.Stderr = dir, env, &stderr
+				out, err := run.Output()
+				if err != nil || stderr.Len() > 0 || len(out) == 0 && !strings.Contains(line, ">") {
+					t.Errorf("%v, stdout %q, stderr %q", err, out, stderr.String())
+				}
+			})
+		}
+	}
+	if n < 15 {
+		t.Errorf("%d examples", n)
+	}
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/howdah-db/howdah"
+)
+
+// apart says why a method of a service has no route or no command of its name,
+// or a route or command no method.
+var apart = map[string]string{
+	"method checklists.WithTx":     "transactions are the library's; over HTTP there will be one request for several operations",
+	"method checklists.Migrations": "howdah migrate, and every start of serve, for all services together",
+	"method checklists.All":        "checklists-export and howdah checklists export: without an end, it is a stream",
+	"route checklists-export":      "All",
+	"command checklists export":    "All",
+}
+
+// What the library can do, HTTP and the command line can, under the same name,
+// and the other way round.
+func TestParity(t *testing.T) {
+	t.Parallel()
+	used := map[string]bool{}
+	missing := func(what string) {
+		t.Helper()
+		used[what] = true
+		if apart[what] == "" {
+			t.Errorf("%s has no counterpart; give it one, or say why not", what)
+		}
+	}
+	routes, commands := operationIDs(t), commandPaths()
+	methods := map[string]bool{}
+	services := reflect.TypeFor[howdah.Services]()
+	for i := range services.NumField() {
+		service := strings.ToLower(services.Field(i).Name)
+		store := services.Field(i).Type
+		for j := range store.NumMethod() {
+			verb := strings.ToLower(store.Method(j).Name)
+			methods[service+" "+verb] = true
+			if !routes[service+" "+verb] || !commands[service+" "+verb] {
+				missing("method " + service + "." + store.Method(j).Name)
+			}
+		}
+		for route := range routes {
+			if strings.HasPrefix(route, service+" ") && !methods[route] {
+				missing("route " + strings.Replace(route, " ", "-", 1))
+			}
+		}
+		for command := range commands {
+			if strings.HasPrefix(command, service+" ") && !methods[command] {
+				missing("command " + command)
+			}
+		}
+	}
+	if len(methods) < 10 {
+		t.Errorf("only %d methods", len(methods))
+	}
+	for what := range apart {
+		if !used[what] {
+			t.Errorf("%s has a counterpart, or is no more", what)
+		}
+	}
+}
+
+// operationIDs are those of the routes, as "checklists insert"; a test of
+// httpapi keeps the file up to date.
+func operationIDs(t *testing.T) map[string]bool {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Paths map[string]map[string]struct{ OperationID string }
+	}
+	if err := json.Unmarshal(text, &doc); err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]bool{}
+	for _, path := range doc.Paths {
+		for _, operation := range path {
+			ids[strings.Replace(operation.OperationID, "-", " ", 1)] = true
+		}
+	}
+	return ids
+}
+
+// commandPaths are the commands without the program's name.
+func commandPaths() map[string]bool {
+	paths := map[string]bool{}
+	for _, cmd := range commands() {
+		if path, ok := strings.CutPrefix(cmd.CommandPath(), "howdah "); ok {
+			paths[path] = true
+		}
+	}
+	return paths
+}

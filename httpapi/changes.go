@@ -1,0 +1,243 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/changes"
+)
+
+// FeedQuery is which changes are wanted. Exported, because huma passes over what
+// is not.
+type FeedQuery struct {
+	Table []string `query:"table" doc:"schema.table, schema.*, message.topic.* or *, perhaps with :insert; several with commas between." example:"[\"public.users\"]"`
+	Op    []string `query:"op" enum:"insert,update,delete,truncate,message" doc:"What happened; several with commas between." example:"[\"insert\"]"`
+	Match string   `query:"match" doc:"A JSON object that the row contains." example:"{\"status\":\"paid\"}"`
+}
+
+func (q *FeedQuery) filter() (f changes.Filter, err error) {
+	f.Patterns, err = changes.ParsePatterns(q.Table...)
+	for _, op := range q.Op {
+		f.Ops = append(f.Ops, changes.Op(op))
+	}
+	if q.Match != "" {
+		f.Match = json.RawMessage(q.Match)
+	}
+	return f, err
+}
+
+// positionNamed reads a position: "start", "now", or one of the feed.
+func (a *api) positionNamed(ctx context.Context, name string) (changes.Position, error) {
+	switch name {
+	case "start":
+		return a.client.Changes.Start(ctx)
+	case "", "now":
+		return a.client.Changes.Sync(ctx)
+	}
+	return changes.ParsePosition(name)
+}
+
+type changesOutput struct {
+	Body struct {
+		Changes []changes.Change `json:"changes" example:"[{\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2},\"new\":{\"id\":2,\"status\":\"paid\"},\"at\":\"2026-11-20T14:18:31.711368Z\",\"xid\":\"1396719\",\"last\":true}]"`
+		Next    changes.Position `json:"next" example:"1042.88213" doc:"Value of after for the next page. The same as after: the feed has ended for now."`
+	}
+}
+
+func (a *api) pageChanges(ctx context.Context, in *struct {
+	FeedQuery
+	After string `query:"after" default:"start" doc:"A position, start or now." example:"1042.88213"`
+	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many."`
+}) (*changesOutput, error) {
+	filter, err := in.filter()
+	if err != nil {
+		return nil, err
+	}
+	after, err := a.positionNamed(ctx, in.After)
+	if err != nil {
+		return nil, err
+	}
+	out := new(changesOutput)
+	out.Body.Changes, out.Body.Next, err = a.client.Changes.Page(ctx, after, in.Limit, filter)
+	return out, err
+}
+
+type positionOutput struct {
+	Body struct {
+		Position changes.Position `json:"position" example:"1042"`
+	}
+}
+
+func (a *api) syncChanges(ctx context.Context, _ *struct{}) (*positionOutput, error) {
+	position, err := a.client.Changes.Sync(ctx)
+	out := new(positionOutput)
+	out.Body.Position = position
+	return out, err
+}
+
+type emitInput struct {
+	Body struct {
+		Topic   string          `json:"topic" example:"orders.shipped"`
+		Payload json.RawMessage `json:"payload" example:"{\"id\":1}" doc:"Anything JSON can say, up to 1 MiB."`
+	}
+}
+
+type emitOutput struct {
+	Body struct {
+		Topic string `json:"topic" example:"orders.shipped"`
+	}
+}
+
+func (a *api) emitMessage(ctx context.Context, in *emitInput) (*emitOutput, error) {
+	err := a.client.Transact(ctx, func(_ pgx.Tx, s howdah.Services) error {
+		return s.Changes.Emit(ctx, in.Body.Topic, in.Body.Payload)
+	})
+	out := new(emitOutput)
+	out.Body.Topic = in.Body.Topic
+	return out, err
+}
+
+type capturesOutput struct {
+	Body struct {
+		Captures []changes.Capture `json:"captures" example:"[{\"table\":\"public.users\",\"ops\":[\"insert\",\"update\"],\"key\":[\"id\"],\"payload\":\"row\",\"max_bytes\":1048576,\"wake\":\"notify\"}]"`
+	}
+}
+
+func (a *api) listCaptures(ctx context.Context, _ *struct{}) (*capturesOutput, error) {
+	captured, err := a.client.Changes.Captures(ctx)
+	out := new(capturesOutput)
+	out.Body.Captures = captured
+	return out, err
+}
+
+type triggersOutput struct {
+	Body struct {
+		Triggers []changes.Trigger `json:"triggers" example:"[{\"table_name\":\"public.users\",\"trigger_name\":\"!howdah_insert\",\"events\":\"insert\",\"enabled\":\"yes\",\"whose\":\"howdah\"}]"`
+	}
+}
+
+func (a *api) listTriggers(ctx context.Context, _ *struct{}) (*triggersOutput, error) {
+	triggers, err := a.client.Changes.Triggers(ctx)
+	out := new(triggersOutput)
+	out.Body.Triggers = triggers
+	return out, err
+}
+
+// CaptureBody is a capture as HTTP may ask for it: without a condition, which is
+// SQL and runs as the table's writers.
+type CaptureBody struct {
+	Ops      []string `json:"ops,omitempty" enum:"insert,update,delete,truncate" doc:"Default all." example:"[\"insert\",\"update\"]"`
+	Columns  []string `json:"columns,omitempty" doc:"An update counts only if one of these changed." example:"[\"status\"]"`
+	Except   []string `json:"except,omitempty" doc:"Columns left out." example:"[\"password\"]"`
+	Key      []string `json:"key,omitempty" doc:"Default the primary key." example:"[\"id\"]"`
+	Payload  string   `json:"payload,omitempty" enum:"keys,row,diff,full" doc:"Default row." example:"diff"`
+	MaxBytes int      `json:"max_bytes,omitempty" minimum:"1" example:"1048576" doc:"Larger rows are left out; default 1 MiB."`
+	Bulk     bool     `json:"bulk,omitempty" doc:"Log by statement."`
+	Always   bool     `json:"always,omitempty" doc:"Also what replication applies."`
+	Wake     string   `json:"wake,omitempty" enum:"notify,poll" doc:"Default notify." example:"notify"`
+}
+
+func (b *CaptureBody) capture(table string) changes.Capture {
+	c := changes.Capture{
+		Table: table, Columns: b.Columns, Except: b.Except, Key: b.Key,
+		Payload: changes.Payload(b.Payload), MaxBytes: b.MaxBytes, Bulk: b.Bulk, Always: b.Always, Wake: b.Wake,
+	}
+	if b.Ops != nil {
+		c.Ops = []changes.Op{}
+	}
+	for _, op := range b.Ops {
+		c.Ops = append(c.Ops, changes.Op(op))
+	}
+	return c
+}
+
+// TablePath is the table an operation is about.
+type TablePath struct {
+	Schema string `path:"schema" doc:"Schema of the table." example:"public"`
+	Table  string `path:"table" doc:"Name of the table." example:"users"`
+}
+
+func (p *TablePath) name() string { return p.Schema + "." + p.Table }
+
+type stepsOutput struct {
+	Body struct {
+		Steps []changes.Step `json:"steps" example:"[{\"table\":\"public.users\",\"action\":\"create\",\"sql\":[\"CREATE TRIGGER x\"]}]" doc:"What was done; none: there was nothing to do."`
+	}
+}
+
+func stepsOf(done []changes.Step, err error) (*stepsOutput, error) {
+	out := new(stepsOutput)
+	out.Body.Steps = slices.Concat([]changes.Step{}, done) // none is a list, too
+	return out, err
+}
+
+func (a *api) applyCapture(ctx context.Context, in *struct {
+	TablePath
+	Body CaptureBody
+}) (*stepsOutput, error) {
+	return stepsOf(a.client.Changes.Apply(ctx, []changes.Capture{in.Body.capture(in.name())}, false))
+}
+
+func (a *api) releaseCapture(ctx context.Context, in *struct{ TablePath }) (*stepsOutput, error) {
+	return stepsOf(a.client.Changes.Release(ctx, in.name()))
+}
+
+// tableCapture is a capture that names its table.
+type tableCapture struct {
+	Table string `json:"table" example:"public.users"`
+	CaptureBody
+}
+
+type planInput struct {
+	Body struct {
+		Captures []tableCapture `json:"captures"`
+		Prune    bool           `json:"prune,omitempty" doc:"End the captures that are not named."`
+	}
+}
+
+func (a *api) planCaptures(ctx context.Context, in *planInput) (*stepsOutput, error) {
+	var want []changes.Capture
+	for _, c := range in.Body.Captures {
+		want = append(want, c.capture(c.Table))
+	}
+	return stepsOf(a.client.Changes.Plan(ctx, want, in.Body.Prune))
+}
+
+func (a *api) watchChanges(ctx context.Context, in *struct {
+	FeedQuery
+	After       string `query:"after" default:"now" doc:"A position, start or now." example:"1042.88213"`
+	LastEventID string `header:"Last-Event-ID" doc:"As browsers send it when they connect again; wins over after." example:"1042.88213"`
+}) (*huma.StreamResponse, error) {
+	filter, err := in.filter()
+	if err != nil {
+		return nil, err
+	}
+	name := in.After
+	if in.LastEventID != "" {
+		name = in.LastEventID
+	}
+	after, err := a.positionNamed(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	// A position that cannot be had gets a proper answer.
+	if _, _, err := a.client.Changes.Page(ctx, after, 1, filter); err != nil {
+		return nil, err
+	}
+	return a.eventStream(ctx, func(ctx context.Context, send func(event) bool) {
+		for change, err := range a.client.Tail.Watch(ctx, after, filter) {
+			e := event{ID: change.Position.String(), Name: string(change.Op), Data: change}
+			if err != nil {
+				e = event{Name: "error", Data: a.problem(ctx, &huma.Operation{OperationID: "changes-watch"}, err)}
+			}
+			if !send(e) || err != nil {
+				return
+			}
+		}
+	}), nil
+}
