@@ -74,13 +74,12 @@ func transact(t *testing.T, pool interface {
 		if err != nil {
 			t.Fatal(err)
 		}
+		end := savepoint.Commit
 		if _, err := savepoint.Exec(t.Context(), sql); err != nil {
 			failed += " " + stateOf(err)
-			err = savepoint.Rollback(t.Context())
-		} else {
-			err = savepoint.Commit(t.Context())
+			end = savepoint.Rollback
 		}
-		if err != nil {
+		if err := end(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -49,7 +49,7 @@ func pagePlan(t *testing.T, e *pgtest.Explainer) string {
 func TestCostInALargeLog(t *testing.T) {
 	t.Parallel()
 	const singles, large = 12_000, 200_000
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE
 		RETURN (pg_current_xact_id()::text::bigint % 8)::smallint`)
 	exec(t, m.pool, `DO $$ BEGIN

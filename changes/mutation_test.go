@@ -34,7 +34,7 @@ func TestMutations(t *testing.T) {
 	for _, m := range []struct {
 		fault  string
 		edits  []string // old, new; …
-		script func(*testing.T, *mutant) error
+		script func(*testing.T, *auditedLog) error
 	}{
 		{"the first id decides", []string{"max(e.id) AS last", "min(e.id) AS last", "ORDER BY l.id DESC", "ORDER BY l.id", "max(last) OVER", "min(last) OVER"}, overtaking},
 		{"order by xid", []string{"ORDER BY last)", "ORDER BY xid)"}, overtaking},
@@ -50,7 +50,7 @@ func TestMutations(t *testing.T) {
 	} {
 		t.Run(m.fault, func(t *testing.T) {
 			t.Parallel()
-			broken, err := playMutant(t, m.script, m.edits)
+			broken, err := playEdited(t, m.script, m.edits)
 			if len(broken) == 0 && err == nil {
 				t.Error("nobody noticed")
 			}
@@ -66,7 +66,7 @@ func TestMutations(t *testing.T) {
 			if halts == nil {
 				return // the traps' own tests play the script
 			}
-			broken, err = playMutant(t, m.script, halts)
+			broken, err = playEdited(t, m.script, halts)
 			if err != nil {
 				t.Errorf("the tick as it is: %v", err)
 			}
@@ -75,17 +75,18 @@ func TestMutations(t *testing.T) {
 	}
 }
 
-// mutant is a database whose tick was edited.
-type mutant struct {
+// auditedLog is a database with table chk.a, which the truth watches too. Its tick
+// may have been edited.
+type auditedLog struct {
 	log  *changes.Log
 	pool *pgxpool.Pool
 	url  string
 }
 
-// newMutant returns one that nobody has edited yet; table chk.a is captured.
-func newMutant(t *testing.T) *mutant {
+// newAudited returns one that nobody has edited yet; table chk.a is captured.
+func newAudited(t *testing.T) *auditedLog {
 	t.Helper()
-	m := &mutant{url: pgtest.Database(t)}
+	m := &auditedLog{url: pgtest.Database(t)}
 	m.log, m.pool = logOf(t, m.url)
 	exec(t, m.pool, truthSQL)
 	audited(t, m.pool, "a", "v int")
@@ -93,10 +94,10 @@ func newMutant(t *testing.T) *mutant {
 	return m
 }
 
-// playMutant plays script against a tick with edits and checks the feed.
-func playMutant(t *testing.T, script func(*testing.T, *mutant) error, edits []string) ([]string, error) {
+// playEdited plays script against a tick with edits and checks the feed.
+func playEdited(t *testing.T, script func(*testing.T, *auditedLog) error, edits []string) ([]string, error) {
 	t.Helper()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, edited(t, m.pool, edits))
 	if err := script(t, m); err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func edited(t *testing.T, pool *pgxpool.Pool, edits []string) (sql string) {
 }
 
 // begin opens a transaction of its own, with a transaction id.
-func (m *mutant) begin(t *testing.T) pgx.Tx {
+func (m *auditedLog) begin(t *testing.T) pgx.Tx {
 	t.Helper()
 	tx, err := m.pool.Begin(t.Context())
 	if err != nil {
@@ -135,14 +136,14 @@ func (m *mutant) begin(t *testing.T) pgx.Tx {
 	return tx
 }
 
-func (m *mutant) in(t *testing.T, tx pgx.Tx, sql string, args ...any) {
+func (m *auditedLog) in(t *testing.T, tx pgx.Tx, sql string, args ...any) {
 	t.Helper()
 	if _, err := tx.Exec(t.Context(), sql, args...); err != nil {
 		t.Fatalf("%s: %v", sql, err)
 	}
 }
 
-func (m *mutant) commit(t *testing.T, tx pgx.Tx) {
+func (m *auditedLog) commit(t *testing.T, tx pgx.Tx) {
 	t.Helper()
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
@@ -151,7 +152,7 @@ func (m *mutant) commit(t *testing.T, tx pgx.Tx) {
 
 // overtaking: A is older and changes something first, B changes the row, A
 // changes it again; one tick sees both.
-func overtaking(t *testing.T, m *mutant) error {
+func overtaking(t *testing.T, m *auditedLog) error {
 	a := m.begin(t)
 	m.in(t, a, `INSERT INTO chk.a VALUES (1, 1)`)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
@@ -161,7 +162,7 @@ func overtaking(t *testing.T, m *mutant) error {
 }
 
 // twoLeaves: one transaction's changes lie in two leaves.
-func twoLeaves(t *testing.T, m *mutant) error {
+func twoLeaves(t *testing.T, m *auditedLog) error {
 	exec(t, m.pool, `CREATE SEQUENCE chk.leaf; GRANT ALL ON chk.leaf TO PUBLIC`)
 	exec(t, m.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE RETURN (nextval('chk.leaf') % 8)::smallint`)
 	exec(t, m.pool, `INSERT INTO chk.a SELECT g, 0 FROM generate_series(1, 12) g`)
@@ -170,7 +171,7 @@ func twoLeaves(t *testing.T, m *mutant) error {
 
 // latecomer: open at one tick, committed at the next, older than others that
 // have finished.
-func latecomer(t *testing.T, m *mutant) error {
+func latecomer(t *testing.T, m *auditedLog) error {
 	a := m.begin(t)
 	m.in(t, a, `INSERT INTO chk.a VALUES (1, 1)`)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
@@ -183,7 +184,7 @@ func latecomer(t *testing.T, m *mutant) error {
 
 // youngerThanAnyFinished: open at a tick, and no younger one has finished. On a
 // server with other tests that is luck: tried until the feed ends before it.
-func youngerThanAnyFinished(t *testing.T, m *mutant) error {
+func youngerThanAnyFinished(t *testing.T, m *auditedLog) error {
 	for i := range 100 {
 		a := m.begin(t)
 		m.in(t, a, `INSERT INTO chk.a VALUES ($1, 1)`, i)
@@ -197,7 +198,7 @@ func youngerThanAnyFinished(t *testing.T, m *mutant) error {
 
 // twoTickers: the second waits for the lock of the first, which numbers a
 // transaction.
-func twoTickers(t *testing.T, m *mutant) error {
+func twoTickers(t *testing.T, m *auditedLog) error {
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	first, err := m.pool.Begin(t.Context())
 	if err != nil {
@@ -218,7 +219,7 @@ func twoTickers(t *testing.T, m *mutant) error {
 }
 
 // commitsMeanwhile: a transaction commits while the tick halts.
-func commitsMeanwhile(t *testing.T, m *mutant) error {
+func commitsMeanwhile(t *testing.T, m *auditedLog) error {
 	holder := m.begin(t)
 	m.in(t, holder, `SELECT pg_advisory_xact_lock(9, 9)`)
 	a := m.begin(t)

@@ -80,7 +80,7 @@ func TestS2AnyKey(t *testing.T) {
 // S3: what happened while nobody listened, and between two looks, is there.
 func TestS3NobodyListens(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	first, at := readAll(t, m.log, changes.Position{}, 10, changes.Filter{})
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
@@ -108,7 +108,7 @@ func TestS4S6LargeRow(t *testing.T) {
 // lock of the whole database that a NOTIFY in each would take.
 func TestS5OneRinger(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	a, b := m.begin(t), m.begin(t)
 	m.in(t, a, `INSERT INTO chk.a VALUES (1, 1)`)
 	m.in(t, b, `INSERT INTO chk.a VALUES (2, 1)`)
@@ -124,7 +124,7 @@ func TestS5OneRinger(t *testing.T) {
 // S5: the doorbell is heard, and says nothing.
 func TestS5Doorbell(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	conn, err := pgx.Connect(t.Context(), m.url)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestS5Doorbell(t *testing.T) {
 // S8: nothing has to be disabled to tell one's own changes from others'.
 func TestS8OriginInsteadOfDisabling(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	mine := m.begin(t)
 	if err := m.log.WithTx(mine).Mark(t.Context(), "crm", nil); err != nil {
 		t.Fatal(err)

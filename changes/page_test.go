@@ -16,7 +16,7 @@ import (
 // pieces together are the whole.
 func TestF6PagesAtEveryCut(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `CREATE SEQUENCE chk.leaf`)
 	exec(t, m.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE RETURN (nextval('chk.leaf') / 2 % 8)::smallint`)
 	id := 0
@@ -161,7 +161,7 @@ func within(a, b any) bool {
 // A filter that lets nothing through moves on all the same, and ends.
 func TestPageMovesOnThroughNothing(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO howdah.change_commit (n, slot, xid) SELECT g, 0, '1' FROM generate_series(1, 25000) g`)
 	exec(t, m.pool, `UPDATE howdah.change_tick SET n = 25000`)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)

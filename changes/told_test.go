@@ -18,7 +18,7 @@ import (
 
 func TestF9Expired(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	for i := range 4 {
 		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i)
 	}
@@ -39,7 +39,7 @@ func TestF9Expired(t *testing.T) {
 
 func TestF9Ahead(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	m.sync(t)
 	for _, after := range []changes.Position{{Commit: 2}, {Commit: 2, ID: 1}, {Commit: math.MaxInt64}, {Commit: math.MaxInt64, ID: math.MaxInt64}, {Commit: math.MaxInt64 - 5000}} {
@@ -51,7 +51,7 @@ func TestF9Ahead(t *testing.T) {
 }
 
 // failover makes the next tick believe that the server's history parted here.
-func (m *mutant) failover(t *testing.T) {
+func (m *auditedLog) failover(t *testing.T) {
 	t.Helper()
 	exec(t, m.pool, `UPDATE howdah.change_tick SET timeline = '0000BEEF' WHERE tick = (SELECT max(tick) FROM howdah.change_tick)`)
 }
@@ -60,7 +60,7 @@ func (m *mutant) failover(t *testing.T) {
 // told, whoever did not reads over the gap.
 func TestF9EraGap(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	for i := range 3 {
 		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i)
 		m.sync(t)
@@ -115,7 +115,7 @@ func TestF9EraGap(t *testing.T) {
 // Two eras with nothing between them.
 func TestF9EmptyEra(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	for i := range 3 {
 		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i)
 		m.sync(t)
@@ -140,7 +140,7 @@ func TestF9Restored(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			m := newMutant(t)
+			m := newAudited(t)
 			exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 			exec(t, m.pool, sql)
 			_, err := m.log.Sync(t.Context())
@@ -158,7 +158,7 @@ func TestF9Restored(t *testing.T) {
 // snapshot was taken.
 func TestF6SnapshotStandsStill(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	m.sync(t)
 	tx, err := m.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})

@@ -17,10 +17,10 @@ import (
 )
 
 // sound plays a script against the tick as it is.
-func sound(t *testing.T, script func(*testing.T, *mutant) error) {
+func sound(t *testing.T, script func(*testing.T, *auditedLog) error) {
 	t.Helper()
 	t.Parallel()
-	broken, err := playMutant(t, script, nil)
+	broken, err := playEdited(t, script, nil)
 	if err != nil {
 		t.Error(err)
 	}
@@ -34,7 +34,7 @@ func TestTrapXmaxIsPastTheLastFinished(t *testing.T)       { sound(t, youngerTha
 func TestTrapLockBeforeRead(t *testing.T)                  { sound(t, twoTickers) }
 
 // ticks is how many ticks were written.
-func ticks(t *testing.T, m *mutant) (n int) {
+func ticks(t *testing.T, m *auditedLog) (n int) {
 	t.Helper()
 	if err := m.pool.QueryRow(t.Context(), `SELECT count(*) FROM howdah.change_tick`).Scan(&n); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func ticks(t *testing.T, m *mutant) (n int) {
 	return n
 }
 
-func (m *mutant) sync(t *testing.T) changes.Position {
+func (m *auditedLog) sync(t *testing.T) changes.Position {
 	t.Helper()
 	at, err := m.log.Sync(t.Context())
 	if err != nil {
@@ -54,7 +54,7 @@ func (m *mutant) sync(t *testing.T) changes.Position {
 // A sequence says 1 before its first number and after it.
 func TestTrapSequenceIsCalled(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	before := ticks(t, m)
 	m.sync(t)
 	if got := ticks(t, m); got != before {
@@ -79,7 +79,7 @@ func TestTrapSequenceIsCalled(t *testing.T) {
 // A transaction's own id is missing from its snapshot.
 func TestTickRefusesOwnXID(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	for _, begin := range []string{
 		`BEGIN; SELECT pg_current_xact_id()`,
 		`BEGIN; INSERT INTO chk.a VALUES (1, 1)`,
@@ -108,7 +108,7 @@ func TestTickRefusesOwnXID(t *testing.T) {
 // A database may have another isolation level as its default.
 func TestTickUnderAnotherDefaultIsolation(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	exec(t, m.pool, `DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$`)
 	pool := pgtest.Pool(t, m.url)
@@ -122,7 +122,7 @@ func TestTickUnderAnotherDefaultIsolation(t *testing.T) {
 // writer are set.
 func TestTickIsFlushed(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	for i, c := range []struct{ set, want string }{{"off", "on"}, {"local", "on"}, {"remote_write", "on"}, {"on", "on"}, {"remote_apply", "remote_apply"}} {
 		conn, err := pgx.Connect(t.Context(), m.url)
 		if err != nil {
@@ -166,7 +166,7 @@ func buffers(t *testing.T, plan string) (n int) {
 }
 
 // ticked returns the plan of a tick, which is committed.
-func (m *mutant) ticked(t *testing.T) string {
+func (m *auditedLog) ticked(t *testing.T) string {
 	t.Helper()
 	rows, _ := m.pool.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) SELECT howdah.change_tick(true)`)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
@@ -184,7 +184,7 @@ const loadSQL = `
 
 func TestInDoubtBulkLoadIsNotScanned(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	load := m.begin(t)
 	m.in(t, load, `INSERT INTO chk.a VALUES (1, 1)`)
 	m.sync(t) // as somebody does every moment
@@ -209,7 +209,7 @@ func TestInDoubtBulkLoadIsNotScanned(t *testing.T) {
 // A writer has no rights on howdah and needs none (W3).
 func TestW3WriterNeedsNoRights(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	role, conn := humble(t, m)
 	if _, err := conn.Exec(t.Context(), `INSERT INTO chk.a VALUES (1, 1); UPDATE chk.a SET v = 2; DELETE FROM chk.a; TRUNCATE chk.a`); err != nil {
 		t.Fatalf("a writer without rights: %v", err)
@@ -232,7 +232,7 @@ func TestW3WriterNeedsNoRights(t *testing.T) {
 // A change that cannot be logged does not happen (W2).
 func TestW2UnloggedWriteFails(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	exec(t, m.pool, `ALTER TABLE howdah.change ADD CONSTRAINT log_is_full CHECK (op IN ('m')) NOT VALID`)
 	for _, sql := range []string{`INSERT INTO chk.a VALUES (2, 1)`, `UPDATE chk.a SET v = 2`, `DELETE FROM chk.a`, `TRUNCATE chk.a`} {
@@ -252,7 +252,7 @@ func TestW2UnloggedWriteFails(t *testing.T) {
 // waits for a writer (F7).
 func TestW1WritersDoNotWait(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	tick, err := m.pool.Begin(t.Context())
 	if err != nil {
@@ -290,7 +290,7 @@ func TestW1WritersDoNotWait(t *testing.T) {
 // Origin and meta end with the transaction and with a savepoint (F8).
 func TestF8OriginEndsWithSavepoint(t *testing.T) {
 	t.Parallel()
-	m := newMutant(t)
+	m := newAudited(t)
 	tx := m.begin(t)
 	mark := func(tx pgx.Tx, origin string, meta any) {
 		if err := m.log.WithTx(tx).Mark(t.Context(), origin, meta); err != nil {
@@ -333,7 +333,7 @@ func TestF8OriginEndsWithSavepoint(t *testing.T) {
 }
 
 // humble returns a connection of a role that may write chk.a, and nothing else.
-func humble(t *testing.T, m *mutant) (string, *pgx.Conn) {
+func humble(t *testing.T, m *auditedLog) (string, *pgx.Conn) {
 	t.Helper()
 	var role string
 	if err := m.pool.QueryRow(t.Context(), `SELECT 'writer_' || current_database()`).Scan(&role); err != nil {
