@@ -205,16 +205,17 @@ BEGIN
 	END IF;
 
 	-- Beside the table's columns, which may have any names, ours are qualified.
+	-- OFFSET 0: a subquery that is pulled up makes the JSON anew wherever it is used.
 	IF TG_OP = 'INSERT' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, new)
 		SELECT howdah.change_slot(), 'i', payload <> 'keys' AND pg_column_size(n.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(n.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(n.image) <= most THEN n.image END
-		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_new r) n;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_new r OFFSET 0) n;
 	ELSIF TG_OP = 'DELETE' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old)
 		SELECT howdah.change_slot(), 'd', payload <> 'keys' AND pg_column_size(o.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(o.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(o.image) <= most THEN o.image END
-		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r) o;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r OFFSET 0) o;
 	ELSE
 		-- A key that is only in the old rows has ended, one only in the new has begun.
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
@@ -229,9 +230,9 @@ BEGIN
 					CASE WHEN payload <> 'keys' THEN n.image END AS new,
 					n.key IS NOT NULL AS later
 				FROM (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
-					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image) i) o
+					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) o
 				FULL JOIN (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
-					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image) i) n ON n.key = o.key
+					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) n ON n.key = o.key
 				WHERE n.key IS NULL OR o.key IS NULL OR o.whole *<> n.whole
 			) x
 			ORDER BY x.later
