@@ -27,7 +27,7 @@ const (
 type Capture struct {
 	Table    string   `json:"table"`               // schema.table; the schema ends at the first dot
 	Ops      []Op     `json:"ops,omitempty"`       // insert, update, delete, truncate; default all
-	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these changed; default any
+	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these, or of the key, changed; default any
 	Except   []string `json:"except,omitempty"`    // columns left out of old and new
 	When     string   `json:"when,omitempty"`      // SQL condition over NEW and OLD
 	Key      []string `json:"key,omitempty"`       // columns of the key; default primary key, else replica identity, else none
@@ -116,7 +116,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t := &target{Capture: c}
 	t.schema, t.table, _ = strings.Cut(c.Table, ".")
 	var kind, persistence string
-	var partition bool
+	var partition, unique bool // a partition itself; a key that no two rows share
 	var columns, key []string
 	var rowTriggers, deferrable []string
 	err = db.QueryRow(ctx, `
@@ -125,11 +125,16 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 			ARRAY(SELECT tgname::text FROM pg_trigger
 				WHERE tgrelid = c.oid AND NOT tgisinternal AND tgtype & 3 = 1 AND left(tgname, 8) <> '!howdah_'), -- AFTER … FOR EACH ROW
 			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
-				WHERE i.indrelid = c.oid AND NOT i.indimmediate)
+				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
+			EXISTS (SELECT FROM pg_index i
+				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
+					AND (SELECT bool_and(coalesce(a.attnotnull AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
+						FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
+						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0))
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable)
+		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable, &unique)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -170,6 +175,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 			return nil, pg.Refuse("bulk", "cannot be had with partitions")
 		case len(t.Key) == 0:
 			return nil, pg.Refuse("bulk", "needs a key")
+		case !unique:
+			return nil, pg.Refuse("bulk", "needs a unique key without NULL, by which rows are paired; (%s) is none", strings.Join(t.Key, ", "))
 		case len(rowTriggers) > 0:
 			return nil, pg.Refuse("bulk", "cannot be had beside the table's own trigger %q, which fires before it", rowTriggers[0])
 		}
@@ -233,7 +240,14 @@ func (t *target) trigger(op Op, call string) string {
 		// *<> compares images: json, point and xml have no equality.
 		conditions = append(conditions, `OLD.* *<> NEW.*`)
 		if len(t.Columns) > 0 {
-			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", t.Columns), prefixed("NEW", t.Columns)))
+			// And the key: who follows one must see it end.
+			counts := slices.Clone(t.Columns)
+			for _, name := range t.Key {
+				if !slices.Contains(counts, name) {
+					counts = append(counts, name)
+				}
+			}
+			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", counts), prefixed("NEW", counts)))
 		}
 	}
 	if t.When != "" && op != Truncate {

@@ -13,6 +13,7 @@
 package changes
 
 import (
+	"bytes"
 	"context"
 	"embed"
 	"encoding/json"
@@ -141,10 +142,25 @@ func toJSON(field string, v any, most int) (string, error) {
 	if len(text) > most {
 		return "", pg.Refuse(field, "%d bytes of JSON; at most %d are possible", len(text), most)
 	}
-	if err := pg.CheckJSON(field, text); err != nil {
+	if err := checkJSON(field, text); err != nil {
 		return "", err
 	}
 	return string(text), nil
+}
+
+// checkJSON refuses what jsonb cannot keep; PostgreSQL would refuse it too, and
+// spoil the caller's transaction.
+func checkJSON(field string, text []byte) error {
+	for i := 0; i < len(text); i++ {
+		if text[i] != '\\' {
+			continue
+		}
+		if bytes.HasPrefix(text[i:], []byte(`\u0000`)) {
+			return pg.Refuse(field, "a NUL at byte %d; PostgreSQL cannot store it", i)
+		}
+		i++ // what is escaped is not a backslash that begins something
+	}
+	return pg.CheckJSON(field, text)
 }
 
 // asOurs gives the errors that the functions of the log raise their names.

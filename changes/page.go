@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -39,10 +41,8 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if n < 1 || n > MaxPage {
 		return nil, after, pg.Wrap(op, pg.Refuse("limit", "%d; want 1 to %d", n, MaxPage))
 	}
-	if f.Match != nil {
-		if err := checkMatch(f.Match); err != nil {
-			return nil, after, pg.Wrap(op, err)
-		}
+	if err := f.check(); err != nil {
+		return nil, after, pg.Wrap(op, err)
 	}
 	lines, next, err := l.newest(ctx, after, n, f)
 	if err != nil {
@@ -86,16 +86,20 @@ func (l *Log) lines(ctx context.Context, after Position, n int, f Filter) (lines
 }
 
 func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
-	var head, floor int64
+	var head, floor, upTo int64
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
+	// Where the last commit looked at would lie between two eras, it is the first
+	// of the later one: a position in a lost history is none to go on from.
+	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
 	batch.Queue(`
-		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint)
+		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
+			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint)
 		FROM howdah.change_tick
 		ORDER BY tick DESC
-		LIMIT 1`, after.Commit).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost) })
+		LIMIT 1`, after.Commit, until).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo) })
 	where := f.where()
 	batch.Queue(`
 		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
@@ -115,10 +119,11 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
 			ORDER BY l.id
 			LIMIT $3::int) e
-		WHERE c.n >= $1::bigint AND c.n < $4::bigint
+		WHERE c.n >= $1::bigint
+			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
 		ORDER BY c.n, e.id
 		LIMIT $3::int`,
-		after.Commit, after.within(), n+1, after.Commit+maxCommits, // one more than wanted tells which is the last of its commit
+		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
 		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match).
 		Query(func(rows pgx.Rows) (err error) {
 			lines, err = pgx.CollectRows(rows, pgx.RowToStructByPos[line])
@@ -141,7 +146,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		return lines, lines[n-1].position(), nil
 	}
 	// All of the commits looked at: go on after the last of them.
-	next := Position{Commit: min(head, after.Commit+maxCommits-1)}
+	next := Position{Commit: min(head, upTo)}
 	if len(lines) > 0 {
 		next.Commit = max(next.Commit, lines[len(lines)-1].N)
 	}
@@ -188,10 +193,18 @@ func codes(some []Op) (text string) {
 	return text
 }
 
-func checkMatch(match json.RawMessage) error {
-	var object map[string]json.RawMessage
-	if err := json.Unmarshal(match, &object); err != nil || object == nil {
-		return pg.Refuse("match", "%.100q; want a JSON object", match)
+func (f Filter) check() error {
+	for _, op := range f.Ops {
+		if !slices.Contains(ops, op) {
+			return pg.Refuse("op", "%q; want insert, update, delete, truncate, read or message", op)
+		}
 	}
-	return pg.CheckJSON("match", match)
+	if f.Match == nil {
+		return nil
+	}
+	var object map[string]json.RawMessage
+	if err := json.Unmarshal(f.Match, &object); err != nil || object == nil {
+		return pg.Refuse("match", "%.100q; want a JSON object", f.Match)
+	}
+	return checkJSON("match", f.Match)
 }

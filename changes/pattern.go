@@ -23,6 +23,9 @@ func ParsePattern(s string) (Pattern, error) {
 	refuse := func(problem string) (Pattern, error) {
 		return Pattern{}, pg.Refuse("pattern", "%q %s; want schema.table, schema.*, message.topic.* or *, perhaps with :insert,update", s, problem)
 	}
+	if err := pg.CheckText("pattern", s); err != nil {
+		return Pattern{}, err
+	}
 	p := Pattern{text: s}
 	name, list, restricted := strings.Cut(s, ":")
 	if restricted {

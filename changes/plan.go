@@ -239,7 +239,7 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 			return nil
 		case !errors.As(err, &pgErr):
 			return err
-		case pgErr.Code == "42601", pgErr.Code == "42703", pgErr.Code == "42P17", pgErr.Code == "42P01" && pgErr.Position > 0, pgErr.Code == "42883", pgErr.Code == "42804":
+		case badCondition(pgErr):
 			return fmt.Errorf("%w (%w)", pg.Refuse("when", "%s", pgErr.Message), pgErr) // all other parts of the statement are ours
 		case pgErr.Code == "42501":
 			return fmt.Errorf("%w; as the table's owner run: GRANT TRIGGER ON %s TO the role that howdah connects as", err, step.Table)
@@ -254,6 +254,19 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 		case <-time.After(time.Duration(try) * 250 * time.Millisecond):
 		}
 	}
+}
+
+// badCondition: nothing else in the statement can be wrong in these ways.
+func badCondition(err *pgconn.PgError) bool {
+	switch err.Code {
+	case "42501", "42710", "42704": // no right, a trigger of that name, an object gone meanwhile
+		return false
+	case "42P01": // the table is gone, or the condition names one
+		return err.Position > 0
+	case "0A000", "22P02": // a subquery, a literal that cannot be read
+		return true
+	}
+	return strings.HasPrefix(err.Code, "42")
 }
 
 func (s *Step) run(ctx context.Context, tx pgx.Tx) error {

@@ -2,6 +2,10 @@ package changes
 
 import (
 	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -26,7 +30,18 @@ func (l *Log) Sync(ctx context.Context) (Position, error) {
 // is at it and wait is false.
 func (l *Log) tick(ctx context.Context, wait bool) (n *int64, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		return l.db.QueryRow(ctx, `SELECT howdah.change_tick($1)`, wait).Scan(&n)
+		err := asOurs(tickOn(ctx, l.db, wait, &n))
+		if pool, ok := l.db.(*pgxpool.Pool); ok && errors.Is(err, ErrInTx) {
+			// Outside a transaction the only reason is another default isolation.
+			return asOurs(pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+				return tickOn(ctx, tx, wait, &n)
+			}))
+		}
+		return err
 	})
-	return n, asOurs(err)
+	return n, err
+}
+
+func tickOn(ctx context.Context, db pg.DB, wait bool, n **int64) error {
+	return db.QueryRow(ctx, `SELECT howdah.change_tick($1)`, wait).Scan(n)
 }

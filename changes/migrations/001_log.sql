@@ -97,7 +97,7 @@ COMMENT ON FUNCTION howdah.change_slot() IS 'The leaf for changes made now: a si
 -- What a row is in JSON must not depend on how its writer likes to read bytes, intervals and floats.
 CREATE FUNCTION howdah.change_json(r record) RETURNS jsonb
 LANGUAGE plpgsql STABLE
-SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1
+SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 SET quote_all_identifiers = off
 AS $$ BEGIN RETURN to_jsonb(r); END $$;
 COMMENT ON FUNCTION howdah.change_json(record) IS 'A row as JSON, whatever the connection has set.';
 
@@ -116,7 +116,8 @@ DECLARE
 	columns text[] := TG_ARGV[5];
 	except_ CONSTANT text[] := TG_ARGV[6];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0;
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('quote_all_identifiers') = 'off';
 	was     jsonb; -- OLD
 	is_     jsonb; -- NEW
 	was_key jsonb;
@@ -188,29 +189,33 @@ COMMENT ON FUNCTION howdah.change_capture() IS 'Trigger: logs the change of a ro
 CREATE FUNCTION howdah.change_capture_bulk() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
+<<ours>>
 DECLARE
 	-- arguments as of change_capture; diff and columns left out are not to be had
 	payload CONSTANT text := TG_ARGV[2];
 	most    CONSTANT int := TG_ARGV[3];
 	columns text[] := TG_ARGV[5];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0;
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('quote_all_identifiers') = 'off';
 BEGIN
 	IF EXISTS (SELECT FROM unnest(columns) AS c
 		WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = c AND NOT attisdropped)) THEN -- renamed since
 		columns := howdah.change_key(TG_RELID);
 	END IF;
 
+	-- Beside the table's columns, which may have any names, ours are qualified.
+	-- OFFSET 0: a subquery that is pulled up makes the JSON anew wherever it is used.
 	IF TG_OP = 'INSERT' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, new)
 		SELECT howdah.change_slot(), 'i', payload <> 'keys' AND pg_column_size(n.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(n.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(n.image) <= most THEN n.image END
-		FROM (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image FROM howdah_new r) n;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_new r OFFSET 0) n;
 	ELSIF TG_OP = 'DELETE' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old)
 		SELECT howdah.change_slot(), 'd', payload <> 'keys' AND pg_column_size(o.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(o.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(o.image) <= most THEN o.image END
-		FROM (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image FROM howdah_old r) o;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r OFFSET 0) o;
 	ELSE
 		-- A key that is only in the old rows has ended, one only in the new has begun.
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
@@ -224,11 +229,11 @@ BEGIN
 					CASE WHEN payload = 'full' OR payload = 'row' AND n.key IS NULL THEN o.image END AS old,
 					CASE WHEN payload <> 'keys' THEN n.image END AS new,
 					n.key IS NOT NULL AS later
-				FROM (SELECT r, i.image, howdah.change_pick(i.image, columns) AS key
-					FROM howdah_old r, LATERAL (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image) i) o
-				FULL JOIN (SELECT r, i.image, howdah.change_pick(i.image, columns) AS key
-					FROM howdah_new r, LATERAL (SELECT CASE WHEN plain THEN to_jsonb(r) ELSE howdah.change_json(r) END AS image) i) n ON n.key = o.key
-				WHERE n.key IS NULL OR o.key IS NULL OR o.r *<> n.r
+				FROM (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
+					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) o
+				FULL JOIN (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
+					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) n ON n.key = o.key
+				WHERE n.key IS NULL OR o.key IS NULL OR o.whole *<> n.whole
 			) x
 			ORDER BY x.later
 		) p;
@@ -320,10 +325,16 @@ BEGIN
 		WHERE e.xid >= prev.next AND e.xid < pg_snapshot_xmax(snap) AND pg_visible_in_snapshot(e.xid, snap)
 		GROUP BY e.xid, e.slot
 		UNION ALL
-		SELECT e.xid, e.slot, max(e.id)
+		-- A join would be planned as a scan of the whole log once a few are in doubt.
+		SELECT d.xid, s.slot::smallint, e.id
 		FROM unnest(doubt) AS d(xid)
-		JOIN howdah.change e ON e.xid = d.xid
-		GROUP BY e.xid, e.slot
+		CROSS JOIN generate_series(0, 7) AS s(slot)
+		CROSS JOIN LATERAL (
+			SELECT l.id
+			FROM howdah.change l
+			WHERE l.xid = d.xid AND l.slot = s.slot::smallint
+			ORDER BY l.id DESC
+			LIMIT 1) e
 	), whole AS (
 		SELECT xid, slot, max(last) OVER (PARTITION BY xid) AS last
 		FROM fresh
@@ -336,8 +347,12 @@ BEGIN
 	SELECT max(n), count(*) INTO head, found_ FROM numbered;
 
 	SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
-	IF found_ = 0 AND seq = prev.seq AND base = prev.n THEN
-		RETURN prev.n; -- written only if there is news
+	IF found_ = 0 THEN
+		IF seq = prev.seq THEN
+			RETURN prev.n; -- written only if there is news
+		END IF;
+		base := prev.n; -- an era begins with its first commit: until then the feed ends where it did
+		line := prev.timeline;
 	END IF;
 
 	-- What has a number must be as durable as the number.

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -15,8 +16,9 @@ import (
 type Explainer struct {
 	pgx.Tx // what a store does with the handle; rolled back at the end of the test
 
-	t     testing.TB
-	plans []string
+	t        testing.TB
+	plans    []string
+	prepared int
 }
 
 // Explain returns an Explainer on the database and search_path of pool.
@@ -65,6 +67,14 @@ func (e *Explainer) Exec(ctx context.Context, sql string, args ...any) (pgconn.C
 	return e.Tx.Exec(ctx, sql, args...)
 }
 
+// SendBatch keeps the plans of the statements of b and runs them.
+func (e *Explainer) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	for _, q := range b.QueuedQueries {
+		e.explain(ctx, q.SQL, q.Arguments)
+	}
+	return e.Tx.SendBatch(ctx, b)
+}
+
 // explain runs sql once for its plan and takes back what it did.
 func (e *Explainer) explain(ctx context.Context, sql string, args []any) {
 	e.t.Helper()
@@ -73,10 +83,8 @@ func (e *Explainer) explain(ctx context.Context, sql string, args []any) {
 		e.t.Fatalf("pgtest: explain: %v", err)
 	}
 	defer savepoint.Rollback(ctx) // its failure would fail the statement itself
-	const name = "howdah_explained"
-	if _, err := savepoint.Exec(ctx, `DEALLOCATE ALL`); err != nil {
-		e.t.Fatalf("pgtest: explain: %v", err)
-	}
+	e.prepared++                  // a name of its own: DEALLOCATE ALL would take pgx's statements too
+	name := "howdah_explained_" + strconv.Itoa(e.prepared)
 	if _, err := savepoint.Exec(ctx, `PREPARE `+name+` AS `+sql, pgx.QueryExecModeSimpleProtocol); err != nil {
 		e.t.Fatalf("pgtest: explain: %v in %s", err, sql)
 	}
@@ -96,7 +104,7 @@ func (e *Explainer) explain(ctx context.Context, sql string, args []any) {
 func placeholders(n int) string {
 	marks := make([]string, n)
 	for i := range marks {
-		marks[i] = "$" + string(rune('1'+i))
+		marks[i] = "$" + strconv.Itoa(i+1)
 	}
 	return strings.Join(marks, ", ")
 }

@@ -1,0 +1,130 @@
+package changes_test
+
+import (
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+var (
+	leafScan  = regexp.MustCompile(`Scan (?:using (\S+) )?on (change_\d) .*\(actual rows=[\d.]+ loops=(\d+)\)`)
+	leafIndex = regexp.MustCompile(`^change_\d_xid_id_idx$`)
+)
+
+// probes is how often leaves were looked into, by their index alone.
+func probes(t *testing.T, plan string) (n int) {
+	t.Helper()
+	for _, m := range leafScan.FindAllStringSubmatch(plan, -1) {
+		if !leafIndex.MatchString(m[1]) {
+			t.Errorf("not by the leaf's index: %s in\n%s", m[0], plan)
+		}
+		loops, err := strconv.Atoi(m[3])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += loops
+	}
+	return n
+}
+
+// pagePlan returns the plan of the statement that reads a page.
+func pagePlan(t *testing.T, e *pgtest.Explainer) string {
+	t.Helper()
+	for plan := range strings.SplitSeq(e.Plan(), "\nLimit ") {
+		if strings.Contains(plan, "change_commit") {
+			return plan
+		}
+	}
+	t.Fatal("no plan of a page")
+	return ""
+}
+
+// What a page and a tick read must not grow with the log.
+func TestCostInALargeLog(t *testing.T) {
+	t.Parallel()
+	const singles, large = 12_000, 200_000
+	m := newAudited(t)
+	exec(t, m.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE
+		RETURN (pg_current_xact_id()::text::bigint % 8)::smallint`)
+	exec(t, m.pool, `DO $$ BEGIN
+		FOR i IN 1..`+strconv.Itoa(singles)+` LOOP
+			INSERT INTO howdah.change (slot, op, schema_name, table_name, key, new)
+			VALUES (howdah.change_slot(), 'i', 'chk', 'load', jsonb_build_object('id', i), jsonb_build_object('id', i, 'filler', repeat('x', 50)));
+			COMMIT;
+		END LOOP;
+	END $$`)
+	exec(t, m.pool, loadSQL, large)
+	if at := m.sync(t); at.Commit != singles+1 {
+		t.Fatalf("Sync() = %s, want %d", at, singles+1)
+	}
+	exec(t, m.pool, `ANALYZE howdah.change, howdah.change_commit, howdah.change_tick`)
+
+	e := pgtest.Explain(t, m.pool)
+	l := m.log.WithTx(e)
+	page, _, err := l.Page(t.Context(), changes.Position{Commit: singles / 2}, 1000, changes.Filter{})
+	if err != nil || len(page) != 1000 {
+		t.Fatalf("%d changes, %v", len(page), err)
+	}
+	plan := pagePlan(t, e)
+	if n := probes(t, plan); n < 1000 || n > 1010 || !strings.Contains(plan, "change_commit_pk") {
+		t.Errorf("a page of 1,000 transactions looks into leaves %d times, want once each:\n%s", n, plan)
+	}
+	if n := buffers(t, plan); n > 10_000 {
+		t.Errorf("a page of 1,000 transactions touches %d pages:\n%s", n, plan)
+	}
+
+	var id int64
+	if err := m.pool.QueryRow(t.Context(), `SELECT max(id) - 1500 FROM howdah.change`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	for _, inside := range []int64{id - large/2, id} {
+		page, next, err := l.Page(t.Context(), changes.Position{Commit: singles + 1, ID: inside}, 1000, changes.Filter{})
+		if err != nil || len(page) != 1000 || page[0].Position.ID != inside+1 || next != page[999].Position {
+			t.Fatalf("%d changes, %v", len(page), err)
+		}
+		plan := pagePlan(t, e)
+		if n := probes(t, plan); n != 1 {
+			t.Errorf("a page inside a transaction looks into leaves %d times:\n%s", n, plan)
+		}
+		if n := buffers(t, plan); n > 1000 {
+			t.Errorf("a page inside a transaction of %d changes touches %d pages:\n%s", large, n, plan)
+		}
+	}
+
+	// Some are in doubt, as on a busy server: each is looked up, nothing is scanned,
+	// though one of them has made 200,000 changes.
+	exec(t, m.pool, `UPDATE howdah.change_tick SET snap = format('%s:%s:', x, x)::pg_snapshot FROM (SELECT pg_snapshot_xmax(snap)::text::bigint - 300 AS x FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) p
+		WHERE tick = (SELECT max(tick) FROM howdah.change_tick)`)
+
+	// A tick: its statements stand in the function, so the server counts.
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	conn, err := pgx.Connect(t.Context(), m.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	m.in(t, tx, `SELECT howdah.change_tick(true)`)
+	var sequential, fetched int
+	if err := tx.QueryRow(t.Context(), `SELECT sum(seq_scan), sum(idx_tup_fetch) FROM pg_stat_xact_user_tables WHERE schemaname = 'howdah' AND relname ~ '^change_[0-7]$'`).
+		Scan(&sequential, &fetched); err != nil || sequential != 0 || fetched > 350 { // one of each in doubt, and the planner looks at the ends of each index
+		t.Errorf("a tick over one transaction: %d sequential scans, %d rows fetched, %v", sequential, fetched, err)
+	}
+	if err := tx.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.ticked(t)
+	if plan := m.ticked(t); buffers(t, plan) > 300 {
+		t.Errorf("an idle tick touches %d pages:\n%s", buffers(t, plan), plan)
+	}
+}

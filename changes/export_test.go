@@ -1,0 +1,4 @@
+package changes
+
+// MostSpecific is what will choose a consumer's handler.
+var MostSpecific = mostSpecific

@@ -1,0 +1,177 @@
+package changes_test
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
+)
+
+// F9: whoever reads from where there is nothing to read is told.
+
+func TestF9Expired(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	for i := range 4 {
+		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i)
+	}
+	all, _ := readAll(t, m.log, changes.Position{}, 10, changes.Filter{})
+	exec(t, m.pool, `UPDATE howdah.change_state SET floor = 2`)
+	for _, after := range []changes.Position{{}, {Commit: 1}, all[0].Position, all[1].Position} {
+		_, _, err := m.log.Page(t.Context(), after, 10, changes.Filter{})
+		if !errors.Is(err, changes.ErrExpired) || !errors.Is(err, fault.NotFound) {
+			t.Errorf("Page(%s): %v, want ErrExpired", after, err)
+		}
+	}
+	for _, after := range []changes.Position{{Commit: 2}, all[2].Position, {Commit: 4}} {
+		if _, _, err := m.log.Page(t.Context(), after, 10, changes.Filter{}); err != nil {
+			t.Errorf("Page(%s): %v", after, err)
+		}
+	}
+}
+
+func TestF9Ahead(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.sync(t)
+	for _, after := range []changes.Position{{Commit: 2}, {Commit: 2, ID: 1}, {Commit: math.MaxInt64}, {Commit: math.MaxInt64, ID: math.MaxInt64}, {Commit: math.MaxInt64 - 5000}} {
+		_, next, err := m.log.Page(t.Context(), after, 10, changes.Filter{})
+		if !errors.Is(err, changes.ErrAhead) || !errors.Is(err, fault.Conflict) || next != after {
+			t.Errorf("Page(%s) = %s, %v, want ErrAhead", after, next, err)
+		}
+	}
+}
+
+// failover makes the next tick believe that the server's history parted here.
+func (m *auditedLog) failover(t *testing.T) {
+	t.Helper()
+	exec(t, m.pool, `UPDATE howdah.change_tick SET timeline = '0000BEEF' WHERE tick = (SELECT max(tick) FROM howdah.change_tick)`)
+}
+
+// A new era's numbers begin at a million; whoever read on in the lost history is
+// told, whoever did not reads over the gap.
+func TestF9EraGap(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	for i := range 3 {
+		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i)
+		m.sync(t)
+	}
+	m.failover(t)
+	before := m.sync(t) // nothing has happened since
+	if _, _, err := m.log.Page(t.Context(), before, 10, changes.Filter{}); err != nil {
+		t.Errorf("Page(%s), the end that Sync returned: %v", before, err)
+	}
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (3, 1)`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (4, 1)`)
+	if at := m.sync(t); at.Commit != 1_000_001 {
+		t.Errorf("Sync() = %s, want 1000001", at)
+	}
+	m.failover(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (5, 1)`)
+	if at := m.sync(t); at.Commit != 2_000_000 {
+		t.Errorf("Sync() = %s, want 2000000", at)
+	}
+	want := []int64{1, 2, 3, 1_000_000, 1_000_001, 2_000_000}
+	for i := range len(want) + 1 {
+		var after changes.Position
+		if i > 0 {
+			after.Commit = want[i-1]
+		}
+		for _, limit := range []int{1, 2, 1000} {
+			var got []int64
+			all, end := readAll(t, m.log, after, limit, changes.Filter{})
+			for _, c := range all {
+				got = append(got, c.Position.Commit)
+			}
+			if !slices.Equal(got, want[i:]) || end.Commit != 2_000_000 {
+				t.Errorf("from %s by %d: commits %v to %s, want %v", after, limit, got, end, want[i:])
+			}
+		}
+		if all, end := readAll(t, m.log, after, 10, changes.Filter{Ops: []changes.Op{changes.Truncate}}); len(all) > 0 || end.Commit != 2_000_000 {
+			t.Errorf("from %s, nothing let through: %d changes to %s", after, len(all), end)
+		}
+	}
+	for _, after := range []changes.Position{before, {Commit: 3}} {
+		if _, _, err := m.log.Page(t.Context(), after, 10, changes.Filter{}); err != nil {
+			t.Errorf("Page(%s): %v", after, err)
+		}
+	}
+	for _, after := range []changes.Position{{Commit: 4}, {Commit: 4, ID: 9}, {Commit: 999_999, ID: 9}, {Commit: 500_000}, {Commit: 1_000_002}, {Commit: 1_999_998}} {
+		if _, _, err := m.log.Page(t.Context(), after, 10, changes.Filter{}); !errors.Is(err, changes.ErrAhead) {
+			t.Errorf("Page(%s): %v, want ErrAhead", after, err)
+		}
+	}
+}
+
+// Two eras with nothing between them.
+func TestF9EmptyEra(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	for i := range 3 {
+		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i)
+		m.sync(t)
+		for range 2 {
+			m.failover(t)
+			at := m.sync(t)
+			if _, _, err := m.log.Page(t.Context(), at, 10, changes.Filter{}); err != nil {
+				t.Errorf("Page(%s), the end that Sync returned: %v", at, err)
+			}
+		}
+	}
+	if all, _ := readAll(t, m.log, changes.Position{}, 10, changes.Filter{}); len(all) != 3 {
+		t.Errorf("%d changes, want 3", len(all))
+	}
+}
+
+func TestF9Restored(t *testing.T) {
+	t.Parallel()
+	for name, sql := range map[string]string{
+		"another system":    `UPDATE howdah.change_state SET system = 1`,
+		"ids run backwards": `UPDATE howdah.change_tick SET snap = '900000000000:900000000000:'`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newAudited(t)
+			exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+			exec(t, m.pool, sql)
+			_, err := m.log.Sync(t.Context())
+			_, _, pageErr := m.log.Page(t.Context(), changes.Position{}, 10, changes.Filter{})
+			for _, err := range []error{err, pageErr} {
+				if !errors.Is(err, changes.ErrRestored) || !errors.Is(err, fault.Conflict) || !strings.Contains(fmt.Sprint(err), "rebase") {
+					t.Errorf("%v, want ErrRestored with the word rebase", err)
+				}
+			}
+		})
+	}
+}
+
+// A page of a transaction in its own snapshot shows what was numbered when the
+// snapshot was taken.
+func TestF6SnapshotStandsStill(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.sync(t)
+	tx, err := m.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	for i := range 3 {
+		page, next, err := m.log.WithTx(tx).Page(t.Context(), changes.Position{}, 10, changes.Filter{})
+		if err != nil || len(page) != 1 || next.Commit != 1 {
+			t.Errorf("Page() = %d changes, %s, %v, want 1 to 1", len(page), next, err)
+		}
+		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, 2+i)
+		m.sync(t)
+	}
+}
