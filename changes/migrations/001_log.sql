@@ -271,7 +271,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION howdah.change_emit(text, jsonb) IS 'Puts a message into the feed, if and when the transaction commits.';
 
-CREATE FUNCTION howdah.change_tick(wait boolean) RETURNS bigint
+CREATE FUNCTION howdah.change_tick(wait boolean, export boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -295,7 +295,11 @@ BEGIN
 	END IF;
 	-- Statements of their own: the snapshot of the one above is older than the lock.
 	SELECT * INTO STRICT prev FROM howdah.change_tick ORDER BY tick DESC LIMIT 1;
-	snap := pg_current_snapshot();
+	IF export THEN -- for one who reads what stands up to this tick; told in howdah.snapshot
+		SELECT pg_current_snapshot(), set_config('howdah.snapshot', pg_export_snapshot(), true) INTO snap, line;
+	ELSE
+		snap := pg_current_snapshot();
+	END IF;
 
 	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
 		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
@@ -369,7 +373,7 @@ BEGIN
 	END IF;
 	RETURN head;
 END $$;
-COMMENT ON FUNCTION howdah.change_tick(boolean) IS 'Numbers what has committed since the last tick; returns the last number, or NULL if another is at it and wait is false.';
+COMMENT ON FUNCTION howdah.change_tick(boolean, boolean) IS 'Numbers what has committed since the last tick; returns the last number, or NULL if another is at it and wait is false.';
 
 CREATE VIEW howdah.database_trigger_logs AS
 SELECT e.id,
