@@ -124,7 +124,7 @@ func TestCostInALargeLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.ticked(t)
-	if plan := m.ticked(t); buffers(t, plan) > 300 {
+	if plan := m.ticked(t); buffers(t, plan) > 2000 { // a few for each that other tests left in doubt
 		t.Errorf("an idle tick touches %d pages:\n%s", buffers(t, plan), plan)
 	}
 }
