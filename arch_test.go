@@ -71,13 +71,14 @@ func TestLayers(t *testing.T) {
 		"./fault":            nil,
 		"./pg":               {"fault"},
 		"./pg/migrate":       {"fault", "pg"},
+		"./changes":          {"fault", "pg"},
 		"./checklists":       {"fault", "pg"},
 		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
-		".":                  {"checklists", "fault", "pg", "pg/migrate"},
-		"./httpapi":          {"checklists", "fault", "pg", "pg/migrate"},
+		".":                  {"changes", "checklists", "fault", "pg", "pg/migrate"},
+		"./httpapi":          {"changes", "checklists", "fault", "pg", "pg/migrate"},
 		"./internal/localpg": {"fault"},
 		"./internal/pgtest":  {"fault", "internal/localpg"},
-		"./cmd/howdah":       {"checklists", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+		"./cmd/howdah":       {"changes", "checklists", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)
@@ -100,7 +101,7 @@ func TestAServiceAloneLinksLittle(t *testing.T) {
 		"github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5", "github.com/jackc/puddle/v2",
 		"golang.org/x/sync", "golang.org/x/text",
 	}
-	for pkg, allowed := range map[string][]string{"./fault": nil, "./pg": few, "./checklists": few} {
+	for pkg, allowed := range map[string][]string{"./fault": nil, "./pg": few, "./changes": few, "./checklists": few} {
 		for _, path := range modules(t, pkg) {
 			if !slices.Contains(allowed, path) {
 				t.Errorf("%s links %s", pkg, path)

@@ -123,8 +123,14 @@ func TestCostInALargeLog(t *testing.T) {
 	if err := tx.Commit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	m.ticked(t)
-	if plan := m.ticked(t); buffers(t, plan) > 2000 { // a few for each that other tests left in doubt
-		t.Errorf("an idle tick touches %d pages:\n%s", buffers(t, plan), plan)
+	// The least of some: autovacuum makes the server read its catalogs anew.
+	idle := m.ticked(t)
+	for range 4 {
+		if plan := m.ticked(t); buffers(t, plan) < buffers(t, idle) {
+			idle = plan
+		}
+	}
+	if n := buffers(t, idle); n > 300 {
+		t.Errorf("an idle tick touches %d pages:\n%s", n, idle)
 	}
 }

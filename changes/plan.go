@@ -28,10 +28,11 @@ const (
 
 // Step is what Apply does, or did, to one table, in one transaction.
 type Step struct {
-	Table  string        `json:"table"`
-	Action Action        `json:"action"`
-	SQL    []string      `json:"sql"`
-	Locked time.Duration `json:"-"` // how long the table was locked, once it was done
+	Table    string        `json:"table"`
+	Action   Action        `json:"action"`
+	Triggers int           `json:"triggers"` // that the table has afterwards
+	SQL      []string      `json:"sql"`
+	Locked   time.Duration `json:"-"` // how long the table was locked, once it was done
 
 	relation uint32
 	spec     string // "" to release
@@ -149,7 +150,7 @@ func (t *target) step(installed []*installation) (*Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	step := &Step{Table: t.schema + "." + t.table, Action: Create, relation: t.relation, spec: spec}
+	step := &Step{Table: t.schema + "." + t.table, Action: Create, Triggers: len(t.Ops), relation: t.relation, spec: spec}
 	i := slices.IndexFunc(installed, func(in *installation) bool { return in.Relation == t.relation })
 	if i >= 0 {
 		in := installed[i]

@@ -166,7 +166,7 @@ func (p *TablePath) name() string { return p.Schema + "." + p.Table }
 
 type stepsOutput struct {
 	Body struct {
-		Steps []changes.Step `json:"steps" example:"[{\"table\":\"public.users\",\"action\":\"create\",\"sql\":[\"CREATE TRIGGER x\"]}]" doc:"What was done; none: there was nothing to do."`
+		Steps []changes.Step `json:"steps" example:"[{\"table\":\"public.users\",\"action\":\"create\",\"triggers\":4,\"sql\":[\"-- the statements\"]}]" doc:"What was done; none: there was nothing to do."`
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 
+	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -80,6 +81,11 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		}
 	}
 	p := newProblem(statuses[kind], "%s", err)
+	for sentinel, name := range sentinels {
+		if errors.Is(err, sentinel) {
+			p.Type = "urn:howdah:" + name
+		}
+	}
 	var input *pg.InputError
 	if errors.As(err, &input) {
 		p.Errors = []ProblemField{{Location: location(op, input.Field), Message: input.Problem}}
@@ -140,6 +146,12 @@ var kindNames = map[fault.Kind]string{
 	fault.Conflict:    "conflict",
 	fault.Exhausted:   "exhausted",
 	fault.Unavailable: "unavailable",
+}
+
+// sentinels are failures that a client acts on in a way of their own.
+var sentinels = map[error]string{
+	changes.ErrExpired: "position-expired",
+	changes.ErrAhead:   "position-ahead",
 }
 
 // ours marks operations of this package: huma keeps the making of errors in a

@@ -21,7 +21,7 @@ func (c *cli) changes() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "changes",
 		Short: "What happened to tables, in one final order",
-		Example: `  howdah changes capture public.users
+		Example: `  howdah changes capture public.orders
   howdah changes tail --from start --until now`,
 		Args: cobra.NoArgs,
 		RunE: help,
@@ -45,7 +45,7 @@ func (c *cli) changesCapture() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "capture SCHEMA.TABLE",
 		Short: "Begin to log the changes of a table, or log them otherwise",
-		Example: `  howdah changes capture public.users
+		Example: `  howdah changes capture public.orders
   howdah changes capture public.users --payload full --except password
   howdah changes capture public.orders --ops insert,update --columns status`,
 		Args: cobra.ExactArgs(1),
@@ -79,15 +79,9 @@ func (c *cli) changesCapture() *cobra.Command {
 // applied prints what was done to which table.
 func (c *cli) applied(steps []changes.Step, err error) error {
 	for _, step := range steps {
-		triggers := 0
-		for _, sql := range step.SQL {
-			if strings.HasPrefix(sql, "CREATE TRIGGER") {
-				triggers++
-			}
-		}
 		locked := step.Locked.Round(time.Millisecond)
-		words := fmt.Sprintf("%s  %s  %d triggers  (locked %d ms)", printable(step.Table), step.Action, triggers, locked.Milliseconds())
-		object := map[string]any{"table": step.Table, "action": step.Action, "triggers": triggers, "locked_ms": locked.Milliseconds()}
+		words := fmt.Sprintf("%s  %s  %d triggers  (locked %d ms)", printable(step.Table), step.Action, step.Triggers, locked.Milliseconds())
+		object := map[string]any{"table": step.Table, "action": step.Action, "triggers": step.Triggers, "locked_ms": locked.Milliseconds()}
 		if err := c.result(words, object); err != nil {
 			return err
 		}
@@ -295,7 +289,7 @@ func (c *cli) changesTail() *cobra.Command {
 stands for the position the feed had then.`,
 		Example: `  howdah changes tail --from start --until now
   howdah changes tail --table public.users --op insert,update
-  howdah changes tail --from 1042.88213 --match '{"status":"paid"}'`,
+  howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			filter, err := t.filter()
@@ -346,7 +340,7 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 	if err != nil {
 		return err
 	}
-	for at.Compare(end) < 0 {
+	for { // once at least, which tells whether the position is in the feed
 		page, next, err := client.Changes.Page(ctx, at, t.chunk, filter)
 		if err != nil {
 			return interrupted(ctx, err)
@@ -359,12 +353,11 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 				return err
 			}
 		}
-		if next == at {
-			return nil // the feed ends before
+		if next == at || next.Compare(end) >= 0 {
+			return nil
 		}
 		at = next
 	}
-	return nil
 }
 
 // follow prints what comes until it is interrupted.

@@ -1,0 +1,195 @@
+package httpapi_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/howdah-db/howdah/httpapi"
+)
+
+// withUsers is a server with a captured table.
+func withUsers(t *testing.T, cfg httpapi.Config) *server {
+	t.Helper()
+	s := serve(t, "", cfg)
+	s.sql(`CREATE TABLE users (id int PRIMARY KEY, name text)`)
+	if r := s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(`{"payload":"full"}`), "Content-Type: application/json"); r.StatusCode != 200 {
+		t.Fatal(r.body)
+	}
+	return s
+}
+
+func (s *server) sql(sql string) {
+	s.t.Helper()
+	if _, err := s.db.Pool.Exec(within(s.t), sql); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func TestChangesPageByPage(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	s.sql(`INSERT INTO users VALUES (1, 'Ada'), (2, 'Grace')`)
+	s.sql(`DELETE FROM users WHERE id = 2`)
+	var all []string
+	after := "start"
+	for range 10 {
+		r := s.get("/v1/changes?limit=2&after=" + after)
+		var page struct {
+			Changes []struct{ Position, Op string }
+			Next    string
+		}
+		if err := json.Unmarshal([]byte(r.body), &page); err != nil {
+			t.Fatalf("%s: %v", r.body, err)
+		}
+		for _, c := range page.Changes {
+			all = append(all, c.Position+" "+c.Op)
+		}
+		if page.Next == after {
+			break
+		}
+		after = page.Next
+	}
+	if got, want := strings.Join(all, ", "), "1.1 insert, 1.2 insert, 2.3 delete"; got != want {
+		t.Errorf("read %s, want %s", got, want)
+	}
+	if r := s.get(`/v1/changes?op=delete&table=public.users&match={"name":"Grace"}`); strings.Count(r.body, `"position"`) != 1 {
+		t.Errorf("filtered: %s", r.body)
+	}
+	wantJSON(t, s.get("/v1/changes/position"), `{"position":"2"}`)
+}
+
+func TestChangesRefuseBadInput(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	for path, want := range map[string]string{
+		"/v1/changes?after=x":                 "position",
+		"/v1/changes?after=-1":                "position",
+		"/v1/changes?after=1.":                "position",
+		"/v1/changes?limit=0":                 "limit",
+		"/v1/changes?limit=1001":              "limit",
+		"/v1/changes?table=users":             "pattern",
+		"/v1/changes?op=upsert":               "op",
+		"/v1/changes?match=[1]":               "match",
+		"/v1/changes/stream?after=1.2.3":      "position",
+		"/v1/changes/stream?table=public.us*": "pattern",
+	} {
+		refused(t, s.get(path), 400, want)
+	}
+	wantProblem(t, s.get("/v1/changes?after=999"), 409, "ahead of the feed")
+	s.sql(`UPDATE howdah.change_state SET floor = 5; UPDATE howdah.change_tick SET n = 9`)
+	for _, path := range []string{"/v1/changes?after=3", "/v1/changes/stream?after=3"} {
+		if p := wantProblem(t, s.get(path), 404, "expired"); p.Type != "urn:howdah:position-expired" {
+			t.Errorf("%s: type %s", path, p.Type)
+		}
+	}
+	for body, want := range map[string]string{
+		`{"payload":"some"}`:             "payload",
+		`{"when":"NEW.id > 1"}`:          "when",
+		`{"ops":[]}`:                     "ops",
+		`{"except":["id"]}`:              "except",
+		`{"columns":["nope"]}`:           "columns",
+		`{"max_bytes":-1}`:               "max_bytes",
+		`{"bulk":true,"payload":"diff"}`: "bulk",
+	} {
+		refused(t, s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(body), "Content-Type: application/json"), 400, want)
+	}
+	for body, want := range map[string]string{
+		`{"topic":"No Good","payload":1}`:  "topic",
+		`{"topic":"a"}`:                    "payload",
+		`{"topic":"a","payload":"\ud800"}`: "surrogate",
+	} {
+		refused(t, s.post("/v1/changes/messages", body), 400, want)
+	}
+}
+
+// refused checks that an answer is a problem that names what was wrong.
+func refused(t *testing.T, r response, status int, what string) {
+	t.Helper()
+	if r.StatusCode != status || r.Header.Get("Content-Type") != "application/problem+json" || !strings.Contains(r.body, what) {
+		t.Errorf("%s: %s %s, want %d with %q", r.Request.URL, r.Status, r.body, status, what)
+	}
+}
+
+// events reads a stream until it has seen n events, each as its lines.
+func (s *server) events(t *testing.T, path string, n int, headers ...string) []string {
+	t.Helper()
+	ctx, cancel := context.WithCancel(within(t))
+	defer cancel()
+	r, err := http.NewRequestWithContext(ctx, "GET", s.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, header := range headers {
+		name, value, _ := strings.Cut(header, ": ")
+		r.Header.Set(name, value)
+	}
+	response, err := s.client.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if got := response.Header.Get("Content-Type"); got != "text/event-stream" || response.StatusCode != 200 {
+		t.Fatalf("%s: %s %s", path, response.Status, got)
+	}
+	var all []string
+	event := ""
+	lines := bufio.NewScanner(response.Body)
+	for len(all) < n && lines.Scan() {
+		switch line := lines.Text(); {
+		case strings.HasPrefix(line, ":"):
+		case line == "":
+			if event != "" {
+				all = append(all, event)
+			}
+			event = ""
+		default:
+			event += line + "\n"
+		}
+	}
+	if len(all) < n {
+		t.Fatalf("the stream ended after %q: %v", all, lines.Err())
+	}
+	return all
+}
+
+func TestChangesStreamAndResume(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	ctx, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- s.db.Run(ctx) }()
+	defer func() {
+		stop()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+	}()
+	s.sql(`INSERT INTO users VALUES (1, 'Ada')`)
+	first := s.events(t, "/v1/changes/stream?after=start", 1)[0]
+	if !strings.HasPrefix(first, "id: 1.1\nevent: insert\ndata: {\"position\":\"1.1\",\"op\":\"insert\"") {
+		t.Errorf("first event: %s", first)
+	}
+	for i := range 3 {
+		s.sql(`UPDATE users SET name = name || '` + string(rune('a'+i)) + `'`)
+	}
+	rest := s.events(t, "/v1/changes/stream?after=start&op=update", 3, "Last-Event-ID: 1.1")
+	for i, want := range []string{"id: 2.2\nevent: update\n", "id: 3.3\nevent: update\n", "id: 4.4\nevent: update\n"} {
+		if !strings.HasPrefix(rest[i], want) {
+			t.Errorf("event %d: %s", i, rest[i])
+		}
+	}
+}
+
+func TestStreamsEndWithTheServer(t *testing.T) {
+	t.Parallel()
+	ending := make(chan struct{})
+	close(ending)
+	s := withUsers(t, httpapi.Config{Ending: ending})
+	if got := s.events(t, "/v1/changes/stream", 1)[0]; got != "event: bye\ndata: {}\n" {
+		t.Errorf("last event: %q", got)
+	}
+}
