@@ -24,6 +24,10 @@ test: ## all tests, on a PostgreSQL that they start themselves
 race: ## all tests with the race detector
 	@go test -race ./...
 
+.PHONY: test-matrix
+test-matrix: ## the tests on PostgreSQL 14 to 18, fetched with npm
+	@.ci/matrix
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck
 	@unformatted=$$(gofmt -l .); if [ -n "$$unformatted" ]; then echo "gofmt -w these:"; echo "$$unformatted"; exit 1; fi

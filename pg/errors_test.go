@@ -29,19 +29,19 @@ func TestServerErrorsHaveKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for sql, want := range map[string]fault.Kind{
-		`INSERT INTO parent VALUES (1, 1)`:                    fault.Conflict,
-		`INSERT INTO child VALUES (2)`:                        fault.Conflict,
-		`INSERT INTO parent VALUES (2, NULL)`:                 fault.Invalid,
-		`INSERT INTO parent VALUES (2, 0)`:                    fault.Invalid,
-		`SELECT 1/0`:                                          fault.Invalid,
-		`SELECT 'x'::int`:                                     fault.Invalid,
-		`SELECT * FROM no_such_table`:                         fault.Unavailable,
-		`SELECT no_such_function()`:                           fault.Unavailable,
-		`SET statement_timeout = 1; SELECT pg_sleep(10)`:      fault.Unavailable,
-		`BEGIN READ ONLY; INSERT INTO parent VALUES (3, 3)`:   fault.Unavailable,
-		`SET ROLE pg_monitor; CREATE TABLE pg_catalog.x ()`:   fault.Denied,
-		`SELECT repeat('x', 1 << 30) || repeat('x', 1 << 30)`: fault.Exhausted,
-		`this is no SQL`:                                      "",
+		`INSERT INTO parent VALUES (1, 1)`:                  fault.Conflict,
+		`INSERT INTO child VALUES (2)`:                      fault.Conflict,
+		`INSERT INTO parent VALUES (2, NULL)`:               fault.Invalid,
+		`INSERT INTO parent VALUES (2, 0)`:                  fault.Invalid,
+		`SELECT 1/0`:                                        fault.Invalid,
+		`SELECT 'x'::int`:                                   fault.Invalid,
+		`SELECT * FROM no_such_table`:                       fault.Unavailable,
+		`SELECT no_such_function()`:                         fault.Unavailable,
+		`SET statement_timeout = 1; SELECT pg_sleep(10)`:    fault.Unavailable,
+		`BEGIN READ ONLY; INSERT INTO parent VALUES (3, 3)`: fault.Unavailable,
+		`SET ROLE pg_monitor; CREATE TABLE pg_catalog.x ()`: fault.Denied,
+		`DO $$ BEGIN EXECUTE (SELECT 'CREATE TABLE wide (' || string_agg('c' || i || ' int', ',') || ')' FROM generate_series(1, 1601) AS i); END $$`: fault.Exhausted,
+		`this is no SQL`: "",
 	} {
 		err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 			_, err := tx.Exec(ctx, strings.TrimPrefix(sql, "BEGIN READ ONLY; "), pgx.QueryExecModeSimpleProtocol)
