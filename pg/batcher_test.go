@@ -1,0 +1,525 @@
+package pg_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/pg"
+)
+
+type (
+	// A journal appends texts to rows: what was written, how often and in what
+	// order can be read off a row. The result of a put is the row's length after it.
+	journal       = pg.Batcher[string, string, int]
+	journalConfig = pg.BatcherConfig[string, string, int]
+	journalBatch  = pg.Batch[string, string, int]
+)
+
+// newJournal makes the table and returns a configuration that writes to it. The
+// server refuses texts that contain "poison", and a text "panic" is not survived.
+func newJournal(t testing.TB, pool *pgxpool.Pool) journalConfig {
+	t.Helper()
+	if _, err := pool.Exec(within(t), `
+		CREATE TABLE journal (
+			key text COLLATE "C" PRIMARY KEY,
+			val text NOT NULL CONSTRAINT wholesome CHECK (val NOT LIKE '%poison%'))`); err != nil {
+		t.Fatal(err)
+	}
+	return journalConfig{
+		Name:    "journal",
+		Pool:    pool,
+		Compare: cmp.Compare[string],
+		Flush:   flushJournal,
+		Log:     slog.New(slog.NewTextHandler(t.Output(), nil)),
+	}
+}
+
+func flushJournal(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+	keys := make([]string, len(batch.Entries))
+	vals := make([]string, len(batch.Entries))
+	for i, e := range batch.Entries {
+		keys[i], vals[i] = e.Key, strings.Join(e.Values, "")
+		if slices.Contains(e.Values, "panic") {
+			panic("cannot write panic")
+		}
+	}
+	rows, _ := tx.Query(ctx, `
+		INSERT INTO journal SELECT * FROM unnest($1::text[], $2::text[])
+		ON CONFLICT (key) DO UPDATE SET val = journal.val || EXCLUDED.val
+		RETURNING length(val)`, keys, vals)
+	lengths, err := pgx.CollectRows(rows, pgx.RowTo[int])
+	if err != nil {
+		return err
+	}
+	for i, e := range batch.Entries {
+		n := lengths[i] - len(vals[i])
+		for j, v := range e.Values {
+			n += len(v)
+			e.Results[j] = n
+		}
+	}
+	return nil
+}
+
+// read returns the rows of the journal.
+func read(t testing.TB, pool *pgxpool.Pool) map[string]string {
+	t.Helper()
+	rows, err := pool.Query(within(t), "SELECT key, val FROM journal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]string)
+	var k, v string
+	if _, err := pgx.ForEachRow(rows, []any{&k, &v}, func() error { got[k] = v; return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// run runs b; stop ends it and returns what Run returned. The test ends it too.
+func run(t testing.TB, b interface{ Run(context.Context) error }) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var err error
+	done := make(chan struct{})
+	go func() { defer close(done); err = b.Run(ctx) }()
+	stop = func() error { cancel(); <-done; return err }
+	t.Cleanup(func() { _ = stop() })
+	return stop
+}
+
+// within bounds a step of a test on a machine that may be very busy.
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// eventually waits until ok.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// gate is a Flush that can be held: it says that it has begun and waits.
+type gate struct {
+	begun chan journalBatch
+	open  chan struct{}
+}
+
+func newGate() *gate { return &gate{make(chan journalBatch, 100), make(chan struct{}, 100)} }
+
+func (g *gate) flush(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+	g.begun <- batch
+	select {
+	case <-g.open:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return flushJournal(ctx, tx, batch)
+}
+
+func (g *gate) next(t testing.TB) journalBatch {
+	t.Helper()
+	select {
+	case b := <-g.begun:
+		return b
+	case <-time.After(time.Minute):
+		t.Fatal("no flush began")
+		panic("unreachable")
+	}
+}
+
+type answer struct {
+	n   int
+	err error
+}
+
+// put puts in the background.
+func put(ctx context.Context, b *journal, k, v string) <-chan answer {
+	c := make(chan answer, 2)
+	go func() {
+		n, err := b.Put(ctx, k, v)
+		c <- answer{n, err}
+	}()
+	return c
+}
+
+// taken waits until b holds n values.
+func taken(t testing.TB, b *journal, n int) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%d pending", n), func() bool { return b.Stats().Pending == n })
+}
+
+func TestBatcherGroupsWhatCameMeanwhile(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg, g := newJournal(t, pool), newGate()
+	cfg.Flush = g.flush
+	b := pg.NewBatcher(cfg)
+	run(t, b)
+
+	ctx := within(t)
+	first := put(ctx, b, "b", "1")
+	if got := g.next(t); len(got.Entries) != 1 {
+		t.Fatalf("first batch = %v, want a single entry", got.Entries)
+	}
+	var answers []<-chan answer
+	for i, kv := range [][2]string{{"c", "2"}, {"b", "3"}, {"a", "4"}, {"b", "56"}} {
+		answers = append(answers, put(ctx, b, kv[0], kv[1]))
+		taken(t, b, i+2)
+	}
+	if got, want := fmt.Sprint(b.Pending("b")), "[1 3 56]"; got != want {
+		t.Errorf("Pending = %s, want %s", got, want)
+	}
+	g.open <- struct{}{}
+	if got := <-first; got != (answer{1, nil}) {
+		t.Errorf("first Put = %v", got)
+	}
+	var got []string
+	for _, e := range g.next(t).Entries {
+		got = append(got, e.Key+fmt.Sprint(e.Values))
+	}
+	if want := []string{"a[4]", "b[3 56]", "c[2]"}; !slices.Equal(got, want) {
+		t.Errorf("second batch = %v, want %v", got, want)
+	}
+	g.open <- struct{}{}
+	for i, want := range []int{1, 2, 1, 4} {
+		if got := <-answers[i]; got != (answer{want, nil}) {
+			t.Errorf("Put %d = %v, want %d", i, got, want)
+		}
+	}
+	if s := b.Stats(); s.Flushes != 2 || s.Written != 5 || s.Largest != 4 || s.Pending != 0 || s.Retries+s.Halvings+s.Failed != 0 {
+		t.Errorf("Stats = %+v", s)
+	}
+}
+
+func TestBatcherBlamesOnlyThePoisoned(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	b := pg.NewBatcher(newJournal(t, pool))
+	ctx := within(t)
+	values := []string{"1", "2", "poison", "3", "panic", "4", "\x00", "5"}
+	var answers []<-chan answer
+	for i, v := range values {
+		answers = append(answers, put(ctx, b, "k", v))
+		taken(t, b, 2*i+1)
+		answers = append(answers, put(ctx, b, "other"+v[:1], "x"))
+		taken(t, b, 2*i+2)
+	}
+	run(t, b)
+	for i, a := range answers {
+		got, bad := <-a, false
+		if i%2 == 0 {
+			bad = slices.Contains([]string{"poison", "panic", "\x00"}, values[i/2])
+		} else if values[i/2] == "\x00" {
+			bad = true // its key has it too
+		}
+		if (got.err != nil) != bad {
+			t.Errorf("Put %d (%q) = %v, want an error: %v", i, values[i/2], got, bad)
+		}
+		if got.err != nil && errors.Is(got.err, pg.ErrOutcomeUnknown) {
+			t.Errorf("Put %d = %v: known to be unwritten", i, got.err)
+		}
+	}
+	rows := read(t, pool)
+	if rows["k"] != "12345" {
+		t.Errorf("k = %q, want 12345", rows["k"])
+	}
+	if s := b.Stats(); s.Failed != 4 || s.Written != 12 {
+		t.Errorf("Stats = %+v, want 4 failed and 12 written", s)
+	}
+}
+
+func TestBatcherErrorHasKindAndName(t *testing.T) {
+	t.Parallel()
+	b := pg.NewBatcher(newJournal(t, pgtest.Schema(t)))
+	run(t, b)
+	_, err := b.Put(within(t), "k", "poison")
+	if !errors.Is(err, fault.Invalid) || !strings.HasPrefix(fmt.Sprint(err), "journal: ") {
+		t.Errorf("Put(poison) = %v, want journal: … of kind Invalid", err)
+	}
+}
+
+func TestBatcherWithdrawsWhatNoFlushCarries(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg, g := newJournal(t, pool), newGate()
+	cfg.Flush = g.flush
+	b := pg.NewBatcher(cfg)
+	run(t, b)
+
+	ctx, cancel := context.WithCancel(within(t))
+	flying := put(ctx, b, "k", "flying")
+	g.next(t)
+	waiting := put(ctx, b, "k", "waiting")
+	taken(t, b, 2)
+	cancel()
+	if got := <-flying; !errors.Is(got.err, context.Canceled) || !errors.Is(got.err, pg.ErrOutcomeUnknown) {
+		t.Errorf("Put in a flush = %v, want canceled and outcome unknown", got.err)
+	}
+	if got := <-waiting; !errors.Is(got.err, context.Canceled) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
+		t.Errorf("Put outside a flush = %v, want canceled, not written", got.err)
+	}
+	g.open <- struct{}{}
+	if err := b.Sync(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, pool)["k"]; got != "flying" {
+		t.Errorf("k = %q, want flying", got)
+	}
+	if _, err := b.Put(ctx, "k", "late"); !errors.Is(err, context.Canceled) {
+		t.Errorf("Put with a context that has ended = %v", err)
+	}
+	if s := b.Stats(); s.Withdrawn != 1 || s.Pending != 0 {
+		t.Errorf("Stats = %+v", s)
+	}
+}
+
+func TestBatcherBlocksWhenFull(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg := newJournal(t, pool)
+	cfg.Size = func(_, v string) int { return len(v) }
+	cfg.MaxPending, cfg.MaxPendingBytes, cfg.MaxBatchBytes = 3, 10, 8
+	b := pg.NewBatcher(cfg)
+	if _, err := b.Put(within(t), "k", "123456789"); !errors.Is(err, fault.Exhausted) {
+		t.Errorf("Put of 9 bytes = %v, want Exhausted", err)
+	}
+	ctx, cancel := context.WithCancel(within(t))
+	for range 3 {
+		if err := b.Post(ctx, "k", "ab"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	blocked := func(n int) {
+		t.Helper()
+		eventually(t, fmt.Sprint(n, " blocked"), func() bool { return b.Stats().Blocked == n })
+	}
+	given := put(ctx, b, "k", "given up")
+	blocked(1)
+	posted := make(chan error, 1)
+	go func() { posted <- b.Post(ctx, "k", "up too") }()
+	blocked(2)
+	cancel()
+	if got := <-given; !errors.Is(got.err, context.Canceled) {
+		t.Errorf("blocked Put = %v, want canceled", got.err)
+	}
+	if err := <-posted; !errors.Is(err, context.Canceled) {
+		t.Errorf("blocked Post = %v, want canceled", err)
+	}
+	ctx = within(t)
+	large := put(ctx, b, "k", "CDEFGHIJ") // room for three, but not for this many bytes
+	blocked(1)
+	go func() { posted <- b.Post(ctx, "k", "k") }()
+	blocked(2)
+	run(t, b)
+	if got := <-large; got != (answer{14, nil}) {
+		t.Errorf("Put = %v, want 14", got)
+	}
+	if err := <-posted; err != nil {
+		t.Errorf("Post = %v", err)
+	}
+	if err := b.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, pool)["k"]; got != "abababCDEFGHIJk" {
+		t.Errorf("k = %q, want abababCDEFGHIJk", got)
+	}
+}
+
+func TestBatcherWaitsForCompany(t *testing.T) {
+	t.Parallel()
+	cfg := newJournal(t, pgtest.Schema(t))
+	cfg.Every, cfg.MaxBatch = time.Hour, 3
+	b := pg.NewBatcher(cfg)
+	run(t, b)
+	ctx := within(t)
+	for _, v := range []string{"1", "2"} {
+		if err := b.Post(ctx, "k", v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := b.Put(ctx, "k", "3"); n != 3 || err != nil { // the batch is full
+		t.Errorf("Put = %d, %v, want 3", n, err)
+	}
+	if err := b.Post(ctx, "k", "4"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Sync(ctx); err != nil {
+		t.Errorf("Sync = %v", err)
+	}
+	if s := b.Stats(); s.Flushes != 2 || s.Written != 4 {
+		t.Errorf("Stats = %+v, want 4 values in 2 flushes", s)
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := b.Post(ctx, "k", "5"); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Sync(ended); err != nil && !errors.Is(err, context.Canceled) {
+		t.Errorf("Sync = %v, want canceled", err)
+	}
+}
+
+func TestBatcherFlushesAfterEvery(t *testing.T) {
+	t.Parallel()
+	cfg := newJournal(t, pgtest.Schema(t))
+	cfg.Every = time.Millisecond
+	b := pg.NewBatcher(cfg)
+	run(t, b)
+	for want := 1; want <= 3; want++ {
+		if n, err := b.Put(within(t), "k", "x"); n != want || err != nil {
+			t.Errorf("Put = %d, %v, want %d", n, err, want)
+		}
+	}
+}
+
+func TestBatcherTellsOfPostsThatFailed(t *testing.T) {
+	t.Parallel()
+	cfg := newJournal(t, pgtest.Schema(t))
+	var mu sync.Mutex
+	var failed []string
+	cfg.Failed = func(_, v string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		failed = append(failed, fmt.Sprint(v, errors.Is(err, fault.Invalid)))
+	}
+	b := pg.NewBatcher(cfg)
+	ctx := within(t)
+	for _, v := range []string{"1", "poison", "2", "poison too", "3"} {
+		if err := b.Post(ctx, "k", v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, b)
+	if err := b.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{"poisontrue", "poison tootrue"}; !slices.Equal(failed, want) {
+		t.Errorf("Failed heard of %q, want %q", failed, want)
+	}
+}
+
+func TestBatcherNeverFliesAKeyTwice(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg, g := newJournal(t, pool), newGate()
+	cfg.Flush, cfg.Parallel = g.flush, 2
+	b := pg.NewBatcher(cfg)
+	run(t, b)
+	ctx := within(t)
+	put(ctx, b, "a", "1")
+	g.next(t)
+	put(ctx, b, "a", "2")
+	taken(t, b, 2)
+	put(ctx, b, "b", "3")
+	if got := g.next(t); len(got.Entries) != 1 || got.Entries[0].Key != "b" {
+		t.Errorf("beside a flush of a runs %v, want b alone", got.Entries)
+	}
+	select {
+	case got := <-g.begun:
+		t.Errorf("a third flush: %v", got.Entries)
+	default:
+	}
+	for range 3 {
+		g.open <- struct{}{}
+	}
+	if err := b.Sync(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, pool); got["a"] != "12" || got["b"] != "3" {
+		t.Errorf("rows = %v, want a 12, b 3", got)
+	}
+}
+
+func TestBatcherDrains(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg := newJournal(t, pool)
+	cfg.Every, cfg.MaxBatch, cfg.MaxPending = time.Hour, 2, 5
+	b := pg.NewBatcher(cfg)
+	ctx := within(t)
+	var answers []<-chan answer
+	for i := range 7 { // two find no room
+		answers = append(answers, put(ctx, b, "k", fmt.Sprint(i)))
+		eventually(t, "taken or blocked", func() bool { s := b.Stats(); return s.Pending+s.Blocked == i+1 })
+	}
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	if err := b.Run(ended); err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	for i, a := range answers {
+		if got := <-a; got != (answer{i + 1, nil}) {
+			t.Errorf("Put %d = %v", i, got)
+		}
+	}
+	if got := read(t, pool)["k"]; got != "0123456" {
+		t.Errorf("k = %q", got)
+	}
+	if _, err := b.Put(ctx, "k", "x"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Put after Run = %v, want Unavailable", err)
+	}
+	if err := b.Post(ctx, "k", "x"); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Post after Run = %v, want Unavailable", err)
+	}
+	if err := b.Sync(ctx); err != nil {
+		t.Errorf("Sync after Run = %v", err)
+	}
+	if err := b.Run(ctx); err == nil {
+		t.Error("a second Run = nil, want an error")
+	}
+}
+
+func TestBatcherSaysWhatItCouldNotDrain(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg, g := newJournal(t, pool), newGate()
+	cfg.Flush, cfg.DrainFor, cfg.MaxBatch, cfg.MaxPending = g.flush, 10*time.Millisecond, 2, 4
+	b := pg.NewBatcher(cfg)
+	ctx := within(t)
+	var answers []<-chan answer
+	for i := range 5 {
+		answers = append(answers, put(ctx, b, "k", fmt.Sprint(i)))
+		eventually(t, "taken or blocked", func() bool { s := b.Stats(); return s.Pending+s.Blocked == i+1 })
+	}
+	posted := make(chan error, 1)
+	go func() { posted <- b.Post(ctx, "k", "5") }()
+	eventually(t, "blocked", func() bool { return b.Stats().Blocked == 2 })
+	stop := run(t, b)
+	g.next(t)
+	err := stop()
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(fmt.Sprint(err), "values were not written") {
+		t.Errorf("Run = %v, want how many were not written", err)
+	}
+	for i, a := range answers {
+		if got := <-a; !errors.Is(got.err, fault.Unavailable) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
+			t.Errorf("Put %d = %v, want Unavailable and known", i, got)
+		}
+	}
+	<-posted // refused, or taken in the last moment and then told to Failed
+	if got := read(t, pool); len(got) != 0 {
+		t.Errorf("rows = %v, want none", got)
+	}
+}
