@@ -72,10 +72,14 @@ var checklistsRows = []Row{
 		Work: "growth of the index while a fifth is incremented, thrice", Control: "the original's: item IN (SELECT unnest)", Unit: "%", Bar: 5,
 		Open: func(ctx context.Context, lab *Lab) (control, ours func(context.Context) (float64, error), err error) {
 			n := lab.N(200_000, 50_000)
-			fifth := shuffled(n)[:n/5]
 			own, theirs, err := openLists(ctx, lab)
-			return theirs.indexGrowth(lab, n, thrice(inBatches(fifth, theirs.increment))),
-				own.indexGrowth(lab, n, thrice(inBatches(fifth, own.Increment))),
+			names := shuffled(n)
+			return theirs.indexGrowth(
+					func(ctx context.Context) (int, error) { return theirs.copyIn(ctx, names, 10_000) },
+					thrice(inBatches(names[:n/5], theirs.increment))),
+				own.indexGrowth(
+					func(ctx context.Context) (int, error) { return own.importAll(ctx, names) },
+					thrice(inBatches(names[:n/5], own.Increment))),
 				err
 		},
 	},
@@ -83,6 +87,9 @@ var checklistsRows = []Row{
 		Work: "deadlocks of overlapping increments", Control: "the original's: item IN (SELECT unnest)", Bar: 0,
 		Open: func(ctx context.Context, lab *Lab) (control, ours func(context.Context) (float64, error), err error) {
 			own, theirs, err := openLists(ctx, lab)
+			if err == nil {
+				err = lab.hurryDeadlocks(ctx)
+			}
 			return theirs.deadlocks(lab, theirs.increment), own.deadlocks(lab, own.Increment), err
 		},
 	},

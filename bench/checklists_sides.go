@@ -94,21 +94,19 @@ func (l lists) refill(n int) func(context.Context) error {
 	}
 }
 
-// indexGrowth returns by how many percent the index of n items is larger after do.
-func (l lists) indexGrowth(lab *Lab, n int, do func(context.Context) (int, error)) func(context.Context) (float64, error) {
+// indexGrowth returns by how many percent do makes the index larger that fill has made.
+func (l lists) indexGrowth(fill, do func(context.Context) (int, error)) func(context.Context) (float64, error) {
 	return func(ctx context.Context) (percent float64, err error) {
-		var before, after float64
-		size := func(of *float64) error {
-			return l.pool.QueryRow(ctx, "SELECT pg_indexes_size($1::regclass)", l.table).Scan(of)
+		var sizes [2]float64
+		for i, step := range []func(context.Context) (int, error){fill, do} {
+			if _, err := step(ctx); err != nil {
+				return 0, err
+			}
+			if err := l.pool.QueryRow(ctx, "SELECT pg_indexes_size($1::regclass)", l.table).Scan(&sizes[i]); err != nil {
+				return 0, err
+			}
 		}
-		if err := errors.Join(l.refill(n)(ctx), lab.Vacuum(ctx), size(&before)); err != nil {
-			return 0, err
-		}
-		if _, err := do(ctx); err != nil {
-			return 0, err
-		}
-		err = size(&after)
-		return 100 * (after - before) / before, err
+		return 100 * (sizes[1] - sizes[0]) / sizes[0], nil
 	}
 }
 
@@ -163,6 +161,17 @@ func (l lists) deadlocks(lab *Lab, increment batchFunc) func(context.Context) (f
 		after, err := count(ctx)
 		return after - before, err
 	}
+}
+
+// hurryDeadlocks lets the server look for deadlocks after a moment, not after a
+// second, so that the side which has hundreds is done before long.
+func (l *Lab) hurryDeadlocks(ctx context.Context) error {
+	defer l.Pool.Reset()
+	return l.Exec(ctx, `
+		DO $$ BEGIN
+			EXECUTE format('ALTER DATABASE %I SET deadlock_timeout = ''20ms''', current_database());
+		EXCEPTION WHEN insufficient_privilege THEN NULL; -- then it takes as long as it takes
+		END $$`)
 }
 
 // store is howdah's side.
