@@ -24,9 +24,6 @@ const list = "downloads"
 // itemName is the i-th item in order: 46 bytes.
 func itemName(i int) string { return fmt.Sprintf("https://example.com/files/%013d.tar.gz", i) }
 
-// itemNameSQL is itemName(i) in SQL.
-const itemNameSQL = `'https://example.com/files/' || lpad(i::text, 13, '0') || '.tar.gz'`
-
 // shuffled returns the first n items in an order that is the same every time.
 func shuffled(n int) []string {
 	names := make([]string, n)
