@@ -225,13 +225,13 @@ func (b *Batcher[K, V, R]) due() (wait time.Duration, due bool) {
 // most of them come again: without this the first of them would fly alone and
 // every second transaction would be a small one.
 func (b *Batcher[K, V, R]) gather() {
-	for b.cfg.Every == 0 && b.queued < b.cfg.MaxBatch {
+	for idle := 0; b.cfg.Every == 0 && b.queued < b.cfg.MaxBatch && idle < 2; idle++ {
 		before := b.queued
 		b.mu.Unlock()
 		runtime.Gosched()
 		b.mu.Lock()
-		if b.queued <= before {
-			return
+		if b.queued > before {
+			idle = -1
 		}
 	}
 }

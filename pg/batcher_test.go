@@ -21,33 +21,33 @@ import (
 )
 
 type (
-	// A journal appends texts to rows: what was written, how often and in what
+	// A logbook appends texts to rows: what was written, how often and in what
 	// order can be read off a row. The result of a put is the row's length after it.
-	journal       = pg.Batcher[string, string, int]
-	journalConfig = pg.BatcherConfig[string, string, int]
-	journalBatch  = pg.Batch[string, string, int]
+	logbook       = pg.Batcher[string, string, int]
+	logbookConfig = pg.BatcherConfig[string, string, int]
+	logbookBatch  = pg.Batch[string, string, int]
 )
 
-// newJournal makes the table and returns a configuration that writes to it. The
+// newLogbook makes the table and returns a configuration that writes to it. The
 // server refuses texts that contain "poison", and a text "panic" is not survived.
-func newJournal(t testing.TB, pool *pgxpool.Pool) journalConfig {
+func newLogbook(t testing.TB, pool *pgxpool.Pool) logbookConfig {
 	t.Helper()
-	if _, err := pool.Exec(within(t), `
+	if _, err := pool.Exec(soon(t), `
 		CREATE TABLE journal (
 			key text COLLATE "C" PRIMARY KEY,
 			val text NOT NULL CONSTRAINT wholesome CHECK (val NOT LIKE '%poison%'))`); err != nil {
 		t.Fatal(err)
 	}
-	return journalConfig{
+	return logbookConfig{
 		Name:    "journal",
 		Pool:    pool,
 		Compare: cmp.Compare[string],
-		Flush:   flushJournal,
+		Flush:   flushLogbook,
 		Log:     slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 }
 
-func flushJournal(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+func flushLogbook(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
 	keys := make([]string, len(batch.Entries))
 	vals := make([]string, len(batch.Entries))
 	for i, e := range batch.Entries {
@@ -74,10 +74,10 @@ func flushJournal(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
 	return nil
 }
 
-// read returns the rows of the journal.
-func read(t testing.TB, pool *pgxpool.Pool) map[string]string {
+// logged returns the rows of the journal.
+func logged(t testing.TB, pool *pgxpool.Pool) map[string]string {
 	t.Helper()
-	rows, err := pool.Query(within(t), "SELECT key, val FROM journal")
+	rows, err := pool.Query(soon(t), "SELECT key, val FROM journal")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,8 +101,8 @@ func run(t testing.TB, b interface{ Run(context.Context) error }) (stop func() e
 	return stop
 }
 
-// within bounds a step of a test on a machine that may be very busy.
-func within(t testing.TB) context.Context {
+// soon bounds a step of a test on a machine that may be very busy.
+func soon(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -121,23 +121,23 @@ func eventually(t testing.TB, what string, ok func() bool) {
 
 // gate is a Flush that can be held: it says that it has begun and waits.
 type gate struct {
-	begun chan journalBatch
+	begun chan logbookBatch
 	open  chan struct{}
 }
 
-func newGate() *gate { return &gate{make(chan journalBatch, 100), make(chan struct{}, 100)} }
+func newGate() *gate { return &gate{make(chan logbookBatch, 100), make(chan struct{}, 100)} }
 
-func (g *gate) flush(ctx context.Context, tx pgx.Tx, batch journalBatch) error {
+func (g *gate) flush(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
 	g.begun <- batch
 	select {
 	case <-g.open:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return flushJournal(ctx, tx, batch)
+	return flushLogbook(ctx, tx, batch)
 }
 
-func (g *gate) next(t testing.TB) journalBatch {
+func (g *gate) next(t testing.TB) logbookBatch {
 	t.Helper()
 	select {
 	case b := <-g.begun:
@@ -154,7 +154,7 @@ type answer struct {
 }
 
 // put puts in the background.
-func put(ctx context.Context, b *journal, k, v string) <-chan answer {
+func put(ctx context.Context, b *logbook, k, v string) <-chan answer {
 	c := make(chan answer, 2)
 	go func() {
 		n, err := b.Put(ctx, k, v)
@@ -164,7 +164,7 @@ func put(ctx context.Context, b *journal, k, v string) <-chan answer {
 }
 
 // taken waits until b holds n values.
-func taken(t testing.TB, b *journal, n int) {
+func taken(t testing.TB, b *logbook, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d pending", n), func() bool { return b.Stats().Pending == n })
 }
@@ -172,12 +172,12 @@ func taken(t testing.TB, b *journal, n int) {
 func TestBatcherGroupsWhatCameMeanwhile(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg, g := newJournal(t, pool), newGate()
+	cfg, g := newLogbook(t, pool), newGate()
 	cfg.Flush = g.flush
 	b := pg.NewBatcher(cfg)
 	run(t, b)
 
-	ctx := within(t)
+	ctx := soon(t)
 	first := put(ctx, b, "b", "1")
 	if got := g.next(t); len(got.Entries) != 1 {
 		t.Fatalf("first batch = %v, want a single entry", got.Entries)
@@ -215,8 +215,8 @@ func TestBatcherGroupsWhatCameMeanwhile(t *testing.T) {
 func TestBatcherBlamesOnlyThePoisoned(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	b := pg.NewBatcher(newJournal(t, pool))
-	ctx := within(t)
+	b := pg.NewBatcher(newLogbook(t, pool))
+	ctx := soon(t)
 	values := []string{"1", "2", "poison", "3", "panic", "4", "\x00", "5"}
 	var answers []<-chan answer
 	for i, v := range values {
@@ -240,7 +240,7 @@ func TestBatcherBlamesOnlyThePoisoned(t *testing.T) {
 			t.Errorf("Put %d = %v: known to be unwritten", i, got.err)
 		}
 	}
-	rows := read(t, pool)
+	rows := logged(t, pool)
 	if rows["k"] != "12345" {
 		t.Errorf("k = %q, want 12345", rows["k"])
 	}
@@ -251,9 +251,9 @@ func TestBatcherBlamesOnlyThePoisoned(t *testing.T) {
 
 func TestBatcherErrorHasKindAndName(t *testing.T) {
 	t.Parallel()
-	b := pg.NewBatcher(newJournal(t, pgtest.Schema(t)))
+	b := pg.NewBatcher(newLogbook(t, pgtest.Schema(t)))
 	run(t, b)
-	_, err := b.Put(within(t), "k", "poison")
+	_, err := b.Put(soon(t), "k", "poison")
 	if !errors.Is(err, fault.Invalid) || !strings.HasPrefix(fmt.Sprint(err), "journal: ") {
 		t.Errorf("Put(poison) = %v, want journal: … of kind Invalid", err)
 	}
@@ -262,12 +262,12 @@ func TestBatcherErrorHasKindAndName(t *testing.T) {
 func TestBatcherWithdrawsWhatNoFlushCarries(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg, g := newJournal(t, pool), newGate()
+	cfg, g := newLogbook(t, pool), newGate()
 	cfg.Flush = g.flush
 	b := pg.NewBatcher(cfg)
 	run(t, b)
 
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(soon(t))
 	flying := put(ctx, b, "k", "flying")
 	g.next(t)
 	waiting := put(ctx, b, "k", "waiting")
@@ -280,10 +280,10 @@ func TestBatcherWithdrawsWhatNoFlushCarries(t *testing.T) {
 		t.Errorf("Put outside a flush = %v, want canceled, not written", got.err)
 	}
 	g.open <- struct{}{}
-	if err := b.Sync(within(t)); err != nil {
+	if err := b.Sync(soon(t)); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(t, pool)["k"]; got != "flying" {
+	if got := logged(t, pool)["k"]; got != "flying" {
 		t.Errorf("k = %q, want flying", got)
 	}
 	if _, err := b.Put(ctx, "k", "late"); !errors.Is(err, context.Canceled) {
@@ -297,14 +297,14 @@ func TestBatcherWithdrawsWhatNoFlushCarries(t *testing.T) {
 func TestBatcherBlocksWhenFull(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg := newJournal(t, pool)
+	cfg := newLogbook(t, pool)
 	cfg.Size = func(_, v string) int { return len(v) }
 	cfg.MaxPending, cfg.MaxPendingBytes, cfg.MaxBatchBytes = 3, 10, 8
 	b := pg.NewBatcher(cfg)
-	if _, err := b.Put(within(t), "k", "123456789"); !errors.Is(err, fault.Exhausted) {
+	if _, err := b.Put(soon(t), "k", "123456789"); !errors.Is(err, fault.Exhausted) {
 		t.Errorf("Put of 9 bytes = %v, want Exhausted", err)
 	}
-	ctx, cancel := context.WithCancel(within(t))
+	ctx, cancel := context.WithCancel(soon(t))
 	for range 3 {
 		if err := b.Post(ctx, "k", "ab"); err != nil {
 			t.Fatal(err)
@@ -326,7 +326,7 @@ func TestBatcherBlocksWhenFull(t *testing.T) {
 	if err := <-posted; !errors.Is(err, context.Canceled) {
 		t.Errorf("blocked Post = %v, want canceled", err)
 	}
-	ctx = within(t)
+	ctx = soon(t)
 	large := put(ctx, b, "k", "CDEFGHIJ") // room for three, but not for this many bytes
 	blocked(1)
 	go func() { posted <- b.Post(ctx, "k", "k") }()
@@ -341,18 +341,18 @@ func TestBatcherBlocksWhenFull(t *testing.T) {
 	if err := b.Sync(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(t, pool)["k"]; got != "abababCDEFGHIJk" {
+	if got := logged(t, pool)["k"]; got != "abababCDEFGHIJk" {
 		t.Errorf("k = %q, want abababCDEFGHIJk", got)
 	}
 }
 
 func TestBatcherWaitsForCompany(t *testing.T) {
 	t.Parallel()
-	cfg := newJournal(t, pgtest.Schema(t))
+	cfg := newLogbook(t, pgtest.Schema(t))
 	cfg.Every, cfg.MaxBatch = time.Hour, 3
 	b := pg.NewBatcher(cfg)
 	run(t, b)
-	ctx := within(t)
+	ctx := soon(t)
 	for _, v := range []string{"1", "2"} {
 		if err := b.Post(ctx, "k", v); err != nil {
 			t.Fatal(err)
@@ -382,12 +382,12 @@ func TestBatcherWaitsForCompany(t *testing.T) {
 
 func TestBatcherFlushesAfterEvery(t *testing.T) {
 	t.Parallel()
-	cfg := newJournal(t, pgtest.Schema(t))
+	cfg := newLogbook(t, pgtest.Schema(t))
 	cfg.Every = time.Millisecond
 	b := pg.NewBatcher(cfg)
 	run(t, b)
 	for want := 1; want <= 3; want++ {
-		if n, err := b.Put(within(t), "k", "x"); n != want || err != nil {
+		if n, err := b.Put(soon(t), "k", "x"); n != want || err != nil {
 			t.Errorf("Put = %d, %v, want %d", n, err, want)
 		}
 	}
@@ -395,7 +395,7 @@ func TestBatcherFlushesAfterEvery(t *testing.T) {
 
 func TestBatcherTellsOfPostsThatFailed(t *testing.T) {
 	t.Parallel()
-	cfg := newJournal(t, pgtest.Schema(t))
+	cfg := newLogbook(t, pgtest.Schema(t))
 	var mu sync.Mutex
 	var failed []string
 	cfg.Failed = func(_, v string, err error) {
@@ -404,7 +404,7 @@ func TestBatcherTellsOfPostsThatFailed(t *testing.T) {
 		failed = append(failed, fmt.Sprint(v, errors.Is(err, fault.Invalid)))
 	}
 	b := pg.NewBatcher(cfg)
-	ctx := within(t)
+	ctx := soon(t)
 	for _, v := range []string{"1", "poison", "2", "poison too", "3"} {
 		if err := b.Post(ctx, "k", v); err != nil {
 			t.Fatal(err)
@@ -424,11 +424,11 @@ func TestBatcherTellsOfPostsThatFailed(t *testing.T) {
 func TestBatcherNeverFliesAKeyTwice(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.Schema(t)
-	cfg, g := newJournal(t, pool), newGate()
+	cfg, g := newLogbook(t, pool), newGate()
 	cfg.Flush, cfg.Parallel = g.flush, 2
 	b := pg.NewBatcher(cfg)
 	run(t, b)
-	ctx := within(t)
+	ctx := soon(t)
 	put(ctx, b, "a", "1")
 	g.next(t)
 	put(ctx, b, "a", "2")
@@ -448,78 +448,7 @@ func TestBatcherNeverFliesAKeyTwice(t *testing.T) {
 	if err := b.Sync(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if got := read(t, pool); got["a"] != "12" || got["b"] != "3" {
+	if got := logged(t, pool); got["a"] != "12" || got["b"] != "3" {
 		t.Errorf("rows = %v, want a 12, b 3", got)
-	}
-}
-
-func TestBatcherDrains(t *testing.T) {
-	t.Parallel()
-	pool := pgtest.Schema(t)
-	cfg := newJournal(t, pool)
-	cfg.Every, cfg.MaxBatch, cfg.MaxPending = time.Hour, 2, 5
-	b := pg.NewBatcher(cfg)
-	ctx := within(t)
-	var answers []<-chan answer
-	for i := range 7 { // two find no room
-		answers = append(answers, put(ctx, b, "k", fmt.Sprint(i)))
-		eventually(t, "taken or blocked", func() bool { s := b.Stats(); return s.Pending+s.Blocked == i+1 })
-	}
-	ended, cancel := context.WithCancel(ctx)
-	cancel()
-	if err := b.Run(ended); err != nil {
-		t.Errorf("Run = %v", err)
-	}
-	for i, a := range answers {
-		if got := <-a; got != (answer{i + 1, nil}) {
-			t.Errorf("Put %d = %v", i, got)
-		}
-	}
-	if got := read(t, pool)["k"]; got != "0123456" {
-		t.Errorf("k = %q", got)
-	}
-	if _, err := b.Put(ctx, "k", "x"); !errors.Is(err, fault.Unavailable) {
-		t.Errorf("Put after Run = %v, want Unavailable", err)
-	}
-	if err := b.Post(ctx, "k", "x"); !errors.Is(err, fault.Unavailable) {
-		t.Errorf("Post after Run = %v, want Unavailable", err)
-	}
-	if err := b.Sync(ctx); err != nil {
-		t.Errorf("Sync after Run = %v", err)
-	}
-	if err := b.Run(ctx); err == nil {
-		t.Error("a second Run = nil, want an error")
-	}
-}
-
-func TestBatcherSaysWhatItCouldNotDrain(t *testing.T) {
-	t.Parallel()
-	pool := pgtest.Schema(t)
-	cfg, g := newJournal(t, pool), newGate()
-	cfg.Flush, cfg.DrainFor, cfg.MaxBatch, cfg.MaxPending = g.flush, 10*time.Millisecond, 2, 4
-	b := pg.NewBatcher(cfg)
-	ctx := within(t)
-	var answers []<-chan answer
-	for i := range 5 {
-		answers = append(answers, put(ctx, b, "k", fmt.Sprint(i)))
-		eventually(t, "taken or blocked", func() bool { s := b.Stats(); return s.Pending+s.Blocked == i+1 })
-	}
-	posted := make(chan error, 1)
-	go func() { posted <- b.Post(ctx, "k", "5") }()
-	eventually(t, "blocked", func() bool { return b.Stats().Blocked == 2 })
-	stop := run(t, b)
-	g.next(t)
-	err := stop()
-	if !errors.Is(err, fault.Unavailable) || !strings.Contains(fmt.Sprint(err), "values were not written") {
-		t.Errorf("Run = %v, want how many were not written", err)
-	}
-	for i, a := range answers {
-		if got := <-a; !errors.Is(got.err, fault.Unavailable) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
-			t.Errorf("Put %d = %v, want Unavailable and known", i, got)
-		}
-	}
-	<-posted // refused, or taken in the last moment and then told to Failed
-	if got := read(t, pool); len(got) != 0 {
-		t.Errorf("rows = %v, want none", got)
 	}
 }

@@ -66,8 +66,10 @@ func (b *Batcher[K, V, R]) attempt(run context.Context, batch Batch[K, V, R]) (o
 	switch {
 	case err == nil:
 		return committed, nil
-	case errors.Is(err, pgx.ErrTxCommitRollback), errors.Is(err, pgx.ErrTxClosed):
-		return rejected, fmt.Errorf("flush hid an error or ended its transaction: %w", err)
+	case errors.Is(err, pgx.ErrTxCommitRollback):
+		return rejected, fmt.Errorf("flush hid an error: %w", err)
+	case errors.Is(err, pgx.ErrTxClosed):
+		return hopeless, fmt.Errorf("flush ended the transaction, which is not its own: %w", err)
 	case errors.As(err, &pgErr) && !conn.Conn().IsClosed(): // a deferred constraint, a serialization failure
 		if passes(err) {
 			return passing, err

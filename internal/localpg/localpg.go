@@ -112,8 +112,20 @@ func (s *Server) bringUp(ctx context.Context) error {
 		return err
 	}
 	url, version, err := s.open(ctx, found)
+	if err != nil && reused {
+		// A server that has just been told to end, or was killed, looks alive a
+		// moment longer. The next look finds it gone, or well after all.
+		patience, cancel := context.WithTimeout(ctx, reusePatience)
+		defer cancel()
+		_ = poll(patience, func() (bool, error) {
+			if found, proc, reused, err = s.launch(ctx); err == nil {
+				url, version, err = s.open(ctx, found)
+			}
+			return err == nil || !reused, nil
+		})
+	}
 	if err != nil {
-		if !reused {
+		if proc != nil && !reused {
 			err = errors.Join(err, proc.stop(ctx, stopPatience))
 		}
 		return err

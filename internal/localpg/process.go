@@ -22,6 +22,9 @@ type process struct {
 	// exited is closed when our own child has ended and is reaped. It is nil
 	// for a server that is not our child.
 	exited chan struct{}
+	// fresh is true from our starting it until it serves. Before it has entered
+	// its data directory, only its pid tells that it is there.
+	fresh bool
 }
 
 func (p *process) child() bool { return p.exited != nil }
@@ -29,7 +32,7 @@ func (p *process) child() bool { return p.exited != nil }
 // alive reports whether the postmaster still works.
 func (p *process) alive() bool {
 	if !p.child() {
-		return serves(p.pid, p.data)
+		return p.fresh && running(p.pid) || serves(p.pid, p.data)
 	}
 	select {
 	case <-p.exited:
@@ -102,7 +105,7 @@ func spawn(ctx context.Context, cfg Config, bin binaries, as account, socketDir 
 		if err != nil {
 			return nil, err
 		}
-		return &process{pid: pid, data: data}, nil
+		return &process{pid: pid, data: data, fresh: true}, nil
 	}
 	cmd := command(ctx, cfg, as, bin.postgres(), args...)
 	cmd.SysProcAttr = childAttr(as, syscall.SIGINT)
@@ -133,7 +136,7 @@ func spawn(ctx context.Context, cfg Config, bin binaries, as account, socketDir 
 func (p *process) awaitReady(ctx context.Context) (pidFile, error) {
 	var file pidFile
 	err := poll(ctx, func() (bool, error) {
-		gone := !p.running() // asked before the file is read: it may have been ready and then gone
+		gone := !p.alive() // asked before the file is read: it may have been ready and then gone
 		var err error
 		file, err = readPidFile(filepath.Join(p.data, "postmaster.pid"))
 		if err != nil || file.pid == p.pid && file.ready() {
@@ -144,19 +147,11 @@ func (p *process) awaitReady(ctx context.Context) (pidFile, error) {
 		}
 		return false, nil
 	})
+	p.fresh = p.fresh && err != nil
 	return file, err
 }
 
 var errEnded = errors.New("the server ended before it was ready")
-
-// running differs from alive between fork and exec, and before the postmaster
-// has entered its data directory.
-func (p *process) running() bool {
-	if !p.child() {
-		return running(p.pid)
-	}
-	return p.alive()
-}
 
 // openLog opens the server's log, after putting away one that has grown large.
 func openLog(path string) (*os.File, error) {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -25,11 +26,7 @@ func (s *Server) launch(ctx context.Context) (found pidFile, p *process, reused 
 	if found.pid != 0 {
 		return found, &process{pid: found.pid, data: data}, true, nil
 	}
-	// Nobody serves, so whatever the last server left is stale.
-	if err := os.Remove(s.path("started")); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return pidFile{}, nil, false, err
-	}
-	as, err := serverAccount(data)
+	as, err := serverAccount(data, s.cfg.accounts)
 	if err != nil {
 		return pidFile{}, nil, false, err
 	}
@@ -161,7 +158,7 @@ func (s *Server) removeStale(socketDir string) error {
 	} else if found.pid != 0 {
 		s.cfg.Log.Info("removing what a dead private postgresql left", "file", file, "pid", found.pid)
 	}
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := remove(file, s.path("started")); err != nil {
 		return err
 	}
 	locks, err := filepath.Glob(filepath.Join(escapeGlob(socketDir), ".s.PGSQL.*.lock"))
@@ -176,11 +173,18 @@ func (s *Server) removeStale(socketDir string) error {
 		if found.pid != 0 && serves(found.pid, found.data) {
 			continue // a server on other data, put here by somebody: PostgreSQL will say so
 		}
-		socket := lock[:len(lock)-len(".lock")]
-		for _, path := range []string{socket, lock} {
-			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return err
-			}
+		if err := remove(strings.TrimSuffix(lock, ".lock"), lock); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// remove removes those of the files that exist.
+func remove(files ...string) error {
+	for _, file := range files {
+		if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
 		}
 	}
 	return nil
@@ -203,20 +207,28 @@ func escapeGlob(path string) string {
 // bytes with the zero at the end, and PostgreSQL adds to it for the lock.
 const longest = 90
 
-// socketDir makes the directory of the server's socket: in the state directory,
-// or, if its path is too long for a socket, in the directory for temporary
+// socketPath is the directory of the server's socket: in the state directory,
+// or, if its path does not do for a socket, in the directory for temporary
 // files, under a name that is always the same for this state directory.
-func (s *Server) socketDir(as account) (string, error) {
-	fits := func(dir string) bool { return len(dir)+len("/.s.PGSQL.5432") <= longest }
-	dir := s.path("run")
-	if !fits(dir) {
-		sum := sha256.Sum256([]byte(s.cfg.Dir))
-		name := "howdah-" + hex.EncodeToString(sum[:8])
-		dir = filepath.Join(os.TempDir(), name)
-		if !fits(dir) {
-			dir = filepath.Join("/tmp", name)
-		}
+func (s *Server) socketPath() string {
+	fits := func(dir string) bool {
+		// A comma separates hosts in a connection string, and nothing escapes it.
+		return len(dir)+len("/.s.PGSQL.5432") <= longest && !strings.Contains(dir, ",")
 	}
+	if dir := s.path("run"); fits(dir) {
+		return dir
+	}
+	sum := sha256.Sum256([]byte(s.cfg.Dir))
+	name := "howdah-" + hex.EncodeToString(sum[:8])
+	if dir := filepath.Join(os.TempDir(), name); fits(dir) {
+		return dir
+	}
+	return filepath.Join("/tmp", name)
+}
+
+// socketDir makes that directory.
+func (s *Server) socketDir(as account) (string, error) {
+	dir := s.socketPath()
 	if err := as.mkdir(dir); err != nil {
 		return "", fmt.Errorf("socket directory: %w", err)
 	}

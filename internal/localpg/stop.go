@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"syscall"
 	"time"
 )
@@ -11,6 +12,7 @@ import (
 const (
 	lockPatience   = 40 * time.Second // for another's start or stop
 	stopPatience   = 20 * time.Second // for a fast shutdown
+	reusePatience  = 10 * time.Second // for a server that is up to answer
 	othersPatience = 5 * time.Second  // for the others that use a server tied to us
 )
 
@@ -89,12 +91,34 @@ func (s *Server) process() *process {
 }
 
 // stopFound stops the server that is up, which after a crash need not be the
-// one we knew, unless it was started by hand.
+// one we knew, unless it was started by hand. Of one that was killed it ends
+// what is left.
 func (s *Server) stopFound(ctx context.Context) error {
 	found, err := postmaster(s.Data())
-	if err != nil || found.pid == 0 || !s.startedByUs(found.pid) {
+	if err != nil {
 		return err
 	}
-	p := &process{pid: found.pid, data: s.Data()}
-	return p.stop(ctx, stopPatience)
+	ours := s.startedByUs(s.process().pid)
+	if found.pid != 0 {
+		if !s.startedByUs(found.pid) {
+			return nil
+		}
+		p := &process{pid: found.pid, data: s.Data()}
+		if err := p.stop(ctx, stopPatience); err != nil {
+			return err
+		}
+		ours = true
+	}
+	if !ours {
+		return nil
+	}
+	patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	if err := s.expel(patience); err != nil {
+		return err
+	}
+	if dir := s.socketPath(); dir != s.path("run") {
+		_ = os.Remove(dir) // in the directory for temporary files; not if it is not empty
+	}
+	return remove(s.path("started"))
 }

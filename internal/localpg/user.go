@@ -17,8 +17,8 @@ type account struct {
 }
 
 // serverAccount decides who runs the server. PostgreSQL refuses to be root, so
-// root becomes whoever owns the data already, else postgres, else nobody.
-func serverAccount(data string) (account, error) {
+// root becomes whoever owns the data already, else the first of names there is.
+func serverAccount(data string, names []string) (account, error) {
 	if os.Geteuid() != 0 {
 		return account{name: strconv.Itoa(os.Geteuid()), uid: uint32(os.Geteuid()), gid: uint32(os.Getegid())}, nil
 	}
@@ -29,12 +29,12 @@ func serverAccount(data string) (account, error) {
 		}
 		return account{name: strconv.FormatUint(uint64(uid), 10), uid: uid, gid: uid, other: true}, nil
 	}
-	for _, name := range []string{"postgres", "nobody"} {
+	for _, name := range names {
 		if u, err := user.Lookup(name); err == nil {
 			return accountOf(u)
 		}
 	}
-	return account{}, fmt.Errorf("PostgreSQL does not run as root, and there is neither a user postgres nor a user nobody")
+	return account{}, fmt.Errorf("PostgreSQL does not run as root, and no user of %q exists", names)
 }
 
 func accountOf(u *user.User) (account, error) {
