@@ -261,14 +261,14 @@ not stable even there.
 | | |
 |---|---|
 | measured | %s, in %s, by `+"`%s`"+` |
-| machine | %s, %d cores%s, %s; clients and server share it |
+| machine | %s, %d cores%s, %s; clients and server share it; load before the run %s |
 | PostgreSQL | %s, durable: %s |
 | Go | %s |
 
 A bar is what a row has to reach. `+"`make bench`"+` repeats all of it on a PostgreSQL
 that it starts, or on BENCH_DATABASE_URL; `+"`make bench-quick`"+` takes under two minutes.
 `, r.Rounds, r.Began.Format(time.DateOnly), cmp.Or(r.Took, "some minutes"), r.Command,
-		m.CPU, m.Cores, memory, m.OS, m.PostgreSQL, strings.Join(settings, " "), strings.TrimPrefix(m.Go, "go"))
+		m.CPU, m.Cores, memory, m.OS, short(m.Load), m.PostgreSQL, strings.Join(settings, " "), strings.TrimPrefix(m.Go, "go"))
 	for _, t := range r.Tables {
 		out.WriteString("\n" + t.Markdown())
 	}

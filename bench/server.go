@@ -72,6 +72,7 @@ type Machine struct {
 	Go         string            `json:"go"`
 	PostgreSQL string            `json:"postgresql"`
 	Settings   map[string]string `json:"settings"` // of the server
+	Load       float64           `json:"load"`     // others' work when the run began: processes of the last minute
 }
 
 // describe looks at this machine and its server, and refuses one that would
@@ -87,6 +88,9 @@ func describe(ctx context.Context, server string) (Machine, error) {
 	var kib float64
 	if _, err := fmt.Sscan(fieldOf("/proc/meminfo", "MemTotal"), &kib); err == nil {
 		m.MemoryGiB = kib / (1 << 20)
+	}
+	if load, err := os.ReadFile("/proc/loadavg"); err == nil {
+		_, _ = fmt.Sscan(string(load), &m.Load)
 	}
 	conn, err := pgx.Connect(ctx, server)
 	if err != nil {
