@@ -21,6 +21,7 @@ func TestGuard(t *testing.T) {
 	if len(missed) == 0 {
 		return
 	}
+	t.Logf("once more, because of %+v", missed)
 	again, err := Measure(t.Context(), suite, opt, func(table Table) { t.Log("\n" + table.Text()) })
 	if err != nil {
 		t.Fatal(err)
