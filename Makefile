@@ -49,6 +49,14 @@ bench: ## benchmarks: ratios against controls in the same run
 bench-quick: ## the same in under two minutes
 	@cd bench && go run . -quick
 
+.PHONY: bench-docs
+bench-docs: ## docs/benchmarks.md from the newest result of make bench
+	@cd bench && go run . -docs
+
+.PHONY: bench-guard
+bench-guard: ## fails when the quick benchmarks miss half of a bar
+	@cd bench && go test ./...
+
 .PHONY: check
 check: lint race test ## what has to pass before a change lands
 
