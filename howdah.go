@@ -127,13 +127,9 @@ func (c *Client) Migrate(ctx context.Context) error {
 // when fn returns nil, and nothing of it otherwise. It runs fn once; who wants it
 // repeated after a deadlock or serialization failure wraps it in [pg.Retry].
 func (c *Client) Transact(ctx context.Context, fn func(tx pgx.Tx, s Services) error) error {
-	err := pgx.BeginFunc(ctx, c.Pool, func(tx pgx.Tx) error {
+	return pg.Sorted(pgx.BeginFunc(ctx, c.Pool, func(tx pgx.Tx) error {
 		return fn(tx, c.WithTx(tx))
-	})
-	if err != nil && pg.KindOf(err) != "" {
-		return pg.Wrap("howdah: transact", err)
-	}
-	return err
+	}))
 }
 
 // Following runs fn with a Tail of the feed that lives as long as fn does, for

@@ -3,6 +3,7 @@ package checklists
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,15 +46,25 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 			return
 		}
 		src := &source{r: r}
-		lines := bufio.NewScanner(skipBOM(src))
+		plain, err := unpack(src)
+		if err != nil {
+			yield(Item{}, pg.Refuse("gzip", "%v", err))
+			return
+		}
+		lines := bufio.NewScanner(plain)
 		lines.Buffer(make([]byte, 64<<10), maxLine)
 		lines.Split(src.whole(split))
 		n := 0
 		for lines.Scan() {
 			n++
 			item, ok, err := parse(lines.Bytes())
+			place := fmt.Sprintf("%s %s", unit, thousands(n))
 			if err != nil {
-				yield(Item{}, pg.Refuse(fmt.Sprintf("%s %s", unit, thousands(n)), "%s", err))
+				yield(Item{}, pg.Refuse(place, "%s", err))
+				return
+			}
+			if err := checkName(place, "", item.Name); err != nil {
+				yield(Item{}, err)
 				return
 			}
 			if ok && !yield(item, nil) {
@@ -90,13 +101,21 @@ func (s *source) whole(split bufio.SplitFunc) bufio.SplitFunc {
 	}
 }
 
-// skipBOM passes over the mark that some editors put before UTF-8.
-func skipBOM(r io.Reader) io.Reader {
+// unpack reads what gzip packed, and passes over the mark that some editors put
+// before UTF-8.
+func unpack(r io.Reader) (io.Reader, error) {
 	b := bufio.NewReader(r)
+	if magic, _ := b.Peek(2); string(magic) == "\x1f\x8b" {
+		unpacked, err := gzip.NewReader(b)
+		if err != nil {
+			return nil, err
+		}
+		b = bufio.NewReader(unpacked)
+	}
 	if mark, _ := b.Peek(3); string(mark) == "\ufeff" {
 		b.Discard(3) // just peeked
 	}
-	return b
+	return b, nil
 }
 
 func parseLine(line []byte) (Item, bool, error) {
@@ -116,8 +135,11 @@ func parseObject(line []byte) (Item, bool, error) {
 	var object struct {
 		Item *string `json:"item"`
 	}
-	if err := json.Unmarshal(line, &object); err != nil {
-		return Item{}, false, fmt.Errorf(`want an object such as {"item":"a.txt"}: %w`, err)
+	var syntax *json.SyntaxError
+	if err := json.Unmarshal(line, &object); errors.As(err, &syntax) {
+		return Item{}, false, fmt.Errorf(`no JSON (%w); want an object such as {"item":"a.txt"}`, err)
+	} else if err != nil {
+		return Item{}, false, errors.New(`want an object such as {"item":"a.txt"}`)
 	}
 	if object.Item == nil {
 		return Item{}, false, errors.New(`the object has no "item"`)

@@ -128,11 +128,7 @@ func (f *itemFeed) Next() bool {
 }
 
 func (f *itemFeed) check(item Item) error {
-	field := fmt.Sprintf("item %s", thousands(int(f.read)))
-	if err := pg.CheckText(field, item.Name); err != nil {
-		return err
-	}
-	return checkLength(field, f.list, item.Name)
+	return checkName(fmt.Sprintf("item %s", thousands(int(f.read))), f.list, item.Name)
 }
 
 // Values implements pgx.CopyFromSource.

@@ -2,6 +2,7 @@ package checklists_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -189,6 +190,19 @@ func TestFormatsRoundTrip(t *testing.T) {
 	})
 }
 
+func gzipped(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	w := gzip.NewWriter(&b)
+	if _, err := io.WriteString(w, text); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 func TestReadItems(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
@@ -203,7 +217,11 @@ func TestReadItems(t *testing.T) {
 		"a line too long":     {checklists.Text, "a\n" + strings.Repeat("x", 1<<21), []string{"a"}, "line 2: over 1,048,576 bytes"},
 		"NULs":                {checklists.NUL, "a\nb\x00\x00c", []string{"a\nb", "", "c"}, ""},
 		"objects":             {checklists.JSONL, "{\"item\":\"a\",\"attempts\":3}\n\n{\"item\":\"\"}\n", []string{"a", ""}, ""},
-		"no object":           {checklists.JSONL, "{\"item\":\"a\"}\nb\n", []string{"a"}, "line 2: want an object"},
+		"a NUL":               {checklists.Text, "a\n\nb\x00\n", []string{"a"}, "line 3: a NUL byte at byte 1"},
+		"too long":            {checklists.Text, "a\n" + strings.Repeat("x", 2601), []string{"a"}, "line 2: 2,601 bytes"},
+		"gzip":                {checklists.Text, gzipped(t, "a\nb\n"), []string{"a", "b"}, ""},
+		"half a gzip":         {checklists.Text, "\x1f\x8b", nil, "gzip: unexpected EOF"},
+		"no object":           {checklists.JSONL, "{\"item\":\"a\"}\nb\n", []string{"a"}, "line 2: no JSON"},
 		"object with no item": {checklists.JSONL, "{}\n", nil, `line 1: the object has no "item"`},
 		"invalid UTF-8":       {checklists.JSONL, "{\"item\":\"a\"}\n{\"item\":\"\xff\"}\n", []string{"a"}, "line 2: item: invalid UTF-8 at byte 9"},
 		"half a surrogate":    {checklists.JSONL, `{"item":"\ud800"}`, nil, `line 1: item: half a surrogate pair at byte 9: \ud800`},

@@ -41,6 +41,14 @@ func (s *Store) checkNew(list string, items []string) error {
 	return nil
 }
 
+// checkName refuses an item that cannot be stored on list.
+func checkName(field, list, item string) error {
+	if err := pg.CheckText(field, item); err != nil {
+		return err
+	}
+	return checkLength(field, list, item)
+}
+
 func checkLength(field, list, item string) error {
 	if n := len(list) + len(item); n > MaxName {
 		return pg.Refuse(field, "%s bytes; list and item together may have %s", thousands(n), thousands(MaxName))

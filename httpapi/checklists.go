@@ -50,16 +50,22 @@ type listsOutput struct {
 }
 
 func (a *api) listLists(ctx context.Context, in *struct{ PageQuery }) (*listsOutput, error) {
-	lists, err := a.client.Reads().Checklists.Lists(ctx, in.after(), in.Limit)
+	store := a.client.Reads().Checklists
+	lists, err := store.Lists(ctx, in.after(), in.Limit)
 	if err != nil {
 		return nil, err
 	}
 	out := new(listsOutput)
 	out.Body.Lists = lists
-	if len(lists) == in.Limit {
-		out.Body.Next = &lists[in.Limit-1].Name
+	if len(lists) < in.Limit {
+		return out, nil
 	}
-	return out, nil
+	last := &lists[in.Limit-1].Name
+	more, err := store.Lists(ctx, last, 1) // only then is there a next page
+	if len(more) > 0 {
+		out.Body.Next = last
+	}
+	return out, err
 }
 
 type itemsInput struct {
@@ -97,16 +103,22 @@ func (a *api) pageItems(ctx context.Context, in *struct {
 	ListPath
 	PageQuery
 }) (*itemsOutput, error) {
-	items, err := a.client.Reads().Checklists.Page(ctx, in.List, in.after(), in.Limit)
+	store := a.client.Reads().Checklists
+	items, err := store.Page(ctx, in.List, in.after(), in.Limit)
 	if err != nil {
 		return nil, err
 	}
 	out := new(itemsOutput)
 	out.Body.Items = items
-	if len(items) == in.Limit {
-		out.Body.Next = &items[in.Limit-1].Name
+	if len(items) < in.Limit {
+		return out, nil
 	}
-	return out, nil
+	last := &items[in.Limit-1].Name
+	more, err := store.Page(ctx, in.List, last, 1) // only then is there a next page
+	if len(more) > 0 {
+		out.Body.Next = last
+	}
+	return out, err
 }
 
 type itemOutput struct {

@@ -102,7 +102,7 @@ func TestNamesOfAllKinds(t *testing.T) {
 		}
 		wantJSON(t, s.post(list+"/items", string(body)), `{"added":1,"skipped":0}`)
 		wantJSON(t, s.get(list+"/items/"+escape(name)), fmt.Sprintf(`{"item":%s,"attempts":0}`, item))
-		wantJSON(t, s.get(list+"/items?limit=1"), fmt.Sprintf(`{"items":[{"item":%s,"attempts":0}],"next":%[1]s}`, item))
+		wantJSON(t, s.get(list+"/items?limit=1"), fmt.Sprintf(`{"items":[{"item":%s,"attempts":0}]}`, item))
 		wantJSON(t, s.get(list+"/items?after="+url.QueryEscape(name)), `{"items":[]}`)
 		wantJSON(t, s.do("POST", list+"/import", strings.NewReader("{\"item\":\"second\"}\n"), "Content-Type: application/x-ndjson"), `{"added":1,"skipped":0}`)
 		if got := s.items(name); !slices.Contains(got, name) || len(got) != 2 {

@@ -92,13 +92,13 @@ func TestImportRefuses(t *testing.T) {
 		"no type":          {"", "a", 415, `Content-Type ""; want one of application/x-ndjson, application/x-nul, text/plain`, nil},
 		"a form":           {"application/x-www-form-urlencoded", "a", 415, "want one of", nil},
 		"JSON":             {"application/json", `{"items":["a"]}`, 415, "want one of", nil},
-		"NUL in a line":    {"text/plain", "a\n\nb\x00\nc", 400, "item 2: a NUL byte at byte 1", []string{"item 2"}},
-		"invalid UTF-8":    {"text/plain", "a\nb\nc\xff", 400, "item 3: invalid UTF-8 at byte 1", []string{"item 3"}},
+		"NUL in a line":    {"text/plain", "a\n\nb\x00\nc", 400, "line 3: a NUL byte at byte 1", []string{"line 3"}},
+		"invalid UTF-8":    {"text/plain", "a\nb\nc\xff", 400, "line 3: invalid UTF-8 at byte 1", []string{"line 3"}},
 		"too long":         {"text/plain", "a\n" + long, 400, "item 2: 2,601 bytes", []string{"item 2"}},
-		"no object":        {"application/x-ndjson", "{\"item\":\"a\"}\n{\"item\":", 400, "line 2: want an object", []string{"line 2"}},
+		"no object":        {"application/x-ndjson", "{\"item\":\"a\"}\n{\"item\":", 400, "line 2: no JSON", []string{"line 2"}},
 		"another object":   {"application/x-ndjson", "{\"item\":\"a\"}\n{\"name\":\"b\"}", 400, `line 2: the object has no "item"`, []string{"line 2"}},
 		"half a surrogate": {"application/x-ndjson", "{\"item\":\"\\ud800\"}", 400, "line 1: item: half a surrogate pair", []string{"line 1"}},
-		"NUL in JSON":      {"application/x-ndjson", "{\"item\":\"\\u0000\"}", 400, "item 1: a NUL byte", []string{"item 1"}},
+		"NUL in JSON":      {"application/x-ndjson", "{\"item\":\"\\u0000\"}", 400, "line 1: a NUL byte", []string{"line 1"}},
 		"an endless line":  {"text/plain", strings.Repeat("x", 1<<20+1), 400, "line 1: over 1,048,576 bytes", []string{"line 1"}},
 	} {
 		var headers []string
@@ -139,7 +139,7 @@ func TestImportAnswersEarly(t *testing.T) {
 	r, w := io.Pipe()
 	defer w.Close()
 	go io.WriteString(w, "a\n\xff\n")
-	wantProblem(t, s.importTo("l", "text/plain", r), 400, "item 2: invalid UTF-8", "item 2")
+	wantProblem(t, s.importTo("l", "text/plain", r), 400, "line 2: invalid UTF-8", "line 2")
 }
 
 // A client that goes away leaves whole chunks, and no half of a name.

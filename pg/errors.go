@@ -25,6 +25,23 @@ func Wrap(op string, err error) error {
 	return &opError{op: op, kind: KindOf(err), err: err}
 }
 
+// Sorted returns err so that errors.Is finds its kind, and adds nothing to its
+// text: for errors of the caller's own statements.
+func Sorted(err error) error {
+	kind := KindOf(err)
+	if err == nil || kind == "" {
+		return err
+	}
+	return &sortedError{error: err, kind: kind}
+}
+
+type sortedError struct {
+	error
+	kind fault.Kind
+}
+
+func (e *sortedError) Unwrap() []error { return []error{e.error, e.kind} }
+
 // opError is err, said by op, of kind.
 type opError struct {
 	op   string

@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -192,7 +194,11 @@ with an item a line.`,
 				done, err := client.Checklists.Import(ctx, args[0], src, checklists.ImportOptions{})
 				bar.finish()
 				if err != nil && done.Added+done.Skipped > 0 {
-					c.note(fmt.Sprintf("before the error: added %d, skipped %d; run it again to go on", done.Added, done.Skipped))
+					advice := "run it again to go on"
+					if errors.Is(err, fault.Invalid) {
+						advice = "mend the file and run it again; what is there is skipped"
+					}
+					c.note(fmt.Sprintf("before the error: added %d, skipped %d; %s", done.Added, done.Skipped, advice))
 				}
 				if err != nil {
 					return err

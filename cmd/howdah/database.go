@@ -28,6 +28,9 @@ type database struct {
 // locate finds the database, starting the private PostgreSQL where no URL is
 // given. Tied, it ends with this process whatever happens to it.
 func (c *cli) locate(ctx context.Context, tied bool) (*database, error) {
+	if c.databaseURL == "" && c.databaseURLGiven {
+		return nil, pg.Refuse("--database-url", "is empty; leave it out for the private PostgreSQL")
+	}
 	db := &database{Config: pg.Config{URL: c.databaseURL, ListenURL: c.listenURL, ReplicaURL: c.replicaURL, Pooler: c.pooler}}
 	if db.URL != "" {
 		return db, nil

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -77,6 +78,7 @@ type cli struct {
 
 	databaseURL, listenURL, replicaURL string
 	pooler                             bool
+	databaseURLGiven                   bool // on the command line
 	stateDir                           string
 	json, quiet, noColor               bool
 }
@@ -101,6 +103,9 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 		Args:              cobra.NoArgs,
 		RunE:              help,
 	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return errors.New(goWords.ReplaceAllString(err.Error(), ": $1"))
+	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&c.databaseURL, "database-url", c.env("DATABASE_URL"), "postgres://… or key=value pairs (DATABASE_URL); without it a private PostgreSQL")
 	flags.StringVar(&c.listenURL, "listen-url", c.env("HOWDAH_LISTEN_URL"), "direct connection for LISTEN and migrations, where the database URL leads through a pooler (HOWDAH_LISTEN_URL)")
@@ -124,8 +129,12 @@ func (c *cli) begin(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	c.started = true
+	c.databaseURLGiven = cmd.Flags().Changed("database-url")
 	return nil
 }
+
+// goWords are what Go's parsers say before they say what is wrong.
+var goWords = regexp.MustCompile(`: (?:strconv|time)\.?[A-Za-z]*: (?:parsing "[^"]*": )?(.*)$`)
 
 // help is what a command that only groups others does: an unknown one is then
 // an error, not a page of help.

@@ -20,6 +20,7 @@ var apart = map[string]string{
 	"method changes.WithTx":        "as checklists.WithTx",
 	"method changes.Migrations":    "as checklists.Migrations",
 	"method changes.Mark":          "says something of the caller's own transaction",
+	"method changes.Snapshot":      "a transaction of the caller's; over HTTP and on the command line there is none to hold open",
 	"method changes.At":            "--from TIME and after=TIME of those who read",
 	"method changes.Start":         "--from start and after=start of those who read",
 	"method changes.Page":          "changes tail --until now, which reads pages to the end",

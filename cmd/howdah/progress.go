@@ -22,18 +22,21 @@ func (c *cli) progress(what string, size int64) *progress {
 	if c.quiet || !isTerminal(c.err) {
 		return &progress{}
 	}
-	return &progress{bytes: size >= 0, out: c.err, bar: progressbar.NewOptions64(size,
+	options := []progressbar.Option{
 		progressbar.OptionSetWriter(c.err),
 		progressbar.OptionSetDescription(what),
 		progressbar.OptionShowBytes(size >= 0),
 		progressbar.OptionShowCount(),
-		progressbar.OptionShowIts(),
-		progressbar.OptionSetItsString("items"),
-		progressbar.OptionThrottle(100*time.Millisecond),
+		progressbar.OptionSetSpinnerChangeInterval(0), // else it is drawn once more, after the result
+		progressbar.OptionThrottle(100 * time.Millisecond),
 		progressbar.OptionSetWidth(24),
 		progressbar.OptionFullWidth(),
 		progressbar.OptionEnableColorCodes(!c.noColor),
-	)}
+	}
+	if size < 0 { // of bytes the rate is shown anyway
+		options = append(options, progressbar.OptionShowIts(), progressbar.OptionSetItsString("items"))
+	}
+	return &progress{bytes: size >= 0, out: c.err, bar: progressbar.NewOptions64(size, options...)}
 }
 
 func (p *progress) reader(r io.Reader) io.Reader {

@@ -54,6 +54,9 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	if err != nil {
 		return err
 	}
+	if cfg.maxConns < 0 {
+		return pg.Refuse("--max-conns", "%d; want 1 or more, or 0 for the default", cfg.maxConns)
+	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", cfg.listen)
 	if err != nil {
 		// Without its kind: what is unavailable is not the database.
@@ -151,9 +154,18 @@ func (c *cli) greet(addr net.Addr, db *database) {
 Try, in another terminal:
   curl -s %[1]s/v1/checklists/downloads/items -H 'content-type: application/json' -d '{"items":["a.txt","b.txt"]}'
   curl -s %[1]s/v1/checklists/downloads/items
-  %[2]s checklists page downloads
+  %[2]s
 The API: %[1]s/docs    Ctrl-C stops
-`, url, c.program())
+`, url, c.third(db, url))
+}
+
+// third is a command that leads to the database that is served, without the
+// password of one that a URL names.
+func (c *cli) third(db *database, url string) string {
+	if db.private == nil {
+		return fmt.Sprintf(`curl -s %s/v1/checklists/downloads/increment -H 'content-type: application/json' -d '{"items":["a.txt"]}'`, url)
+	}
+	return c.program() + " checklists page downloads"
 }
 
 // program is how the user called us, so that what we propose can be typed.
@@ -162,7 +174,7 @@ func (c *cli) program() string {
 	if len(os.Args) > 0 && os.Args[0] != "" {
 		name = os.Args[0]
 	}
-	if c.stateDir != "" && c.stateDir != c.env("HOWDAH_STATE_DIR") {
+	if c.stateDir != "" {
 		name += " --state-dir " + c.stateDir
 	}
 	return name

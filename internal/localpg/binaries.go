@@ -140,7 +140,7 @@ func find(ctx context.Context, cfg Config, as account, data string) (binaries, e
 	case another.dir != "":
 		return binaries{}, versionError(data, major, another)
 	case fixed != "":
-		return binaries{}, noPostgres(refused)
+		return binaries{}, fmt.Errorf("no usable PostgreSQL in %s: %w", fixed, noPostgres(refused))
 	}
 	dir, err := cfg.places.fetch(ctx, Platform(), cfg.Say)
 	if err != nil {
@@ -163,7 +163,8 @@ func noPostgres(tried []error) error {
 }
 
 func versionError(data string, major int, found binaries) error {
-	return fmt.Errorf("%w: %s was made by PostgreSQL %d, and %s is PostgreSQL %d; nothing was changed",
+	return fmt.Errorf("%w: %s was made by PostgreSQL %d, and %s is PostgreSQL %d; nothing was changed. "+
+		"Point HOWDAH_PG_BIN at the programs of the former, or upgrade the data with pg_upgrade",
 		ErrVersion, data, major, found.dir, found.major)
 }
 

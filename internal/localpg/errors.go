@@ -13,7 +13,7 @@ const oldest = 14
 // none could be fetched. Its text names the ways out.
 var ErrNoPostgres = fmt.Errorf("no PostgreSQL %d or newer here: install PostgreSQL, "+
 	"or set HOWDAH_PG_BIN to the directory of its programs initdb and postgres, "+
-	"or give the URL of a running server (--database-url or DATABASE_URL): %w", oldest, fault.NotFound)
+	"or give the URL of a running server (--database-url or DATABASE_URL): %w", oldest, fault.Unavailable)
 
 // ErrVersion reports that the data directory belongs to another major version
 // of PostgreSQL than every one found here. The data is left as it is.

