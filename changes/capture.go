@@ -25,7 +25,7 @@ const (
 
 // Capture says what is logged of one table. Its zero fields are the defaults.
 type Capture struct {
-	Table    string   `json:"table"`               // schema.table; the schema ends at the first dot
+	Table    string   `json:"table"`               // schema.table, or schema.* for all its tables; the schema ends at the first dot
 	Ops      []Op     `json:"ops,omitempty"`       // insert, update, delete, truncate; default all
 	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these, or of the key, changed; default any
 	Except   []string `json:"except,omitempty"`    // columns left out of old and new

@@ -68,6 +68,9 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 		}
 		done = append(done, step)
 	}
+	if err := l.remember(ctx, want, prune); err != nil {
+		failed = append(failed, err)
+	}
 	return done, pg.Wrap(op, errors.Join(failed...))
 }
 
@@ -117,6 +120,9 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 	if err != nil {
 		return nil, err
 	}
+	if want, err = l.expand(ctx, want); err != nil {
+		return nil, err
+	}
 	var steps []Step
 	named := map[uint32]bool{}
 	for i, c := range want {
@@ -142,6 +148,61 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		}
 	}
 	return steps, nil
+}
+
+// expand puts in the place of schema.* the tables of the schema that want does not
+// name; partitions belong to their parents.
+func (l *Log) expand(ctx context.Context, want []Capture) ([]Capture, error) {
+	var tables []Capture
+	for _, c := range want {
+		schema, all := strings.CutSuffix(c.Table, ".*")
+		if !all {
+			tables = append(tables, c)
+			continue
+		}
+		rows, _ := l.db.Query(ctx, `
+			SELECT c.relname::text
+			FROM pg_class c
+			JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+			ORDER BY 1`, schema)
+		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return nil, err
+		}
+		if len(names) == 0 {
+			return nil, pg.Refuse("table", "%q: there is no such schema, or no table in it", c.Table)
+		}
+		for _, name := range names {
+			table := schema + "." + name
+			if slices.ContainsFunc(want, func(c Capture) bool { return c.Table == table }) {
+				continue // named, so that it is captured otherwise
+			}
+			one := c
+			one.Table = table
+			tables = append(tables, one)
+		}
+	}
+	return tables, nil
+}
+
+// remember keeps the patterns of want, and with prune no others, for Doctor.
+func (l *Log) remember(ctx context.Context, want []Capture, prune bool) error {
+	patterns := []string{}
+	for _, c := range want {
+		if strings.HasSuffix(c.Table, ".*") {
+			patterns = append(patterns, c.Table)
+		}
+	}
+	if len(patterns) == 0 && !prune {
+		return nil
+	}
+	_, err := l.db.Exec(ctx, `
+		WITH gone AS (DELETE FROM howdah.change_pattern WHERE $2 AND pattern <> ALL($1::text[]))
+		INSERT INTO howdah.change_pattern (pattern)
+		SELECT unnest($1::text[])
+		ON CONFLICT DO NOTHING`, patterns, prune)
+	return err
 }
 
 // step is what makes the table captured as t says; nil where it is.

@@ -128,6 +128,19 @@ func (a *api) listTriggers(ctx context.Context, _ *struct{}) (*triggersOutput, e
 	return out, err
 }
 
+type doctorOutput struct {
+	Body struct {
+		Findings []changes.Finding `json:"findings"`
+	}
+}
+
+func (a *api) examineChanges(ctx context.Context, _ *struct{}) (*doctorOutput, error) {
+	findings, err := a.client.Changes.Doctor(ctx)
+	out := new(doctorOutput)
+	out.Body.Findings = findings
+	return out, err
+}
+
 // CaptureBody is a capture as HTTP may ask for it: without a condition, which is
 // SQL and runs as the table's writers.
 type CaptureBody struct {

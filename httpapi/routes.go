@@ -29,6 +29,7 @@ func (a *api) routes() {
 	add(a, get, "/v1/changes/position", "changes-sync", "Number what has committed and return the end of the feed", a.syncChanges, mayConflict)
 	add(a, post, "/v1/changes/messages", "changes-emit", "Put a message into the feed", a.emitMessage)
 	add(a, get, "/v1/changes/triggers", "changes-triggers", "Every trigger of the database", a.listTriggers)
+	add(a, get, "/v1/changes/doctor", "changes-doctor", "What is wrong with the captures and the log, and what to do", a.examineChanges)
 	add(a, get, "/v1/changes/captures", "changes-captures", "What is captured", a.listCaptures)
 	add(a, post, "/v1/changes/captures/plan", "changes-plan", "What applying captures would do; changes nothing", a.planCaptures)
 	add(a, put, "/v1/changes/captures/{schema}/{table}", "changes-apply", "Capture a table, or capture it otherwise", a.applyCapture)

@@ -89,6 +89,13 @@ CREATE TABLE howdah.change_spec (
 );
 COMMENT ON TABLE howdah.change_spec IS 'What is captured of which table, and the hash of the triggers that do it.';
 
+CREATE TABLE howdah.change_pattern (
+	pattern    text        NOT NULL,
+	changed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_pattern_pk PRIMARY KEY (pattern)
+);
+COMMENT ON TABLE howdah.change_pattern IS 'Schemas all of whose tables are to be captured, so that a new table is noticed.';
+
 CREATE FUNCTION howdah.change_slot() RETURNS smallint
 LANGUAGE sql VOLATILE
 RETURN (extract(epoch FROM clock_timestamp())::bigint / 14400 % 8)::smallint;

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,6 +36,9 @@ func (c *cli) changes() *cobra.Command {
 		c.changesTail(),
 		c.changesPosition(),
 		c.changesEmit(),
+		c.changesListen(),
+		c.changesDoctor(),
+		c.changesUninstall(),
 	)
 	return cmd
 }
@@ -273,6 +277,107 @@ func (c *cli) changesEmit() *cobra.Command {
 			})
 		},
 	}
+}
+
+func (c *cli) changesDoctor() *cobra.Command {
+	return &cobra.Command{
+		Use:     "doctor",
+		Short:   "What is wrong with the captures and the log, and what to do",
+		Example: `  howdah changes doctor`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				findings, err := client.Changes.Doctor(ctx)
+				if err != nil {
+					return err
+				}
+				if len(findings) == 0 {
+					c.note("all is well")
+					return nil
+				}
+				return rows(c, []string{"severity", "code", "object", "problem", "cure"}, func(f changes.Finding) []any {
+					return []any{f.Severity, f.Code, f.Object, f.Problem, f.Cure}
+				}, sequence(findings))
+			})
+		},
+	}
+}
+
+func (c *cli) changesUninstall() *cobra.Command {
+	var yes bool
+	cmd := &cobra.Command{
+		Use:     "uninstall",
+		Short:   "Remove every capture and the feed with its log",
+		Example: `  howdah changes uninstall --yes`,
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if !yes {
+				return pg.Refuse("--yes", "is missing: this removes the log with all that it holds")
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if err := client.Changes.Uninstall(ctx); err != nil {
+					return err
+				}
+				return c.result("uninstalled", map[string]bool{"uninstalled": true})
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	return cmd
+}
+
+func (c *cli) changesListen() *cobra.Command {
+	return &cobra.Command{
+		Use:   "listen CHANNEL...",
+		Short: "Print the notifications of channels, until interrupted",
+		Long: `Prints the notifications of channels, one a line, until it is interrupted. What is
+sent while nobody listens is gone; a line with "gap" says that something may be.`,
+		Example: `  howdah changes listen create_or_update_record`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.listen(ctx, client, args)
+			})
+		},
+	}
+}
+
+// listen prints what all channels say.
+func (c *cli) listen(ctx context.Context, client *howdah.Client, channels []string) error {
+	notices := make(chan pg.Notice)
+	var hearing sync.WaitGroup
+	defer hearing.Wait()
+	for _, channel := range channels {
+		sub, err := client.Hub.Subscribe(channel)
+		if err != nil {
+			return err
+		}
+		defer sub.Close()
+		hearing.Go(func() {
+			for n := range sub.C() {
+				select {
+				case notices <- n:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	return client.Following(ctx, func(ctx context.Context, _ *changes.Tail) error {
+		for {
+			select {
+			case n := <-notices:
+				line := map[string]any{"channel": n.Channel, "payload": n.Payload, "pid": n.PID}
+				if n.Gap {
+					line = map[string]any{"channel": n.Channel, "gap": true}
+				}
+				if err := jsonLine(c.out, line); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 }
 
 // tail is the flags of a reader of the feed.

@@ -27,6 +27,8 @@ var apart = map[string]string{
 	"method changes.Captures":      "howdah changes list",
 	"method changes.Triggers":      "howdah changes list --triggers",
 	"method changes.Sync":          "howdah changes position",
+	"method changes.Uninstall":     "howdah changes uninstall --yes; too much for a request",
+	"command changes listen":       "Hub.Subscribe, which is not of the Log",
 	"route changes-watch":          "Tail.Watch, which is not of the Log",
 	"command changes capture":      "Apply of one capture",
 	"command changes list":         "Captures and Triggers",

@@ -1,0 +1,162 @@
+package changes
+
+import (
+	"cmp"
+	"context"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Finding is something about the captures or the log that somebody should know.
+type Finding struct {
+	Code     string `json:"code" db:"code" example:"trigger-disabled"`
+	Severity string `json:"severity" db:"severity" example:"error"` // error: changes are lost; warning: they may be, or something is in the way
+	Object   string `json:"object" db:"object" example:"public.users"`
+	Problem  string `json:"problem" db:"problem" example:"trigger !howdah_insert is disabled"`
+	Cure     string `json:"cure" db:"cure" example:"howdah changes apply"`
+}
+
+// Doctor looks at the captures and the log and returns what is wrong with them,
+// the worst first. It changes nothing.
+func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
+	const op = "changes: doctor"
+	findings := []Finding{}
+	for _, look := range []string{doctorTriggers, doctorKeys, doctorTables, doctorServer, doctorLog} {
+		rows, _ := l.db.Query(ctx, look)
+		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
+		if err != nil {
+			return nil, pg.Wrap(op, err)
+		}
+		findings = append(findings, some...)
+	}
+	sortFindings(findings)
+	return findings, nil
+}
+
+// sortFindings puts errors first, then goes by code and object.
+func sortFindings(findings []Finding) {
+	slices.SortFunc(findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Severity, b.Severity), cmp.Compare(a.Code, b.Code), cmp.Compare(a.Object, b.Object))
+	})
+}
+
+// captured are the tables that are recorded as captured.
+const captured = `
+	captured AS (
+		SELECT s.relation AS oid, n.nspname || '.' || c.relname AS name, s.spec, s.hash
+		FROM howdah.change_spec s
+		JOIN pg_class c ON c.oid = s.relation
+		JOIN pg_namespace n ON n.oid = c.relnamespace)`
+
+const doctorTriggers = `
+	WITH ` + captured + `, wanted AS (
+		SELECT t.oid, t.name, '!howdah_' || op AS trigger, t.hash
+		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op)
+	SELECT 'trigger-missing' AS code, 'error' AS severity, w.name AS object, 'trigger ' || w.trigger || ' is gone: these changes are not logged' AS problem,
+		'howdah changes apply, with this capture' AS cure
+	FROM wanted w
+	WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = w.oid AND g.tgname = w.trigger)
+	UNION ALL
+	SELECT 'trigger-disabled', 'error', w.name, 'trigger ' || w.trigger || ' is disabled: these changes are not logged', 'howdah changes apply, with this capture'
+	FROM wanted w
+	JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.trigger AND g.tgenabled IN ('D', 'R')
+	UNION ALL
+	SELECT 'trigger-drift', 'warning', t.name, 'its triggers are not as they were made', 'howdah changes apply, with this capture'
+	FROM captured t
+	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
+	CROSS JOIN LATERAL (` + triggersOf + `) g
+	WHERE g.hash IS DISTINCT FROM t.hash AND NOT EXISTS (
+		SELECT FROM wanted w
+		LEFT JOIN pg_trigger p ON p.tgrelid = w.oid AND p.tgname = w.trigger
+		WHERE w.oid = t.oid AND (p.oid IS NULL OR p.tgenabled IN ('D', 'R')))
+	UNION ALL
+	SELECT 'trigger-foreign-order', 'warning', t.name, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
+		'make it a BEFORE trigger, or a deferred one'
+	FROM captured t
+	JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT g.tgdeferrable AND left(g.tgname, 8) <> '!howdah_'`
+
+const doctorKeys = `
+	WITH ` + captured + `
+	SELECT 'no-key' AS code, 'warning' AS severity, t.name AS object, 'it has no key: its changes cannot be told apart by row' AS problem,
+		'add a primary key, or name columns with --key' AS cure
+	FROM captured t
+	WHERE coalesce(t.spec -> 'key', '[]') = '[]'
+	UNION ALL
+	SELECT 'key-renamed', 'warning', t.name, 'column ' || k || ' of its key is gone or renamed', 'howdah changes apply, with the key as it is now'
+	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k
+	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = k AND NOT a.attisdropped)
+	UNION ALL
+	SELECT 'key-deferrable', 'error', t.name, 'its key is DEFERRABLE: two transactions may swap it, and their changes come out turned around', 'make the constraint NOT DEFERRABLE'
+	FROM captured t
+	WHERE EXISTS (
+		SELECT FROM pg_index i
+		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
+		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)`
+
+const doctorTables = `
+	WITH RECURSIVE ` + captured + `, reached AS ( -- what TRUNCATE … CASCADE of a captured table takes along
+		SELECT t.oid, t.name, f.conrelid
+		FROM captured t
+		JOIN pg_constraint f ON f.confrelid = t.oid AND f.contype = 'f' AND f.conrelid <> t.oid
+		UNION
+		SELECT r.oid, r.name, f.conrelid
+		FROM reached r
+		JOIN pg_constraint f ON f.confrelid = r.conrelid AND f.contype = 'f')
+	SELECT 'truncate-cascade' AS code, 'warning' AS severity, n.nspname || '.' || c.relname AS object,
+		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it is not captured' AS problem,
+		'howdah changes capture ' || n.nspname || '.' || c.relname || ', or never say CASCADE' AS cure
+	FROM reached r
+	JOIN pg_class c ON c.oid = r.conrelid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = r.conrelid)
+	GROUP BY n.nspname, c.relname
+	UNION ALL
+	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
+	FROM howdah.change_pattern p
+	JOIN pg_namespace n ON n.nspname || '.*' = p.pattern
+	JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid)
+	UNION ALL
+	SELECT 'prepared-transactions', 'warning', t.name, 'prepared transactions are possible here, and one that writes this table cannot be prepared: its trigger notifies',
+		'if you use them on this table: howdah changes capture ' || t.name || ' --wake poll'
+	FROM captured t
+	WHERE t.spec ->> 'wake' = 'notify' AND current_setting('max_prepared_transactions')::int > 0
+		AND EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())`
+
+const doctorServer = `
+	SELECT 'old-transaction' AS code, 'warning' AS severity, 'process ' || pid AS object,
+		'its transaction is open since ' || date_trunc('seconds', xact_start) || ': it keeps VACUUM from its work (the feed does not wait for it)' AS problem,
+		'end it: SELECT pg_terminate_backend(' || pid || ')' AS cure
+	FROM pg_stat_activity
+	WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start < clock_timestamp() - interval '10 minutes'
+	UNION ALL
+	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
+		'reset it, or capture with --always'
+	FROM pg_db_role_setting s
+	LEFT JOIN pg_roles r ON r.oid = s.setrole
+	LEFT JOIN pg_database d ON d.oid = s.setdatabase
+	CROSS JOIN unnest(s.setconfig) AS c
+	WHERE c = 'session_replication_role=replica' AND coalesce(d.datname, current_database()) = current_database()`
+
+const doctorLog = `
+	SELECT 'sequence-cache' AS code, 'error' AS severity, 'howdah.change_id' AS object, 'the sequence hands out numbers ahead of time: changes come out in the wrong order' AS problem,
+		'ALTER SEQUENCE howdah.change_id CACHE 1' AS cure
+	FROM pg_sequence
+	WHERE seqrelid = 'howdah.change_id'::regclass AND seqcache > 1
+	UNION ALL
+	SELECT 'log-large', 'warning', 'howdah.change', 'the log has ' || pg_size_pretty(s.bytes), 'shorten what is kept, or look who is behind'
+	FROM (SELECT sum(pg_total_relation_size(inhrelid)) AS bytes FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass) s
+	WHERE s.bytes > 10::bigint << 30
+	UNION ALL
+	SELECT 'era', 'warning', 'commit ' || e.first, 'the feed went on in another history (a failover or restore) at ' || date_trunc('seconds', e.at) || ': what stood after ' || e.head || ' is lost',
+		'whoever had read further has to begin anew'
+	FROM howdah.change_era e
+	WHERE e.at > clock_timestamp() - interval '7 days'
+	UNION ALL
+	SELECT 'unread', 'warning', 'howdah.change', 'tables are captured and nobody has looked at the feed since ' || date_trunc('seconds', t.at), 'run a reader, or release the captures'
+	FROM (SELECT at, seq FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
+	WHERE t.at < clock_timestamp() - interval '1 hour' AND EXISTS (SELECT FROM howdah.change_spec)
+		AND t.seq < (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM howdah.change_id)`

@@ -1,0 +1,182 @@
+package changes_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+// codes are what Doctor finds, each with its object.
+func codes(t *testing.T, l *changes.Log) []string {
+	t.Helper()
+	findings, err := l.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := []string{}
+	for _, f := range findings {
+		if f.Problem == "" || f.Cure == "" || f.Severity != "error" && f.Severity != "warning" {
+			t.Errorf("finding without words: %+v", f)
+		}
+		found = append(found, f.Code+" "+f.Object)
+	}
+	return found
+}
+
+func TestDoctorFinds(t *testing.T) {
+	t.Parallel()
+	for want, sql := range map[string]string{
+		"trigger-missing public.a":        `DROP TRIGGER "!howdah_delete" ON a`,
+		"trigger-disabled public.a":       `ALTER TABLE a DISABLE TRIGGER "!howdah_insert"`,
+		"trigger-drift public.a":          `DROP TRIGGER "!howdah_update" ON a; CREATE TRIGGER "!howdah_update" AFTER UPDATE ON a FOR EACH ROW EXECUTE FUNCTION howdah.change_capture('public', 'a', 'keys', '1', 'poll', '{}', '{}')`,
+		"trigger-foreign-order public.a":  `CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; CREATE TRIGGER f AFTER INSERT ON a FOR EACH ROW EXECUTE FUNCTION f()`,
+		"key-renamed public.a":            `ALTER TABLE a RENAME id TO ident`,
+		"key-deferrable public.a":         `ALTER TABLE a DROP CONSTRAINT a_pkey, ADD PRIMARY KEY (id) DEFERRABLE`,
+		"truncate-cascade public.b":       `ALTER TABLE b ADD a int REFERENCES a`,
+		"sequence-cache howdah.change_id": `ALTER SEQUENCE howdah.change_id CACHE 10`,
+		"era commit 1000000":              `INSERT INTO howdah.change_era VALUES (1000000, 3, '00000002')`,
+		"unread howdah.change":            `INSERT INTO a VALUES (1); UPDATE howdah.change_tick SET at = at - interval '2 hours'`,
+	} {
+		t.Run(want, func(t *testing.T) {
+			t.Parallel()
+			l, pool := newLog(t)
+			exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`)
+			capture(t, l, changes.Capture{Table: "public.a"})
+			if found := codes(t, l); len(found) != 0 {
+				t.Fatalf("before: %q", found)
+			}
+			exec(t, pool, sql)
+			if diff := cmp.Diff([]string{want}, codes(t, l)); diff != "" {
+				t.Errorf("after %s (-want +found):\n%s", sql, diff)
+			}
+			if !strings.HasPrefix(want, "trigger-") || want == "trigger-foreign-order public.a" {
+				return
+			}
+			// Apply mends what was done to triggers by hand.
+			capture(t, l, changes.Capture{Table: "public.a"})
+			if found := codes(t, l); len(found) != 0 {
+				t.Errorf("after Apply: %q", found)
+			}
+		})
+	}
+}
+
+func TestDoctorFindsTablesWithoutAKey(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (v int)`)
+	capture(t, l, changes.Capture{Table: "public.a"})
+	if diff := cmp.Diff([]string{"no-key public.a"}, codes(t, l)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// schema.* stands for the tables of a schema; one that is named is captured as
+// named, and a new one is found missing.
+func TestPatternsOfCaptures(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE SCHEMA shop;
+		CREATE TABLE shop.a (id int PRIMARY KEY); CREATE TABLE shop.b (id int PRIMARY KEY); CREATE VIEW shop.v AS SELECT 1;
+		CREATE TABLE shop.p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE shop.p_1 PARTITION OF shop.p DEFAULT`)
+	want := []changes.Capture{{Table: "shop.*", Payload: changes.PayloadKeys}, {Table: "shop.b", Payload: changes.PayloadFull}}
+	if _, err := l.Apply(t.Context(), want, true); err != nil {
+		t.Fatal(err)
+	}
+	captured := func() (all []string) {
+		captures, err := l.Captures(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range captures {
+			all = append(all, fmt.Sprint(c.Table, " ", c.Payload))
+		}
+		return all
+	}
+	if diff := cmp.Diff([]string{"shop.a keys", "shop.b full", "shop.p keys"}, captured()); diff != "" {
+		t.Error(diff)
+	}
+	exec(t, pool, `CREATE TABLE shop.c (id int PRIMARY KEY)`)
+	if diff := cmp.Diff([]string{"new-table shop.c"}, codes(t, l)); diff != "" {
+		t.Error(diff)
+	}
+	for range 2 {
+		if _, err := l.Apply(t.Context(), want, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if found := codes(t, l); len(found) != 0 {
+		t.Errorf("after Apply: %q", found)
+	}
+	if _, err := l.Apply(t.Context(), want[1:], true); err != nil { // the pattern is given up
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"shop.b full"}, captured()); diff != "" || len(codes(t, l)) != 0 {
+		t.Errorf("%s, found %q", diff, codes(t, l))
+	}
+	if _, err := l.Apply(t.Context(), []changes.Capture{{Table: "nowhere.*"}}, false); !errors.Is(err, fault.Invalid) {
+		t.Errorf("no such schema: %v", err)
+	}
+}
+
+// A table that others hold is told with their pids, and the others are done.
+func TestALockedTableIsToldAndTheOthersAreDone(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(t.Context())
+	if _, err := tx.Exec(t.Context(), `INSERT INTO a VALUES (1)`); err != nil {
+		t.Fatal(err)
+	}
+	steps, err := l.Apply(t.Context(), []changes.Capture{{Table: "public.a"}, {Table: "public.b"}}, false)
+	pid := fmt.Sprint(tx.Conn().PgConn().PID())
+	if !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "process "+pid) || !strings.Contains(err.Error(), "public.a") {
+		t.Errorf("%v, want Unavailable with process %s", err, pid)
+	}
+	if len(steps) != 1 || steps[0].Table != "public.b" {
+		t.Errorf("done: %+v, want public.b", steps)
+	}
+}
+
+// Nothing stays behind, and it can be installed again.
+func TestUninstall(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	l, pool := logOf(t, url)
+	objects := func() (n int) {
+		if err := pool.QueryRow(t.Context(), `
+			SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'howdah'::regnamespace) + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'howdah'::regnamespace)
+				+ (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)`).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p_1 PARTITION OF p DEFAULT`)
+	capture(t, l, changes.Capture{Table: "public.*"})
+	exec(t, pool, `INSERT INTO a VALUES (1); INSERT INTO p VALUES (1)`)
+	if err := l.Uninstall(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := objects(); n != 0 {
+		t.Errorf("%d objects stay behind", n)
+	}
+	exec(t, pool, `INSERT INTO a VALUES (2); TRUNCATE p`)
+	again, _ := logOf(t, url)
+	capture(t, again, changes.Capture{Table: "public.a"})
+	exec(t, pool, `INSERT INTO a VALUES (3)`)
+	if all, _ := readAll(t, again, changes.Position{}, 10, changes.Filter{}); len(all) != 1 {
+		t.Errorf("%d changes after installing again, want 1", len(all))
+	}
+}
