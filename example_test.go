@@ -43,9 +43,9 @@ func ExampleClient_Transact() {
 	fmt.Println("rolled back:", errors.Is(order("a piano", 300), howdah.ErrInvalid))
 
 	items, err := c.Checklists.Page(ctx, "to pack", nil, 10)
-	fmt.Println("to pack:", items, err)
+	fmt.Println("to pack:", items[0].Name, err)
 	// Output:
 	// committed: <nil>
 	// rolled back: true
-	// to pack: [{a book 0}] <nil>
+	// to pack: a book <nil>
 }

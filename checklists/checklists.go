@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,15 +47,12 @@ type Config struct {
 
 // Store is the checklists of one table. It is safe for use by many goroutines.
 type Store struct {
-	db    pg.DB
-	names pg.Names
-	table pgx.Identifier
-}
-
-// Item is an entry of a list.
-type Item struct {
-	Name     string `db:"item" json:"item"`
-	Attempts int    `db:"attempts" json:"attempts"` // begun so far, at most 2147483647
+	db       pg.DB
+	names    pg.Names
+	table    pgx.Identifier
+	relation *strings.Replacer
+	layout   *layout
+	marks    *marks
 }
 
 // List is one of the lists of a table.
@@ -73,8 +71,15 @@ func New(db pg.DB, cfg Config) *Store {
 	if len(table) > 1 {
 		names["schema"] = table[:1]
 	}
-	return &Store{db: db, names: pg.NewNames(names), table: table}
+	return &Store{
+		db: db, names: pg.NewNames(names), table: table, layout: new(layout), marks: &marks{lists: map[string]*mark{}},
+		relation: strings.NewReplacer("{relation}", pg.Literal(table.Sanitize())+"::regclass"),
+	}
 }
+
+// sql puts names into a statement: {lists} is the table, {relation} the same as
+// the key by which howdah's own tables keep several such tables apart.
+func (s *Store) sql(text string) string { return s.relation.Replace(s.names.SQL(text)) }
 
 // WithTx returns a Store that works inside tx. The caller commits.
 func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
@@ -94,7 +99,8 @@ func (s *Store) Migrations() pg.Migrations {
 }
 
 // Insert puts items on list with no attempts and returns how many were added;
-// those already there stay as they are. For more than some ten thousand items
+// those already there stay as they are, and where the list keeps what is done,
+// that is skipped too. They may be claimed at once, in the order given. For more than some ten thousand items
 // use [Store.Import]. It returns an Invalid error, and adds nothing, where an
 // item cannot be stored.
 func (s *Store) Insert(ctx context.Context, list string, items ...string) (added int64, err error) {
@@ -102,13 +108,35 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if err := s.checkNew(list, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
+	if len(items) == 0 {
+		return 0, nil
+	}
+	full, err := s.full(ctx)
+	if err != nil {
+		return 0, pg.Wrap(op, err)
+	}
 	// In the order of their bytes, so that overlapping inserts wait for each
 	// other in one direction only.
+	if !full {
+		return s.exec(ctx, op, items, `
+			INSERT INTO {lists} (list, item)
+			SELECT $1, item
+			FROM unnest($2::text[]) AS item
+			ON CONFLICT DO NOTHING`, list, sortedSet(items))
+	}
 	return s.exec(ctx, op, items, `
-		INSERT INTO {lists} (list, item)
-		SELECT $1, item
-		FROM unnest($2::text[]) AS item
-		ON CONFLICT DO NOTHING`, list, sortedSet(items))
+		INSERT INTO {lists} (list, item, due)
+		SELECT $1, u.item, date_trunc('milliseconds', statement_timestamp() - (cardinality($2::text[]) - u.n) * interval '1 microsecond')
+		FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
+		WHERE `+notDone("u.item")+`
+		ORDER BY u.item COLLATE "C", u.n
+		ON CONFLICT DO NOTHING`, list, items)
+}
+
+// notDone is the condition that list $1 has not kept item as done.
+func notDone(item string) string {
+	return `NOT (EXISTS (SELECT FROM howdah.checklist WHERE relation = {relation} AND list = $1 AND keep_done)
+			AND EXISTS (SELECT FROM howdah.checklist_done d WHERE d.relation = {relation} AND d.list = $1 AND d.item = ` + item + ` COLLATE "C"))`
 }
 
 // Increment adds one attempt to each of items and returns how many are on list;
@@ -169,24 +197,51 @@ func (s *Store) exec(ctx context.Context, op string, items []string, sql string,
 	if len(items) == 0 {
 		return 0, nil
 	}
-	err = pg.Retry(ctx, s.db, func() error {
-		tag, err := s.db.Exec(ctx, s.names.SQL(sql), args...)
-		n = tag.RowsAffected()
-		return err
-	})
+	n, err = s.run(ctx, sql, args...)
 	return n, pg.Wrap(op, err)
 }
 
-// Get returns an item of list, or [ErrNoItem].
+// run executes a statement and returns the rows it touched.
+func (s *Store) run(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	err = pg.Retry(ctx, s.db, func() error {
+		tag, err := s.db.Exec(ctx, s.sql(sql), args...)
+		n = tag.RowsAffected()
+		return err
+	})
+	return n, s.told(err)
+}
+
+// row runs a query of one row.
+func (s *Store) row(ctx context.Context, sql string, args []any, into ...any) error {
+	return s.told(pg.Retry(ctx, s.db, func() error {
+		return s.db.QueryRow(ctx, s.sql(sql), args...).Scan(into...)
+	}))
+}
+
+// Get returns an item of list, also one that is done where the list keeps those,
+// or [ErrNoItem].
 func (s *Store) Get(ctx context.Context, list, item string) (Item, error) {
 	const op = "checklists: get"
 	if err := s.check(list, []string{item}); err != nil {
 		return Item{}, pg.Wrap(op, err)
 	}
-	found, err := s.items(ctx, `
-		SELECT item, attempts
+	columns, err := s.columns(ctx)
+	if err != nil {
+		return Item{}, pg.Wrap(op, err)
+	}
+	sql := `
+		SELECT ` + columns + `
 		FROM {lists}
-		WHERE list = $1 AND item = $2`, list, item)
+		WHERE list = $1 AND item = $2`
+	if columns == fullColumns {
+		sql += `
+		UNION ALL
+		SELECT ` + doneColumns + `
+		FROM howdah.checklist_done
+		WHERE relation = {relation} AND list = $1 AND item = $2
+		LIMIT 1`
+	}
+	found, err := s.items(ctx, sql, list, item)
 	if err == nil && len(found) == 0 {
 		err = ErrNoItem
 	}
@@ -207,11 +262,15 @@ func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]
 	if err := errors.Join(s.check(list, nil), checkPage(after, n)); err != nil {
 		return nil, pg.Wrap(op, err)
 	}
+	columns, err := s.columns(ctx)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
 	// Two statements, because one with "$2 IS NULL OR" reads the list from its
 	// start once the plan is generic. The empty item is an item too.
 	if after == nil {
 		items, err := s.items(ctx, `
-			SELECT item, attempts
+			SELECT `+columns+`
 			FROM {lists}
 			WHERE list = $1
 			ORDER BY item
@@ -219,7 +278,7 @@ func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]
 		return items, pg.Wrap(op, err)
 	}
 	items, err := s.items(ctx, `
-		SELECT item, attempts
+		SELECT `+columns+`
 		FROM {lists}
 		WHERE list = $1 AND item > $2
 		ORDER BY item
@@ -261,13 +320,13 @@ func (s *Store) Lists(ctx context.Context, after *string, n int) ([]List, error)
 		return nil, pg.Wrap(op, err)
 	}
 	if after == nil {
-		lists, err := collect[List](ctx, s, `
+		lists, err := collect(ctx, s, pgx.RowToStructByName[List], `
 			WITH RECURSIVE walk AS (
 				(SELECT list FROM {lists} ORDER BY list LIMIT 1)`+walkLists+`
 			LIMIT $1`, n)
 		return lists, pg.Wrap(op, err)
 	}
-	lists, err := collect[List](ctx, s, `
+	lists, err := collect(ctx, s, pgx.RowToStructByName[List], `
 		WITH RECURSIVE walk AS (
 			(SELECT list FROM {lists} WHERE list > $1 ORDER BY list LIMIT 1)`+walkLists+`
 		LIMIT $2`, *after, n)
@@ -284,16 +343,24 @@ SELECT list
 FROM walk
 WHERE list IS NOT NULL`
 
+// columns are what is to be selected of items in this table.
+func (s *Store) columns(ctx context.Context) (string, error) {
+	if full, err := s.full(ctx); err != nil || !full {
+		return plainColumns, err
+	}
+	return fullColumns, nil
+}
+
 func (s *Store) items(ctx context.Context, sql string, args ...any) ([]Item, error) {
-	return collect[Item](ctx, s, sql, args...)
+	return collect(ctx, s, scanItem, sql, args...)
 }
 
 // collect returns the rows of a query, empty but never nil.
-func collect[T any](ctx context.Context, s *Store, sql string, args ...any) (found []T, err error) {
+func collect[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql string, args ...any) (found []T, err error) {
 	err = pg.Retry(ctx, s.db, func() error {
-		rows, _ := s.db.Query(ctx, s.names.SQL(sql), args...) // CollectRows reports its error too
-		found, err = pgx.CollectRows(rows, pgx.RowToStructByName[T])
+		rows, _ := s.db.Query(ctx, s.sql(sql), args...) // CollectRows reports its error too
+		found, err = pgx.CollectRows(rows, scan)
 		return err
 	})
-	return found, err
+	return found, s.told(err)
 }

@@ -38,11 +38,14 @@ func TestItemsGoOnAndOffAList(t *testing.T) {
 		t.Fatalf("Insert again = %d, %v, want 1", n, err)
 	}
 	got, err := s.Page(ctx, "downloads", nil, 10)
-	want := []checklists.Item{{Name: "a", Attempts: 2}, {Name: "b"}, {Name: "c", Attempts: 1}, {Name: "d"}}
+	want := []checklists.Item{
+		{Name: "a", Attempts: 2, State: checklists.StateReady}, {Name: "b", State: checklists.StateReady},
+		{Name: "c", Attempts: 1, State: checklists.StateReady}, {Name: "d", State: checklists.StateReady},
+	}
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("Page: %v\n%s", err, diff)
 	}
-	if item, err := s.Get(ctx, "downloads", "c"); err != nil || item != (checklists.Item{Name: "c", Attempts: 1}) {
+	if item, err := s.Get(ctx, "downloads", "c"); err != nil || item.Name != "c" || item.Attempts != 1 || item.State != checklists.StateReady {
 		t.Errorf("Get(c) = %+v, %v", item, err)
 	}
 	if n, err := s.Delete(ctx, "downloads", "c", "unknown", "c"); n != 1 || err != nil {
@@ -156,7 +159,8 @@ func TestAttemptsStayAtTheMaximum(t *testing.T) {
 		}
 	}
 	got, err := s.Page(ctx, "l", nil, 10)
-	if diff := cmp.Diff([]checklists.Item{{Name: "a", Attempts: math.MaxInt32}, {Name: "b", Attempts: 1}}, got); err != nil || diff != "" {
+	want := []checklists.Item{{Name: "a", Attempts: math.MaxInt32, State: checklists.StateReady}, {Name: "b", Attempts: 1, State: checklists.StateReady}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("%v\n%s", err, diff)
 	}
 }

@@ -29,7 +29,7 @@ type Imported struct {
 }
 
 // Import puts the items of src on list, as many as there are, and skips those
-// already there, so that an import that was interrupted is simply run again. Only
+// already there, or kept as done, so that an import that was interrupted is simply run again. Only
 // their names count.
 //
 // It commits chunks of up to 250,000 items. An error of src, or an item that
@@ -44,16 +44,20 @@ func (s *Store) Import(ctx context.Context, list string, src iter.Seq2[Item, err
 	}
 	next, stop := iter.Pull2(src)
 	defer stop()
+	full, err := s.full(ctx)
+	if err != nil {
+		return sum, pg.Wrap(op, err)
+	}
 	feed := &itemFeed{list: list, next: next, bounded: !pg.InTx(s.db)}
 	for !feed.ended {
 		feed.items, feed.bytes = 0, 0
 		var added int64
 		err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
-			added, err = s.importChunk(ctx, tx, list, feed)
+			added, err = s.importChunk(ctx, tx, list, full, feed)
 			return err
 		})
 		if err != nil {
-			return sum, pg.Wrap(op, err)
+			return sum, pg.Wrap(op, s.told(err))
 		}
 		sum.Added += added
 		sum.Skipped += feed.items - added
@@ -66,7 +70,7 @@ func (s *Store) Import(ctx context.Context, list string, src iter.Seq2[Item, err
 
 // importChunk copies items aside and inserts them in the order of their bytes,
 // so that concurrent imports wait for each other in one direction only.
-func (s *Store) importChunk(ctx context.Context, tx pgx.Tx, list string, feed *itemFeed) (added int64, err error) {
+func (s *Store) importChunk(ctx context.Context, tx pgx.Tx, list string, full bool, feed *itemFeed) (added int64, err error) {
 	if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE howdah_import (item text COLLATE "C" NOT NULL) ON COMMIT DROP`); err != nil {
 		return 0, err
 	}
@@ -76,10 +80,15 @@ func (s *Store) importChunk(ctx context.Context, tx pgx.Tx, list string, feed *i
 		}
 		return 0, err
 	}
-	tag, err := tx.Exec(ctx, s.names.SQL(`
+	skip := ""
+	if full {
+		skip = "WHERE " + notDone("i.item")
+	}
+	tag, err := tx.Exec(ctx, s.sql(`
 		INSERT INTO {lists} (list, item)
 		SELECT $1, item
-		FROM pg_temp.howdah_import
+		FROM pg_temp.howdah_import i
+		`+skip+`
 		ORDER BY item
 		ON CONFLICT DO NOTHING`), list)
 	if err != nil {

@@ -2,9 +2,12 @@ package checklists_test
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
@@ -24,6 +27,7 @@ func TestPlansUseTheKey(t *testing.T) {
 	if _, err := pool.Exec(ctx, `VACUUM ANALYZE lists`); err != nil {
 		t.Fatal(err)
 	}
+	second(s.Page(ctx, "big", nil, 1)) // the look at the table is not to be explained
 	explained := pgtest.Explain(t, pool)
 	in := s.WithTx(explained)
 	some := []string{"item-0000001", "item-0450000", "item-0900000"}
@@ -43,9 +47,60 @@ func TestPlansUseTheKey(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		plan := explained.Plan()
-		usesKey := strings.Contains(plan, "using list_pk") || strings.Contains(plan, "on list_pk") || name == "Insert" // the arbiter of ON CONFLICT is not shown
+		usesKey := strings.Contains(plan, "using list_pk") || strings.Contains(plan, "on list_pk") ||
+			name == "Insert" || // the arbiter of ON CONFLICT is not shown
+			strings.HasPrefix(name, "Lists") && strings.Contains(plan, "using lists_due") // begins with the list too, and is smaller
 		if !usesKey || strings.Contains(plan, "Seq Scan") || strings.Contains(plan, "Rows Removed by Filter") {
 			t.Errorf("%s:\n%s", name, plan)
 		}
 	}
+}
+
+// The same for leases, where a tenth of a million items is leased to a thousand
+// holders and some are dead: claims find what is due, and holders what they hold.
+func TestPlansOfLeasesUseTheirIndexes(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t)
+	if _, err := pool.Exec(ctx, `
+		INSERT INTO lists (list, item, due, lease)
+		SELECT 'big', 'item-' || to_char(i, 'FM0000000'),
+			CASE WHEN i % 10 = 0 THEN now() + interval '1 hour' WHEN i % 1000 = 1 THEN 'infinity' ELSE now() - i * interval '1 ms' END,
+			CASE WHEN i % 10 = 0 THEN ('00000000-0000-4000-8000-' || lpad((i % 9990)::text, 12, '0'))::uuid END
+		FROM generate_series(1, 1000000) AS i`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, `VACUUM ANALYZE lists`); err != nil {
+		t.Fatal(err)
+	}
+	second(s.Page(ctx, "big", nil, 1)) // the look at the table is not to be explained
+	explained := pgtest.Explain(t, pool)
+	in := s.WithTx(explained)
+	l := checklists.Lease{List: "big", Token: "00000000-0000-4000-8000-000000000010"}
+	for _, tc := range []struct {
+		name, index string
+		do          func() error
+	}{
+		{"Claim", "using lists_due", func() error { return second(in.Claim(ctx, "big", "w", 100, time.Minute)) }},
+		{"Extend", "lists_lease", func() error { return second(in.Extend(ctx, l, time.Minute)) }},
+		{"Release", "list_pk", func() error { return second(in.Release(ctx, l, "item-0000010")) }},
+		{"Fail", "list_pk", func() error { return second(in.Fail(ctx, l, checklists.Failure{Item: "item-0009990"})) }},
+		{"Done of all", "lists_lease", func() error { return ignoreLost(second(in.Done(ctx, l))) }},
+		{"Kill", "list_pk", func() error { return second(in.Kill(ctx, "big", "", "item-0000020", "item-0000030")) }},
+	} {
+		if err := ignoreLost(tc.do()); err != nil {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+		plan := explained.Plan()
+		if !strings.Contains(plan, tc.index) && !(tc.index == "list_pk" && strings.Contains(plan, "lists_lease")) || strings.Contains(plan, "Seq Scan on lists") {
+			t.Errorf("%s:\n%s", tc.name, plan)
+		}
+	}
+}
+
+func ignoreLost(err error) error {
+	if errors.Is(err, checklists.ErrLost) {
+		return nil
+	}
+	return err
 }

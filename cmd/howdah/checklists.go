@@ -38,6 +38,19 @@ func (c *cli) checklists() *cobra.Command {
 		c.checklistsImport(),
 		c.checklistsExport(),
 		c.checklistsLists(),
+		c.checklistsClaim(),
+		c.checklistsDone(),
+		c.checklistsFail(),
+		c.checklistsRelease(),
+		c.checklistsExtend(),
+		c.checklistsKill(),
+		c.checklistsRedrive(),
+		c.checklistsFind(),
+		c.checklistsProgress(),
+		c.checklistsRecount(),
+		c.checklistsSet(),
+		c.checklistsPause("pause", "Let claims get nothing; all else goes on", true),
+		c.checklistsPause("resume", "Let claims get what is ready again", false),
 	)
 	return cmd
 }
@@ -88,12 +101,9 @@ func (c *cli) onItems(verb, short string, do func(context.Context, *checklists.S
 		RunE: func(cmd *cobra.Command, args []string) error {
 			items := args[1:]
 			if len(items) == 1 && items[0] == "-" {
-				items = nil
-				for item, err := range checklists.ReadItems(c.in, checklists.Text) {
-					if err != nil {
-						return err
-					}
-					items = append(items, item.Name)
+				var err error
+				if items, err = c.readNames(); err != nil {
+					return err
 				}
 			}
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
@@ -115,10 +125,24 @@ func (c *cli) checklistsGet() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return c.result(fmt.Sprintf("%s  attempts %d", printable(item.Name), item.Attempts), item)
+				return c.result(itemWords(item), item)
 			})
 		},
 	}
+}
+
+func itemWords(item checklists.Item) string {
+	words := fmt.Sprintf("%s  attempts %d", printable(item.Name), item.Attempts)
+	if !item.State.IsZero() {
+		words += "  " + string(item.State)
+	}
+	if !item.Due.IsZero() {
+		words += " until " + clock(item.Due)
+	}
+	if item.Error != "" {
+		words += "  error: " + printable(item.Error)
+	}
+	return words
 }
 
 func (c *cli) checklistsPage() *cobra.Command {
@@ -134,8 +158,8 @@ func (c *cli) checklistsPage() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return rows(c, []string{"item", "attempts"}, func(i checklists.Item) []any {
-					return []any{i.Name, i.Attempts}
+				return rows(c, []string{"item", "attempts", "state"}, func(i checklists.Item) []any {
+					return []any{i.Name, i.Attempts, orDash(string(i.State))}
 				}, sequence(items))
 			})
 		},

@@ -95,7 +95,7 @@ func TestHelpExamplesWork(t *testing.T) {
 				database := pgtest.Database(t)
 				env := append(os.Environ(), "DATABASE_URL="+database)
 				dir := t.TempDir()
-				for _, file := range []string{"a.txt", "b.txt", "names.txt", "urls.txt"} {
+				for _, file := range []string{"a.txt", "b.txt", "c.txt", "names.txt", "urls.txt"} {
 					if err := os.WriteFile(filepath.Join(dir, file), []byte("a.txt\nb.txt\n"), 0o644); err != nil {
 						t.Fatal(err)
 					}
@@ -113,6 +113,11 @@ func TestHelpExamplesWork(t *testing.T) {
 					if r := program(t, map[string]string{"DATABASE_URL": database}, "", args...); r.code != 0 {
 						t.Fatal(r)
 					}
+				}
+				if _, err := pgtest.Pool(t, database).Exec(t.Context(), `
+					UPDATE iidy.lists SET due = now() + interval '1 hour', lease = '0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e' WHERE item = 'a.txt';
+					INSERT INTO iidy.lists (list, item, due, error) VALUES ('downloads', 'c.txt', 'infinity', '503 from origin')`); err != nil {
+					t.Fatal(err)
 				}
 				line := strings.ReplaceAll(line, elsewhere, "'"+database+"'")
 				if strings.HasPrefix(line, "howdah serve") {

@@ -1,0 +1,83 @@
+package checklists
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// ErrPlain reports that the table was there before howdah and lacks the columns
+// that the call needs: it has lists, items and attempts only.
+var ErrPlain = fmt.Errorf("the table was there before howdah and has no columns for this: %w", fault.Conflict)
+
+// layout is what a look at the table found. It is shared by a store's copies.
+type layout struct {
+	mu    sync.Mutex
+	known bool
+	full  bool // with the columns of migration 002
+}
+
+func (l *layout) get() (full, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.full, l.known
+}
+
+func (l *layout) set(full, known bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full, l.known = full, known
+}
+
+// full reports whether the table has howdah's columns. It asks the catalogs
+// once; a table that is missing is for the statement that follows to tell.
+func (s *Store) full(ctx context.Context) (bool, error) {
+	if full, known := s.layout.get(); known {
+		return full, nil
+	}
+	var exists, full bool
+	err := pg.Retry(ctx, s.db, func() error {
+		return s.db.QueryRow(ctx, `
+			SELECT to_regclass($1) IS NOT NULL, count(*) = 7
+			FROM pg_attribute
+			WHERE attrelid = to_regclass($1) AND NOT attisdropped
+				AND attname IN ('priority', 'due', 'lease', 'worker', 'tried', 'error', 'payload')`, s.table.Sanitize()).Scan(&exists, &full)
+	})
+	if err != nil {
+		return false, err
+	}
+	s.layout.set(full, exists)
+	return full, nil
+}
+
+// needColumns returns ErrPlain where the table has none of howdah's columns. It
+// looks again before it says so: the table may have been adopted meanwhile.
+func (s *Store) needColumns(ctx context.Context) error {
+	if full, known := s.layout.get(); known && !full {
+		s.layout.set(false, false)
+	}
+	full, err := s.full(ctx)
+	if err != nil || full {
+		return err
+	}
+	if _, known := s.layout.get(); !known {
+		return nil // no table: the statement says it better
+	}
+	return ErrPlain
+}
+
+// told passes err on, and looks at the table again next time where a column is
+// gone that was there.
+func (s *Store) told(err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42703" {
+		s.layout.set(false, false)
+	}
+	return err
+}

@@ -1,0 +1,183 @@
+package checklists
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// ErrLost reports that a lease no longer holds some of the items: they are done,
+// or somebody else has claimed them since.
+var ErrLost = fmt.Errorf("the lease no longer holds them: %w", fault.Conflict)
+
+// Failure is what became of an attempt that failed.
+type Failure struct {
+	Item    string        `json:"item"`
+	Error   string        `json:"error"` // why; cleaned and cut to 2,000 bytes, never refused
+	RetryIn time.Duration `json:"-"`     // instead of the list's backoff; negative: dead at once
+}
+
+// Done takes items off their list as done, or without items all that the lease
+// still holds, and returns how many. It returns ErrLost when they are fewer than
+// asked for, or none: what the lease still held is done all the same, the rest
+// is not touched.
+func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, error) {
+	return s.finish(ctx, "checklists: done", l, items, `
+		DELETE FROM {lists}
+		WHERE list = $1 AND lease = $2::uuid`)
+}
+
+// Release gives items back at once, or without items all that the lease still
+// holds, as if they had never been claimed, and returns how many. ErrLost is as
+// with [Store.Done].
+func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, error) {
+	return s.finish(ctx, "checklists: release", l, items, `
+		UPDATE {lists}
+		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
+		WHERE list = $1 AND lease = $2::uuid`)
+}
+
+// finish runs a statement on some or all items of a lease. Nobody but its holder
+// ends it, so that no order of locks is needed.
+func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, sql string) (int64, error) {
+	if err := s.checkHeld(ctx, l, items); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	args, asked := []any{l.List, l.Token}, 0
+	if len(items) > 0 {
+		set := sortedSet(items)
+		args, asked = append(args, set), len(set)
+		sql += " AND item = ANY($3)"
+	}
+	n, err := s.run(ctx, sql, args...)
+	if err == nil {
+		err = lost(n, asked)
+	}
+	return n, pg.Wrap(op, err)
+}
+
+// Fail reports attempts that failed and returns how many. Each item waits for
+// the list's backoff, doubled with each attempt, or for RetryIn, and is dead when
+// its attempts are used up. Of several failures of one item the last counts.
+// ErrLost is as with [Store.Done]; without failures there is nothing to do.
+func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err error) {
+	const op = "checklists: fail"
+	last := make(map[string]int, len(fs))
+	names := make([]string, len(fs))
+	for i, f := range fs {
+		last[f.Item], names[i] = i, f.Item
+	}
+	if err := s.checkHeld(ctx, l, names); err != nil || len(fs) == 0 {
+		return 0, pg.Wrap(op, err)
+	}
+	names = sortedSet(names)
+	texts, waits := make([]string, len(names)), make([]int64, len(names))
+	for i, name := range names {
+		f := fs[last[name]]
+		texts[i], waits[i] = cleaned(f.Error), int64(f.RetryIn)
+	}
+	err = s.row(ctx, `
+		WITH s AS (
+			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
+				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
+				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
+			FROM howdah.checklist
+			WHERE relation = {relation} AND list = $1),
+		u AS (
+			UPDATE {lists} l
+			SET lease = NULL, error = f.error, due = CASE
+				WHEN f.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
+				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
+					WHEN f.wait > 0 THEN f.wait / 1e9::float8
+					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END
+			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
+			CROSS JOIN s
+			WHERE l.list = $1 AND l.item = f.item AND l.lease = $2::uuid
+			RETURNING l.due),
+		d AS (
+			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
+			SELECT {relation}, $1, howdah.checklist_bucket(), count(*), count(*) FILTER (WHERE due = 'infinity')
+			FROM u
+			HAVING count(*) > 0)
+		SELECT count(*) FROM u`, []any{l.List, l.Token, names, texts, waits}, &n)
+	if err == nil {
+		err = lost(n, len(names))
+	}
+	return n, pg.Wrap(op, err)
+}
+
+// Extend lets the lease of all items that it still holds end d from now, and
+// returns how many. It returns ErrLost when it holds none.
+func (s *Store) Extend(ctx context.Context, l Lease, d time.Duration) (int64, error) {
+	const op = "checklists: extend"
+	if err := checkLease(d); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	if err := s.checkHeld(ctx, l, nil); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	// It waits for locks instead of passing over them: a claim that meets an item
+	// just claimed by another holds its lock to its end, and the item would run out.
+	n, err := s.run(ctx, `
+		WITH k AS MATERIALIZED (
+			SELECT item
+			FROM {lists}
+			WHERE list = $1 AND lease = $2::uuid
+			ORDER BY item COLLATE "C"
+			FOR NO KEY UPDATE)
+		UPDATE {lists} l
+		SET due = statement_timestamp() + $3::interval
+		FROM k
+		WHERE l.list = $1 AND l.item = k.item`, l.List, l.Token, d)
+	if err == nil {
+		err = lost(n, 0)
+	}
+	return n, pg.Wrap(op, err)
+}
+
+// lost is ErrLost where a lease held fewer items than asked for, or, where none
+// was named, none.
+func lost(held int64, asked int) error {
+	switch {
+	case asked == 0 && held == 0:
+		return fmt.Errorf("nothing is left: %w", ErrLost)
+	case held < int64(asked):
+		return fmt.Errorf("lost %s of %s: %w", thousands(asked-int(held)), thousands(asked), ErrLost)
+	}
+	return nil
+}
+
+var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+
+func (s *Store) checkHeld(ctx context.Context, l Lease, items []string) error {
+	err := s.check(l.List, items)
+	if err == nil && !uuid.MatchString(l.Token) {
+		err = pg.Refuse("lease", "no token of a claim, such as 0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e")
+	}
+	if err != nil {
+		return err
+	}
+	return s.needColumns(ctx)
+}
+
+// maxError is how much of an error is kept.
+const maxError = 2000
+
+// cleaned makes text storable: a failure must not fail.
+func cleaned(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(text, "\ufffd"), "\x00", "\ufffd")
+	if len(text) <= maxError {
+		return text
+	}
+	end := maxError
+	for !utf8.RuneStart(text[end]) {
+		end--
+	}
+	return text[:end]
+}
