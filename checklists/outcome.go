@@ -158,7 +158,7 @@ var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{1
 func (s *Store) checkHeld(ctx context.Context, l Lease, items []string) error {
 	err := s.check(l.List, items)
 	if err == nil && !uuid.MatchString(l.Token) {
-		err = pg.Refuse("lease", "no token of a claim, such as 0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e")
+		err = pg.Refuse("token", "no token of a claim, such as 0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e")
 	}
 	if err != nil {
 		return err

@@ -24,6 +24,15 @@ func (a *api) routes() {
 	add(a, post, "/v1/checklists/{list}/import", "checklists-import", "Put a stream of items on a list", a.importItems, streamIn)
 	add(a, get, "/v1/checklists/{list}/export", "checklists-export", "All items of a list as a stream", a.exportItems, streamOut)
 
+	add(a, post, "/v1/checklists/{list}/claim", "checklists-claim", "Take items that are ready, for some time", a.claimItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/leases/{token}/done", "checklists-done", "Take claimed items off their list, as done", a.doneItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/leases/{token}/fail", "checklists-fail", "Say that attempts at claimed items failed", a.failItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/leases/{token}/release", "checklists-release", "Give claimed items back, as if they had never been claimed", a.releaseItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/leases/{token}/extend", "checklists-extend", "Let a lease end later", a.extendLease, mayConflict)
+	add(a, post, "/v1/checklists/{list}/kill", "checklists-kill", "Give items up, whoever has them", a.killItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/redrive", "checklists-redrive", "Make dead items ready again, with no attempts", a.redriveItems, mayConflict)
+	add(a, get, "/v1/checklists/{list}/progress", "checklists-progress", "How far a list is", a.listProgress, mayConflict)
+
 	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
 	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, eventsOut)
 	add(a, get, "/v1/changes/position", "changes-sync", "Number what has committed and return the end of the feed", a.syncChanges, mayConflict)

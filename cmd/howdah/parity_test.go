@@ -37,17 +37,9 @@ var apart = map[string]string{
 	"command checklists export":    "All",
 	"command checklists resume":    "Pause, undone",
 	"method checklists.Settings":   "howdah checklists set without flags; its route comes with the next step",
-	"method checklists.Claim":      "its route comes with the next step",
-	"method checklists.Done":       "its route comes with the next step",
-	"method checklists.Fail":       "its route comes with the next step",
-	"method checklists.Release":    "its route comes with the next step",
-	"method checklists.Extend":     "its route comes with the next step",
-	"method checklists.Kill":       "its route comes with the next step",
-	"method checklists.Redrive":    "its route comes with the next step",
 	"method checklists.Find":       "its route comes with the next step",
 	"method checklists.Set":        "its route comes with the next step",
 	"method checklists.Pause":      "its route comes with the next step",
-	"method checklists.Progress":   "its route comes with the next step",
 	"method checklists.Recount":    "its route comes with the next step",
 }
 

@@ -1,0 +1,227 @@
+package httpapi
+
+import (
+	"context"
+	"time"
+
+	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/pg"
+)
+
+type claimOutput struct {
+	Body struct {
+		Lease  string            `json:"lease,omitempty" example:"0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e" doc:"What the other routes want; absent without items."`
+		Until  time.Time         `json:"until,omitzero" example:"2026-11-20T14:05:00Z"`
+		Paused bool              `json:"paused" example:"false"`
+		Items  []checklists.Item `json:"items" nullable:"false" example:"[{\"item\":\"a.txt\",\"attempts\":1}]"`
+	}
+}
+
+type claimInput struct {
+	ListPath
+	Body struct {
+		Count  int    `json:"count" example:"100" minimum:"1" maximum:"10000" doc:"At most so many."`
+		Lease  string `json:"lease" example:"5m" doc:"For how long, 1s to 24h."`
+		Worker string `json:"worker,omitempty" example:"w1" doc:"Who has them."`
+	}
+}
+
+func (a *api) claimItems(ctx context.Context, in *claimInput) (*claimOutput, error) {
+	d, err := duration("lease", in.Body.Lease)
+	if err != nil {
+		return nil, err
+	}
+	claim, err := a.client.Checklists.Claim(ctx, in.List, in.Body.Worker, in.Body.Count, d)
+	out := new(claimOutput)
+	out.Body.Lease, out.Body.Until, out.Body.Paused, out.Body.Items = claim.Token, claim.Until, claim.Paused, claim.Items
+	return out, err
+}
+
+// LeasePath is the claim an operation is about.
+type LeasePath struct {
+	ListPath
+	Token string `path:"token" doc:"The lease that the claim answered." example:"0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e"`
+}
+
+func (p LeasePath) lease() checklists.Lease { return checklists.Lease{List: p.List, Token: p.Token} }
+
+type heldInput struct {
+	LeasePath
+	Body struct {
+		Items *[]string `json:"items,omitempty" maxItems:"1000000" example:"[\"a.txt\",\"b.txt\"]" doc:"Without it: all that the lease still holds."`
+	}
+}
+
+// finish calls do with the items named; naming none of them is not naming all.
+func (in *heldInput) finish(ctx context.Context, do func(context.Context, checklists.Lease, ...string) (int64, error)) (int64, error) {
+	if in.Body.Items == nil {
+		return do(ctx, in.lease())
+	}
+	if len(*in.Body.Items) == 0 {
+		return 0, nil
+	}
+	return do(ctx, in.lease(), *in.Body.Items...)
+}
+
+type doneOutput struct {
+	Body struct {
+		Done int64 `json:"done" example:"2"`
+	}
+}
+
+func (a *api) doneItems(ctx context.Context, in *heldInput) (*doneOutput, error) {
+	n, err := in.finish(ctx, a.client.Checklists.Done)
+	out := new(doneOutput)
+	out.Body.Done = n
+	return out, err
+}
+
+type releaseItemsOutput struct {
+	Body struct {
+		Released int64 `json:"released" example:"2"`
+	}
+}
+
+func (a *api) releaseItems(ctx context.Context, in *heldInput) (*releaseItemsOutput, error) {
+	n, err := in.finish(ctx, a.client.Checklists.Release)
+	out := new(releaseItemsOutput)
+	out.Body.Released = n
+	return out, err
+}
+
+// FailureBody is one attempt that failed.
+type FailureBody struct {
+	Item    string `json:"item" example:"c.txt"`
+	Error   string `json:"error,omitempty" example:"503 from origin" doc:"Why; cleaned and cut to 2,000 bytes, never refused."`
+	RetryIn string `json:"retry_in,omitempty" example:"30s" doc:"Instead of the list's backoff; negative: do not try again."`
+}
+
+type failOutput struct {
+	Body struct {
+		Failed int64 `json:"failed" example:"1"`
+	}
+}
+
+type failInput struct {
+	LeasePath
+	Body struct {
+		Items []FailureBody `json:"items" nullable:"false" maxItems:"1000000" example:"[{\"item\":\"c.txt\",\"error\":\"503 from origin\",\"retry_in\":\"30s\"}]"`
+	}
+}
+
+func (a *api) failItems(ctx context.Context, in *failInput) (*failOutput, error) {
+	failures := make([]checklists.Failure, len(in.Body.Items))
+	for i, f := range in.Body.Items {
+		failures[i] = checklists.Failure{Item: f.Item, Error: f.Error}
+		if f.RetryIn != "" {
+			var err error
+			if failures[i].RetryIn, err = duration("retry_in", f.RetryIn); err != nil {
+				return nil, err
+			}
+		}
+	}
+	n, err := a.client.Checklists.Fail(ctx, in.lease(), failures...)
+	out := new(failOutput)
+	out.Body.Failed = n
+	return out, err
+}
+
+type extendOutput struct {
+	Body struct {
+		Extended int64 `json:"extended" example:"2"`
+	}
+}
+
+type extendInput struct {
+	LeasePath
+	Body struct {
+		Lease string `json:"lease" example:"5m" doc:"For how long from now, 1s to 24h."`
+	}
+}
+
+func (a *api) extendLease(ctx context.Context, in *extendInput) (*extendOutput, error) {
+	d, err := duration("lease", in.Body.Lease)
+	if err != nil {
+		return nil, err
+	}
+	n, err := a.client.Checklists.Extend(ctx, in.lease(), d)
+	out := new(extendOutput)
+	out.Body.Extended = n
+	return out, err
+}
+
+type killOutput struct {
+	Body struct {
+		Killed int64 `json:"killed" example:"2"`
+	}
+}
+
+type killInput struct {
+	ListPath
+	Body struct {
+		Items  []string `json:"items" nullable:"false" maxItems:"1000000" example:"[\"a.txt\",\"b.txt\"]"`
+		Reason string   `json:"reason,omitempty" example:"gone for good"`
+	}
+}
+
+func (a *api) killItems(ctx context.Context, in *killInput) (*killOutput, error) {
+	n, err := a.client.Checklists.Kill(ctx, in.List, in.Body.Reason, in.Body.Items...)
+	out := new(killOutput)
+	out.Body.Killed = n
+	return out, err
+}
+
+type redriveOutput struct {
+	Body struct {
+		Redriven int64 `json:"redriven" example:"41"`
+	}
+}
+
+type redriveInput struct {
+	ListPath
+	Body struct {
+		Error string `json:"error,omitempty" example:"503" doc:"Those with this in their error; without it, all."`
+		State string `json:"state,omitempty" enum:"dead,done" example:"dead" doc:"done: those that the list kept as done."`
+	}
+}
+
+func (a *api) redriveItems(ctx context.Context, in *redriveInput) (*redriveOutput, error) {
+	n, err := a.client.Checklists.Redrive(ctx, in.List, checklists.Query{Error: in.Body.Error, State: checklists.State(in.Body.State)})
+	out := new(redriveOutput)
+	out.Body.Redriven = n
+	return out, err
+}
+
+type progressOutput struct {
+	Body struct {
+		Total  int64    `json:"total" example:"100000"`
+		Left   int64    `json:"left" example:"1774" doc:"Ready, waiting or leased."`
+		Leased int64    `json:"leased" example:"12"`
+		Dead   int64    `json:"dead" example:"3"`
+		Done   int64    `json:"done" example:"98223"`
+		Failed int64    `json:"failed" example:"41" doc:"Attempts that failed."`
+		Rate   float64  `json:"rate" example:"312" doc:"Done per second, in the last full minute."`
+		ETA    *float64 `json:"eta_seconds" example:"6" doc:"null where the rate is 0."`
+		Paused bool     `json:"paused" example:"false"`
+	}
+}
+
+func (a *api) listProgress(ctx context.Context, in *struct{ ListPath }) (*progressOutput, error) {
+	p, err := a.client.Reads().Checklists.Progress(ctx, in.List)
+	out := new(progressOutput)
+	b := &out.Body
+	b.Total, b.Left, b.Leased, b.Dead, b.Done, b.Failed = p.Total, p.Left, p.Leased, p.Dead, p.Done, p.Failed
+	b.Rate, b.Paused = p.Rate, p.Paused
+	if p.Rate > 0 {
+		b.ETA = new(p.ETA.Round(time.Second).Seconds())
+	}
+	return out, err
+}
+
+func duration(field, text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, pg.Refuse(field, "%q; want a duration such as 30s, 5m or 1h30m", text)
+	}
+	return d, nil
+}
