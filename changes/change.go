@@ -60,18 +60,21 @@ type line struct {
 	Trimmed bool
 }
 
-func (l *line) change() Change {
-	c := Change{
-		Position: Position{Commit: l.N, ID: l.ID},
-		Schema:   l.Schema, Table: l.Table,
-		Key: compact(l.Key), Old: compact(l.Old), New: compact(l.New),
-		At: l.At.UTC(), XID: l.XID, Origin: l.Origin, Trimmed: l.Trimmed,
-	}
+// head is what a line says of itself without being decoded.
+func (l *line) head() Change {
+	c := Change{Position: l.position(), Schema: l.Schema, Table: l.Table}
 	for _, op := range ops {
 		if op.code() == l.Op {
 			c.Op = op
 		}
 	}
+	return c
+}
+
+func (l *line) change() Change {
+	c := l.head()
+	c.Key, c.Old, c.New = compact(l.Key), compact(l.Old), compact(l.New)
+	c.At, c.XID, c.Origin, c.Trimmed = l.At.UTC(), l.XID, l.Origin, l.Trimmed
 	if l.Meta != nil {
 		c.Meta = asJSON(*l.Meta)
 	}

@@ -90,6 +90,9 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
+	// With the statistics of a log that holds a large transaction a custom plan sorts
+	// the rest of that transaction for each page; the generic one reads a page of it.
+	batch.Queue(`SELECT set_config('howdah.plan', current_setting('plan_cache_mode'), true), set_config('plan_cache_mode', 'force_generic_plan', true)`)
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
@@ -133,6 +136,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	// the page, and a page that it has reached is not whole.
 	batch.Queue(`SELECT floor FROM howdah.change_state`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
+	batch.Queue(`SELECT set_config('plan_cache_mode', coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto'), true)`)
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, after, err
 	}

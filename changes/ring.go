@@ -42,13 +42,11 @@ func (r *ring) add(lines []line, to Position) {
 	drop := 0
 	for r.bytes > ringBytes && drop < len(r.lines) {
 		r.bytes -= r.lines[drop].size()
+		r.from = r.lines[drop].position()
+		r.lines[drop] = line{} // given back at once; its place when the slice grows next
 		drop++
 	}
-	if drop > 0 {
-		r.from = r.lines[drop-1].position()
-		// A copy now and then, so that what is dropped is given back.
-		r.lines = append(make([]line, 0, len(r.lines)-drop), r.lines[drop:]...)
-	}
+	r.lines = r.lines[drop:]
 	r.to = to
 	r.wake()
 }
@@ -84,5 +82,9 @@ func (l *line) position() Position { return Position{Commit: l.N, ID: l.ID} }
 
 // size is about what a line takes in memory.
 func (l *line) size() int {
-	return 200 + len(l.Schema) + len(l.Table) + len(l.Key) + len(l.Old) + len(l.New) + len(l.Origin)
+	n := 0
+	if l.Meta != nil {
+		n = len(*l.Meta)
+	}
+	return 200 + n + len(l.Schema) + len(l.Table) + len(l.Key) + len(l.Old) + len(l.New) + len(l.Origin)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -174,11 +175,14 @@ func (w *watcher) next(ctx context.Context) ([]Change, error) {
 	w.at = next
 	var found []Change
 	for i := range lines {
-		c := lines[i].change()
-		if w.held != nil && w.held.Position.Commit != c.Position.Commit {
+		head := lines[i].head()
+		if w.held != nil && w.held.Position.Commit != head.Position.Commit {
 			found = w.release(found, true)
 		}
-		if w.filter.lets(&c) {
+		if !w.filter.names(&head) {
+			continue
+		}
+		if c := lines[i].change(); w.filter.matches(&c) {
 			found = w.release(found, false)
 			w.held = &c
 		}
@@ -210,7 +214,7 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		w.held = nil
 	}
 	lines, next, err := w.tail.log.lines(ctx, w.at, MaxPage, w.filter)
-	if err != nil && !pg.LostConnection(err) {
+	if err != nil && !errors.Is(pg.Wrap("", err), fault.Unavailable) {
 		return nil, err
 	}
 	if err == nil {

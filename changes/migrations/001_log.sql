@@ -104,7 +104,7 @@ COMMENT ON FUNCTION howdah.change_slot() IS 'The leaf for changes made now: a si
 -- What a row is in JSON must not depend on how its writer likes to read bytes, intervals and floats.
 CREATE FUNCTION howdah.change_json(r record) RETURNS jsonb
 LANGUAGE plpgsql STABLE
-SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 SET quote_all_identifiers = off
+SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 SET datestyle = 'ISO, MDY' SET quote_all_identifiers = off
 AS $$ BEGIN RETURN to_jsonb(r); END $$;
 COMMENT ON FUNCTION howdah.change_json(record) IS 'A row as JSON, whatever the connection has set.';
 
@@ -123,7 +123,7 @@ DECLARE
 	columns text[] := TG_ARGV[5];
 	except_ CONSTANT text[] := TG_ARGV[6];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0 AND current_setting('datestyle') LIKE 'ISO,%'
 		AND current_setting('quote_all_identifiers') = 'off';
 	was     jsonb; -- OLD
 	is_     jsonb; -- NEW
@@ -203,7 +203,7 @@ DECLARE
 	most    CONSTANT int := TG_ARGV[3];
 	columns text[] := TG_ARGV[5];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0 AND current_setting('datestyle') LIKE 'ISO,%'
 		AND current_setting('quote_all_identifiers') = 'off';
 BEGIN
 	IF EXISTS (SELECT FROM unnest(columns) AS c
@@ -310,8 +310,8 @@ BEGIN
 
 	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
 		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
-		RAISE EXCEPTION 'the feed belongs to another cluster: this database was restored from a dump' USING ERRCODE = 'HD001',
-			HINT = 'run howdah changes rebase';
+		RAISE EXCEPTION 'the feed belongs to another cluster: the database was restored from a dump, or upgraded' USING ERRCODE = 'HD001',
+			HINT = 'howdah changes uninstall --yes, howdah migrate and the captures again begin a new feed';
 	END IF;
 
 	-- Open at the last tick and visible now: named one by one, because to look
@@ -327,7 +327,9 @@ BEGIN
 	base := prev.n;
 	line := substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);
 	IF line <> prev.timeline THEN
-		base := (prev.n / 1000000 + 1) * 1000000 - 1;
+		-- More than anybody can have committed in the history that is lost, and in
+		-- all eras together less than a double can count.
+		base := (prev.n / 1000000000000 + 1) * 1000000000000 - 1;
 	END IF;
 
 	WITH fresh AS (
@@ -399,3 +401,7 @@ SELECT e.id,
 FROM howdah.change e
 WHERE e.op <> 'm';
 COMMENT ON VIEW howdah.database_trigger_logs IS 'The log with the columns of the talk''s table. Its ids have gaps and come out of order: read the feed instead.';
+
+-- They run as their owner and believe their arguments: who could put one on a table
+-- of his own could write into the feed, and more.
+REVOKE EXECUTE ON FUNCTION howdah.change_capture(), howdah.change_capture_bulk() FROM PUBLIC;
