@@ -286,6 +286,7 @@ COMMENT ON FUNCTION howdah.change_emit(text, jsonb) IS 'Puts a message into the 
 CREATE FUNCTION howdah.change_tick(wait boolean, export boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan -- there is one good plan, and to plan for all leaves takes longer than an idle tick
+SET enable_seqscan = off SET jit = off -- and it must not be made for leaves that are empty, or compiled
 AS $$
 DECLARE
 	prev  howdah.change_tick%ROWTYPE;
