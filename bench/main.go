@@ -26,6 +26,7 @@ import (
 var suite = []Service{
 	{Name: "checklists", Rows: checklistsRows},
 	{Name: "pg.Batcher", Rows: batcherRows},
+	{Name: "changes", Rows: changesRows},
 }
 
 const (

@@ -60,43 +60,51 @@ type line struct {
 	Trimmed bool
 }
 
-// head is what a line says of itself without being decoded.
-func (l *line) head() Change {
-	c := Change{Position: l.position(), Schema: l.Schema, Table: l.Table}
+func (l *line) position() Position { return Position{Commit: l.N, ID: l.ID} }
+
+// change takes over what the line holds: it can be called once.
+func (l *line) change() Change {
+	c := Change{
+		Position: Position{Commit: l.N, ID: l.ID},
+		Schema:   l.Schema, Table: l.Table,
+		Key: compact(l.Key), Old: compact(l.Old), New: compact(l.New),
+		At: l.At.UTC(), XID: l.XID, Origin: l.Origin, Trimmed: l.Trimmed,
+	}
 	for _, op := range ops {
 		if op.code() == l.Op {
 			c.Op = op
 		}
 	}
-	return c
-}
-
-func (l *line) change() Change {
-	c := l.head()
-	c.Key, c.Old, c.New = compact(l.Key), compact(l.Old), compact(l.New)
-	c.At, c.XID, c.Origin, c.Trimmed = l.At.UTC(), l.XID, l.Origin, l.Trimmed
 	if l.Meta != nil {
 		c.Meta = asJSON(*l.Meta)
 	}
 	return c
 }
 
-// compact takes out the blanks that PostgreSQL writes.
+// compact takes out the blanks that PostgreSQL writes between the parts of a
+// jsonb. It works in place: b is nobody else's.
 func compact(b []byte) json.RawMessage {
-	if b == nil {
-		return nil
+	out, quoted := b[:0], false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			out = append(out, c) // and what it escapes, be it a quote
+			i++
+		case c == ' ' && !quoted:
+			continue
+		}
+		out = append(out, b[i])
 	}
-	var out bytes.Buffer
-	if json.Compact(&out, b) != nil {
-		return b // it came from a jsonb column
-	}
-	return out.Bytes()
+	return out
 }
 
 // asJSON is text if that is JSON, else text as a JSON string.
 func asJSON(text string) json.RawMessage {
-	if json.Valid([]byte(text)) {
-		return compact([]byte(text))
+	var out bytes.Buffer
+	if json.Compact(&out, []byte(text)) == nil { // written by whoever, with any blanks
+		return out.Bytes()
 	}
 	quoted, err := json.Marshal(text)
 	if err != nil {

@@ -144,8 +144,13 @@ BEGIN
 		IF NOT coalesce(is_, was) ?& columns THEN -- renamed since
 			columns := howdah.change_key(TG_RELID);
 		END IF;
-		was_key := howdah.change_pick(was, columns);
-		is_key := howdah.change_pick(is_, columns);
+		-- Not change_pick: a function in SQL is parsed anew in each transaction, which costs as much as the rest.
+		IF cardinality(columns) = 1 THEN
+			was_key := jsonb_build_object(columns[1], was -> columns[1]);
+			is_key := jsonb_build_object(columns[1], is_ -> columns[1]);
+		ELSE
+			SELECT jsonb_object_agg(c, was -> c), jsonb_object_agg(c, is_ -> c) INTO was_key, is_key FROM unnest(columns) AS c;
+		END IF;
 		moved := TG_OP = 'UPDATE' AND was_key IS DISTINCT FROM is_key;
 	END IF;
 
@@ -280,6 +285,8 @@ COMMENT ON FUNCTION howdah.change_emit(text, jsonb) IS 'Puts a message into the 
 
 CREATE FUNCTION howdah.change_tick(wait boolean, export boolean DEFAULT false) RETURNS bigint
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan -- there is one good plan, and to plan for all leaves takes longer than an idle tick
+SET enable_seqscan = off SET jit = off -- and it must not be made for leaves that are empty, or compiled
 AS $$
 DECLARE
 	prev  howdah.change_tick%ROWTYPE;
