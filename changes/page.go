@@ -90,6 +90,14 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
+	if !pg.InTx(l.db) {
+		// For this batch alone. To plan for every leaf takes as long as to read a page,
+		// and the one plan that is kept must suit leaves that were empty when it was
+		// made and transactions that are large: by the index, in its order.
+		batch.Queue(`
+			SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+				set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`)
+	}
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
