@@ -78,8 +78,7 @@ func (f feed) unnumbered(ctx context.Context, n int) error {
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	_, err = conn.Exec(ctx, fmt.Sprintf(`
-		SET synchronous_commit = off`))
+	_, err = conn.Exec(ctx, `SET synchronous_commit = off`)
 	if err == nil {
 		_, err = conn.Exec(ctx, fmt.Sprintf(`
 			DO $$ BEGIN

@@ -71,7 +71,7 @@ func (f feed) watched(n int) Spend {
 		if err != nil {
 			return 0, err
 		}
-		rows := f.lab.N(2000, 500)
+		rows := f.lab.N(2000, 300)
 		var there, done sync.WaitGroup
 		errs := make([]error, n)
 		for i := range errs {
@@ -121,7 +121,7 @@ func openWake(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 	if err == nil {
 		err = f.capture(ctx, changes.Capture{Table: "public.t"})
 	}
-	n := lab.N(15, 5)
+	n := lab.N(15, 4)
 	// Long enough for whoever has just been busy to wait for a doorbell again.
 	const idle = 400 * time.Millisecond
 	p50 := func(ctx context.Context, send, heard func() error) (float64, error) {

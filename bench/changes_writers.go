@@ -55,7 +55,7 @@ func (w Writers) Measure(ctx context.Context, lab *Lab) ([]Result, error) {
 		return Side{
 			Prepare: func(ctx context.Context) error { return lab.Exec(ctx, `TRUNCATE `+table+`, `+logs[table]) },
 			Run: func(ctx context.Context) (int, error) {
-				return w.write(ctx, pool, table, time.Duration(lab.N(1500, 400))*time.Millisecond)
+				return w.write(ctx, pool, table, time.Duration(lab.N(1500, 300))*time.Millisecond)
 			},
 		}
 	}

@@ -90,9 +90,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
-	// With the statistics of a log that holds a large transaction a custom plan sorts
-	// the rest of that transaction for each page; the generic one reads a page of it.
-	batch.Queue(`SELECT set_config('howdah.plan', current_setting('plan_cache_mode'), true), set_config('plan_cache_mode', 'force_generic_plan', true)`)
+	batch.Queue(planned)
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
@@ -136,7 +134,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	// the page, and a page that it has reached is not whole.
 	batch.Queue(`SELECT floor FROM howdah.change_state`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
-	batch.Queue(`SELECT set_config('plan_cache_mode', coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto'), true)`)
+	batch.Queue(replanned)
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, after, err
 	}
@@ -156,6 +154,20 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	}
 	return lines, next, nil
 }
+
+// To plan for every leaf takes as long as to read a page, and the plan that is kept
+// must suit leaves that were empty when it was made, and large transactions, which
+// with statistics of them would be sorted whole for each page: by the index, in its
+// order. A caller's transaction gets back what it had.
+const (
+	planned = `
+		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true),
+			set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+			set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`
+	replanned = `
+		SELECT set_config('plan_cache_mode', p[1], true), set_config('enable_seqscan', p[2], true), set_config('enable_sort', p[3], true), set_config('jit', p[4], true)
+		FROM string_to_array(coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto on on on'), ' ') AS p`
+)
 
 // collect reads at most n lines.
 func collect(rows pgx.Rows, n int) (lines []line, err error) {
