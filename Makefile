@@ -46,7 +46,7 @@ bench: ## benchmarks: ratios against controls in the same run
 	@cd bench && go run .
 
 .PHONY: bench-quick
-bench-quick: ## the same in under two minutes
+bench-quick: ## the same in two to three minutes
 	@cd bench && go run . -quick
 
 .PHONY: bench-docs

@@ -124,12 +124,19 @@ func (c *Client) Migrate(ctx context.Context) error {
 }
 
 // Transact runs fn in one transaction: all that s and tx write is committed
-// when fn returns nil, and nothing of it otherwise. It runs fn once; who wants it
+// when fn returns nil, and nothing of it otherwise; a connection that is lost in
+// COMMIT is [pg.ErrOutcomeUnknown]. It runs fn once; who wants it
 // repeated after a deadlock or serialization failure wraps it in [pg.Retry].
 func (c *Client) Transact(ctx context.Context, fn func(tx pgx.Tx, s Services) error) error {
-	return pg.Sorted(pgx.BeginFunc(ctx, c.Pool, func(tx pgx.Tx) error {
-		return fn(tx, c.WithTx(tx))
-	}))
+	var failed error // fn's
+	err := pgx.BeginFunc(ctx, c.Pool, func(tx pgx.Tx) error {
+		failed = fn(tx, c.WithTx(tx))
+		return failed
+	})
+	if failed != nil {
+		return pg.Sorted(err)
+	}
+	return pg.Wrap("howdah: transact", pg.Written(c.Pool, err)) // BEGIN or COMMIT
 }
 
 // Following runs fn with a Tail of the feed that lives as long as fn does, for

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,40 @@ func TestARunIsReportedSavedAndWritten(t *testing.T) {
 		if !strings.Contains(string(text), want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
+	}
+}
+
+func TestAServiceIsPutIntoTheNewestResult(t *testing.T) {
+	whole := []Service{{"first", []Row{twice}}, {"second", []Row{twice, twice}}}
+	report, err := Measure(t.Context(), whole, Options{Rounds: 1}, func(Table) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func(only string) *Report {
+		t.Helper()
+		part, err := Measure(t.Context(), whole, Options{Rounds: 1, Only: regexp.MustCompile(only)}, func(Table) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return part
+	}
+	second := again("^second/")
+	if err := report.keep(second); err != nil {
+		t.Fatal(err)
+	}
+	if len(report.Tables) != 2 || report.Tables[0].Apart != "" || !strings.Contains(report.Tables[1].Apart, "go run . -keep -run '^second/'") {
+		t.Errorf("%+v", report.Tables)
+	}
+	if !strings.Contains(report.Page(), "Measured apart from the rest") {
+		t.Error("the page does not say so")
+	}
+	second.Tables[0].whole = false
+	if err := report.keep(second); err == nil {
+		t.Error("a part of a service was kept")
+	}
+	second.Tables[0].whole, second.Machine.CPU = true, "another"
+	if err := report.keep(second); err == nil {
+		t.Error("figures of another machine were kept")
 	}
 }
 

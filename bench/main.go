@@ -26,6 +26,7 @@ import (
 var suite = []Service{
 	{Name: "checklists", Rows: checklistsRows},
 	{Name: "pg.Batcher", Rows: batcherRows},
+	{Name: "changes", Rows: changesRows},
 }
 
 const (
@@ -58,14 +59,15 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		flags.PrintDefaults()
 	}
 	var opt Options
-	flags.BoolVar(&opt.Quick, "quick", false, "smaller sizes and three rounds: under two minutes")
+	flags.BoolVar(&opt.Quick, "quick", false, "smaller sizes and three rounds: two to three minutes")
 	flags.IntVar(&opt.Rounds, "rounds", 0, "rounds of each row (default 5; 3 with -quick)")
 	only := flags.String("run", "", "only rows whose service/work matches this `regexp`")
+	keep := flags.Bool("keep", false, "with -run: put the services measured, each as a whole, into the newest result")
 	docs := flags.Bool("docs", false, "measure nothing: write "+docsFile+" from the newest result")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if flags.NArg() > 0 || opt.Rounds < 0 {
+	if flags.NArg() > 0 || opt.Rounds < 0 || *keep && (opt.Quick || *only == "") {
 		flags.Usage()
 		return errors.New("wrong arguments")
 	}
@@ -83,8 +85,17 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	fmt.Fprintln(stdout, report.Summary())
-	if opt.Quick || *only != "" {
-		fmt.Fprintln(stderr, "Not saved: only a complete run is.")
+	switch {
+	case *keep:
+		part := report
+		if report, err = newest(resultsDir); err != nil {
+			return err
+		}
+		if err := report.keep(part); err != nil {
+			return err
+		}
+	case opt.Quick || *only != "":
+		fmt.Fprintln(stderr, "Not saved: only a complete run is, and with -keep a service.")
 		return nil
 	}
 	path := filepath.Join(resultsDir, report.Began.Format(time.DateOnly)+".json")

@@ -55,10 +55,11 @@ func Measure(ctx context.Context, suite []Service, opt Options, each func(Table)
 		return nil, err
 	}
 	for _, service := range suite {
-		table := Table{Service: service.Name}
+		table := Table{Service: service.Name, whole: true}
 		for _, row := range service.Rows {
 			name := service.Name + "/" + row.Title()
 			if opt.Only != nil && !opt.Only.MatchString(name) {
+				table.whole = false
 				continue
 			}
 			results, err := measureRow(ctx, server, row, name, opt)

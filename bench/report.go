@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,7 +31,9 @@ type Report struct {
 // Table is the results of a service.
 type Table struct {
 	Service string   `json:"service"`
+	Apart   string   `json:"apart,omitempty"` // when and how, where not with the rest
 	Results []Result `json:"results"`
+	whole   bool     // all of the service's rows were measured
 }
 
 func newReport(ctx context.Context, server string, opt Options) (*Report, error) {
@@ -37,6 +41,9 @@ func newReport(ctx context.Context, server string, opt Options) (*Report, error)
 	command := "make bench"
 	if opt.Quick {
 		command = "make bench-quick"
+	}
+	if opt.Only != nil && opt.Only.String() != "" {
+		command = fmt.Sprintf("go run . -keep -run '%s'", opt.Only)
 	}
 	return &Report{Began: time.Now().UTC().Truncate(time.Second), Command: command, Rounds: opt.Rounds, Machine: machine}, err
 }
@@ -74,6 +81,30 @@ func newest(dir string) (*Report, error) {
 		return nil, fmt.Errorf("%s: %w", slices.Max(paths), err)
 	}
 	return &r, nil
+}
+
+// keep puts the services of a partial run into a complete report, each as a whole
+// and with a note. It refuses figures of another machine, server or kind of run.
+func (r *Report) keep(part *Report) error {
+	here, there := part.Machine, r.Machine
+	there.Load = here.Load
+	if !reflect.DeepEqual(here, there) || part.Rounds != r.Rounds {
+		return errors.New("the newest result is of another machine, server or number of rounds: make a complete one")
+	}
+	for _, t := range part.Tables {
+		if !t.whole {
+			return fmt.Errorf("not all rows of %s were measured", t.Service)
+		}
+		t.Apart = fmt.Sprintf("%s, in %s, by `%s`; load before the run %s",
+			part.Began.Format(time.DateOnly), part.Took, part.Command, short(part.Machine.Load))
+		i := slices.IndexFunc(r.Tables, func(old Table) bool { return old.Service == t.Service })
+		if i < 0 {
+			r.Tables = append(r.Tables, t)
+		} else {
+			r.Tables[i] = t
+		}
+	}
+	return nil
 }
 
 // Missed returns the results that do not reach their bars, even where those are
@@ -131,6 +162,9 @@ func (t Table) Text() string {
 func (t Table) Markdown() string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "## %s\n", t.Service)
+	if t.Apart != "" {
+		fmt.Fprintf(&out, "\nMeasured apart from the rest: %s.\n", t.Apart)
+	}
 	for _, grid := range t.grids() {
 		out.WriteString("\n")
 		for i, line := range grid {
@@ -266,7 +300,7 @@ not stable even there.
 | Go | %s |
 
 A bar is what a row has to reach. `+"`make bench`"+` repeats all of it on a PostgreSQL
-that it starts, or on BENCH_DATABASE_URL; `+"`make bench-quick`"+` takes under two minutes.
+that it starts, or on BENCH_DATABASE_URL; `+"`make bench-quick`"+` takes two to three.
 `, r.Rounds, r.Began.Format(time.DateOnly), cmp.Or(r.Took, "some minutes"), r.Command,
 		m.CPU, m.Cores, memory, m.OS, short(m.Load), m.PostgreSQL, strings.Join(settings, " "), strings.TrimPrefix(m.Go, "go"))
 	for _, t := range r.Tables {

@@ -26,7 +26,7 @@ func TestF3BulkIsRow(t *testing.T) {
 	for _, schema := range []string{"row", "bulk"} {
 		exec(t, pool, strings.ReplaceAll(`
 			CREATE TABLE {s}.t (id int, part text, v numeric, j json, up int, PRIMARY KEY (part, id));
-			CREATE TABLE {s}.tree (id int PRIMARY KEY, up int REFERENCES {s}.tree ON DELETE CASCADE ON UPDATE CASCADE, v int);
+			CREATE TABLE {s}.tree (id int PRIMARY KEY, up int REFERENCES {s}.tree ON DELETE CASCADE, v int);
 			CREATE TABLE {s}.named (id int PRIMARY KEY, tree int REFERENCES {s}.tree ON DELETE SET NULL ON UPDATE CASCADE)`, "{s}", schema))
 	}
 	for _, payload := range []changes.Payload{changes.PayloadFull, changes.PayloadRow, changes.PayloadKeys} {

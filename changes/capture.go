@@ -76,6 +76,8 @@ func (c Capture) withDefaults() (Capture, error) {
 	}
 	if c.Bulk {
 		switch {
+		case c.Always:
+			return c, pg.Refuse("bulk", "cannot be had with always: what replication applies fires no triggers by statement")
 		case c.When != "":
 			return c, pg.Refuse("bulk", "cannot be had with when")
 		case len(c.Columns) > 0:
@@ -116,7 +118,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t := &target{Capture: c}
 	t.schema, t.table, _ = strings.Cut(c.Table, ".")
 	var kind, persistence string
-	var partition, unique bool // a partition itself; a key that no two rows share
+	var partition, unique, parent, cascade bool // a partition itself; a key that no two rows share; inherited from; with a foreign key on itself that cascades updates
 	var columns, key []string
 	var rowTriggers, deferrable []string
 	err = db.QueryRow(ctx, `
@@ -130,11 +132,13 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
 					AND (SELECT bool_and(coalesce(a.attnotnull AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
 						FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
-						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0))
+						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
+			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
+			EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = c.oid AND confrelid = c.oid AND confupdtype IN ('c', 'n', 'd'))
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable, &unique)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable, &unique, &parent, &cascade)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -148,6 +152,12 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		return nil, pg.Refuse("table", "%q is no table (a view, or foreign)", c.Table)
 	}
 	t.partitioned = kind == "p"
+	if parent {
+		return nil, pg.Refuse("table", "%q has tables that inherit from it, whose rows its statements change without its triggers", c.Table)
+	}
+	if t.partitioned && slices.Contains(c.Ops, Update) && !(slices.Contains(c.Ops, Insert) && slices.Contains(c.Ops, Delete)) {
+		return nil, pg.Refuse("ops", "a row that moves between partitions is a delete and an insert: capture these too")
+	}
 	for _, list := range []struct {
 		field string
 		names []string
@@ -175,6 +185,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 			return nil, pg.Refuse("bulk", "cannot be had with partitions")
 		case len(t.Key) == 0:
 			return nil, pg.Refuse("bulk", "needs a key")
+		case cascade:
+			return nil, pg.Refuse("bulk", "cannot be had with a foreign key of the table on itself that cascades updates: one statement would change a row twice")
 		case !unique:
 			return nil, pg.Refuse("bulk", "needs a unique key without NULL, by which rows are paired; (%s) is none", strings.Join(t.Key, ", "))
 		case len(rowTriggers) > 0:

@@ -60,6 +60,9 @@ type line struct {
 	Trimmed bool
 }
 
+func (l *line) position() Position { return Position{Commit: l.N, ID: l.ID} }
+
+// change takes over what the line holds: it can be called once.
 func (l *line) change() Change {
 	c := Change{
 		Position: Position{Commit: l.N, ID: l.ID},
@@ -78,22 +81,30 @@ func (l *line) change() Change {
 	return c
 }
 
-// compact takes out the blanks that PostgreSQL writes.
+// compact takes out the blanks that PostgreSQL writes between the parts of a
+// jsonb. It works in place: b is nobody else's.
 func compact(b []byte) json.RawMessage {
-	if b == nil {
-		return nil
+	out, quoted := b[:0], false
+	for i := 0; i < len(b); i++ {
+		switch c := b[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted:
+			out = append(out, c) // and what it escapes, be it a quote
+			i++
+		case c == ' ' && !quoted:
+			continue
+		}
+		out = append(out, b[i])
 	}
-	var out bytes.Buffer
-	if json.Compact(&out, b) != nil {
-		return b // it came from a jsonb column
-	}
-	return out.Bytes()
+	return out
 }
 
 // asJSON is text if that is JSON, else text as a JSON string.
 func asJSON(text string) json.RawMessage {
-	if json.Valid([]byte(text)) {
-		return compact([]byte(text))
+	var out bytes.Buffer
+	if json.Compact(&out, []byte(text)) == nil { // written by whoever, with any blanks
+		return out.Bytes()
 	}
 	quoted, err := json.Marshal(text)
 	if err != nil {

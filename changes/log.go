@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -44,9 +45,9 @@ var (
 	ErrInTx = fmt.Errorf("not in a transaction: a tick is one of its own: %w", fault.Invalid)
 	// ErrNeedsTx reports a call that only makes sense in a transaction.
 	ErrNeedsTx = fmt.Errorf("only in a transaction: use WithTx: %w", fault.Invalid)
-	// ErrRestored reports that the database was restored from a dump of another
-	// cluster, where its log means nothing.
-	ErrRestored = fmt.Errorf("the feed belongs to another cluster; run howdah changes rebase: %w", fault.Conflict)
+	// ErrRestored reports that the database came from another cluster (a dump that
+	// was restored, pg_upgrade), where its log means nothing.
+	ErrRestored = fmt.Errorf("the feed belongs to another cluster and needs a rebase: howdah changes uninstall --yes, howdah migrate and the captures again begin a new one: %w", fault.Conflict)
 )
 
 // Config are settings of a Log; the zero Config is right for most.
@@ -56,8 +57,9 @@ type Config struct {
 
 // Log is the feed of one database. It is safe for use by many goroutines.
 type Log struct {
-	db  pg.DB
-	cfg Config
+	db        pg.DB
+	cfg       Config
+	snapshots *sync.Mutex // shared by copies: see Snapshot
 }
 
 // New returns the Log of db.
@@ -65,7 +67,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg}
+	return &Log{db: db, cfg: cfg, snapshots: new(sync.Mutex)}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

@@ -7,14 +7,17 @@ import (
 	"strings"
 )
 
-// lets reports whether the filter lets c through, as the server's statement does.
-func (f *Filter) lets(c *Change) bool {
+// names reports whether the filter names the table and the operation of c.
+func (f *Filter) names(c *Change) bool {
 	if len(f.Patterns) > 0 && !slices.ContainsFunc(f.Patterns, func(p Pattern) bool { return p.Matches(c) }) {
 		return false
 	}
-	if len(f.Ops) > 0 && !slices.Contains(f.Ops, c.Op) {
-		return false
-	}
+	return len(f.Ops) == 0 || slices.Contains(f.Ops, c.Op)
+}
+
+// matches reports whether c has what the filter looks for in rows, as the server's
+// statement does.
+func (f *Filter) matches(c *Change) bool {
 	if f.Match == nil {
 		return true
 	}

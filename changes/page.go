@@ -90,6 +90,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
+	batch.Queue(planned)
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
@@ -126,13 +127,14 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
 		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match).
 		Query(func(rows pgx.Rows) (err error) {
-			lines, err = pgx.CollectRows(rows, pgx.RowToStructByPos[line])
+			lines, err = collect(rows, n+1)
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
 	// the page, and a page that it has reached is not whole.
 	batch.Queue(`SELECT floor FROM howdah.change_state`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
+	batch.Queue(replanned)
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, after, err
 	}
@@ -151,6 +153,36 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		next.Commit = max(next.Commit, lines[len(lines)-1].N)
 	}
 	return lines, next, nil
+}
+
+// To plan for every leaf takes as long as to read a page, and the plan that is kept
+// must suit leaves that were empty when it was made, and large transactions, which
+// with statistics of them would be sorted whole for each page: by the index, in its
+// order. A caller's transaction gets back what it had.
+const (
+	planned = `
+		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true),
+			set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+			set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`
+	replanned = `
+		SELECT set_config('plan_cache_mode', p[1], true), set_config('enable_seqscan', p[2], true), set_config('enable_sort', p[3], true), set_config('jit', p[4], true)
+		FROM string_to_array(coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto on on on'), ' ') AS p`
+)
+
+// collect reads at most n lines.
+func collect(rows pgx.Rows, n int) (lines []line, err error) {
+	var l line
+	// Each row is scanned into the same places: by reflection into new ones it
+	// takes half as long again.
+	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed}
+	_, err = pgx.ForEachRow(rows, into, func() error {
+		if lines == nil {
+			lines = make([]line, 0, n)
+		}
+		lines = append(lines, l)
+		return nil
+	})
+	return lines, err
 }
 
 // changesOf makes changes of the first n lines.

@@ -303,7 +303,7 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 		case badCondition(pgErr):
 			return fmt.Errorf("%w (%w)", pg.Refuse("when", "%s", pgErr.Message), pgErr) // all other parts of the statement are ours
 		case pgErr.Code == "42501":
-			return fmt.Errorf("%w; as the table's owner run: GRANT TRIGGER ON %s TO the role that howdah connects as", err, step.Table)
+			return fmt.Errorf("%w: %w; capture and release need the rights of the owner of %s", fault.Denied, err, step.Table)
 		case pgErr.Code != "55P03" && pgErr.Code != "40P01":
 			return err
 		case try == lockTries || pg.InTx(l.db):

@@ -8,11 +8,11 @@ import (
 // ringBytes is how much of the feed a [Tail] keeps for those a little behind.
 const ringBytes = 16 << 20
 
-// ring is the newest part of the feed, as the log has it: whoever watches decodes
-// what it wants.
+// ring is the newest part of the feed, decoded once for all who watch. Which change
+// is the last of its commit depends on a filter: the watcher says it of its copy.
 type ring struct {
 	mu      sync.Mutex
-	lines   []line
+	changes []Change
 	bytes   int
 	from    Position      // the ring holds all that follows
 	to      Position      // and nothing after
@@ -26,28 +26,29 @@ func newRing() *ring { return &ring{grown: make(chan struct{})} }
 func (r *ring) reset(p Position) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lines, r.bytes, r.from, r.to = nil, 0, p, p
+	r.changes, r.bytes, r.from, r.to = nil, 0, p, p
 	r.history++
 	r.wake()
 }
 
-// add appends lines, after which the feed is known up to to.
-func (r *ring) add(lines []line, to Position) {
+// add appends changes, after which the feed is known up to to.
+func (r *ring) add(changes []Change, to Position) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range lines {
-		r.bytes += lines[i].size()
+	for i := range changes {
+		r.bytes += changes[i].size()
 	}
-	r.lines = append(r.lines, lines...)
+	r.changes = append(r.changes, changes...)
 	drop := 0
-	for r.bytes > ringBytes && drop < len(r.lines) {
-		r.bytes -= r.lines[drop].size()
+	for r.bytes > ringBytes && drop < len(r.changes) {
+		r.bytes -= r.changes[drop].size()
 		drop++
 	}
 	if drop > 0 {
-		r.from = r.lines[drop-1].position()
-		// A copy now and then, so that what is dropped is given back.
-		r.lines = append(make([]line, 0, len(r.lines)-drop), r.lines[drop:]...)
+		r.from = r.changes[drop-1].Position
+		// Watchers may be reading there: what is dropped is given back when append
+		// next needs another place for what is left.
+		r.changes = r.changes[drop:]
 	}
 	r.to = to
 	r.wake()
@@ -58,31 +59,29 @@ func (r *ring) wake() {
 	r.grown = make(chan struct{})
 }
 
-// after returns at most n lines that follow p, and where that leads; ok is false
-// where the ring does not hold what follows p. Without lines, grown is closed
-// when there is more.
-func (r *ring) after(p Position, n int) (lines []line, next Position, history int, grown <-chan struct{}, ok bool) {
+// after returns at most n changes that follow p, which others read too, and where
+// that leads; ok is false where the ring does not hold what follows p. Without
+// changes, grown is closed when there is more.
+func (r *ring) after(p Position, n int) (changes []Change, next Position, history int, grown <-chan struct{}, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if p.Compare(r.from) < 0 || p.Compare(r.to) > 0 {
 		return nil, p, r.history, r.grown, false
 	}
-	i, _ := slices.BinarySearchFunc(r.lines, p, func(l line, p Position) int {
-		if l.position().Compare(p) <= 0 {
+	i, _ := slices.BinarySearchFunc(r.changes, p, func(c Change, p Position) int {
+		if c.Position.Compare(p) <= 0 {
 			return -1
 		}
 		return 1
 	})
-	lines = r.lines[i:min(i+n, len(r.lines))]
-	if i+len(lines) == len(r.lines) {
-		return lines, r.to, r.history, r.grown, true
+	changes = r.changes[i:min(i+n, len(r.changes))]
+	if i+len(changes) == len(r.changes) {
+		return changes, r.to, r.history, r.grown, true
 	}
-	return lines, lines[len(lines)-1].position(), r.history, r.grown, true
+	return changes, changes[len(changes)-1].Position, r.history, r.grown, true
 }
 
-func (l *line) position() Position { return Position{Commit: l.N, ID: l.ID} }
-
-// size is about what a line takes in memory.
-func (l *line) size() int {
-	return 200 + len(l.Schema) + len(l.Table) + len(l.Key) + len(l.Old) + len(l.New) + len(l.Origin)
+// size is about what a change takes in memory.
+func (c *Change) size() int {
+	return 300 + len(c.Schema) + len(c.Table) + len(c.Key) + len(c.Old) + len(c.New) + len(c.Origin) + len(c.Meta)
 }

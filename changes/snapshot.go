@@ -2,7 +2,6 @@ package changes
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/jackc/pgx/v5"
 
@@ -18,7 +17,11 @@ func (l *Log) Snapshot(ctx context.Context, fn func(tx pgx.Tx, at Position) erro
 	if pg.InTx(l.db) {
 		return pg.Wrap(op, ErrInTx)
 	}
+	// One at a time in a process: each needs two connections, and waits for the
+	// other's tick with none.
+	l.snapshots.Lock()
 	reader, at, err := l.reader(ctx)
+	l.snapshots.Unlock()
 	if err != nil {
 		return pg.Wrap(op, asOurs(err))
 	}
@@ -29,7 +32,14 @@ func (l *Log) Snapshot(ctx context.Context, fn func(tx pgx.Tx, at Position) erro
 // reader begins a transaction on the snapshot of a tick. The tick's number is only
 // given once the reader has its snapshot; who reads the feed cannot be ahead of it.
 func (l *Log) reader(ctx context.Context) (reader pgx.Tx, at Position, err error) {
+	if reader, err = l.db.Begin(ctx); err != nil {
+		return nil, at, err
+	}
 	err = pgx.BeginFunc(ctx, l.db, func(tick pgx.Tx) error {
+		// The tick holds its lock until we have answered: not for ever.
+		if _, err := tick.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'`, pgx.QueryExecModeSimpleProtocol); err != nil {
+			return err
+		}
 		var snapshot string
 		if err := tick.QueryRow(ctx, `SELECT howdah.change_tick(true, true)`).Scan(&at.Commit); err != nil {
 			return err
@@ -37,17 +47,12 @@ func (l *Log) reader(ctx context.Context) (reader pgx.Tx, at Position, err error
 		if err := tick.QueryRow(ctx, `SELECT current_setting('howdah.snapshot')`).Scan(&snapshot); err != nil {
 			return err
 		}
-		if reader, err = l.db.Begin(ctx); err != nil {
-			return err
-		}
-		if _, err = reader.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY`); err == nil {
-			_, err = reader.Exec(ctx, fmt.Sprintf(`SET TRANSACTION SNAPSHOT %s`, pg.Literal(snapshot)))
-		}
+		_, err := reader.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET TRANSACTION SNAPSHOT `+pg.Literal(snapshot), pgx.QueryExecModeSimpleProtocol)
 		return err
 	})
-	if err != nil && reader != nil {
+	if err != nil {
 		reader.Rollback(context.WithoutCancel(ctx)) // the error says more
-		reader = nil
+		return nil, at, err
 	}
-	return reader, at, err
+	return reader, at, nil
 }

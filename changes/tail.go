@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -100,7 +101,7 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 			}
 			continue
 		}
-		t.ring.add(lines[:min(len(lines), MaxPage)], next)
+		t.ring.add(changesOf(lines, MaxPage), next)
 		at = next
 		bell.busy()
 	}
@@ -125,7 +126,8 @@ func (t *Tail) watch(n int) {
 
 // Watch returns the changes that follow after, as they come, until ctx is done;
 // Run has to be running. A watcher that is behind reads the log by itself and
-// holds up nobody. It ends with ErrExpired or ErrAhead where the position is not
+// holds up nobody. The JSON of a change is shared by all who watch: it is not to be
+// written to. It ends with ErrExpired or ErrAhead where the position is not
 // in the feed any more or not yet; a database that is away is waited for.
 func (t *Tail) Watch(ctx context.Context, after Position, f Filter) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
@@ -160,7 +162,7 @@ type watcher struct {
 
 // next returns what follows, waiting for it; none where it is to be asked again.
 func (w *watcher) next(ctx context.Context) ([]Change, error) {
-	lines, next, history, grown, ok := w.tail.ring.after(w.at, MaxPage)
+	some, next, history, grown, ok := w.tail.ring.after(w.at, MaxPage)
 	if !ok || history != w.history {
 		return w.catchUp(ctx, history, grown)
 	}
@@ -173,12 +175,11 @@ func (w *watcher) next(ctx context.Context) ([]Change, error) {
 	}
 	w.at = next
 	var found []Change
-	for i := range lines {
-		c := lines[i].change()
+	for _, c := range some {
 		if w.held != nil && w.held.Position.Commit != c.Position.Commit {
 			found = w.release(found, true)
 		}
-		if w.filter.lets(&c) {
+		if w.filter.names(&c) && w.filter.matches(&c) {
 			found = w.release(found, false)
 			w.held = &c
 		}
@@ -210,7 +211,7 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		w.held = nil
 	}
 	lines, next, err := w.tail.log.lines(ctx, w.at, MaxPage, w.filter)
-	if err != nil && !pg.LostConnection(err) {
+	if err != nil && !errors.Is(pg.Wrap("", err), fault.Unavailable) {
 		return nil, err
 	}
 	if err == nil {

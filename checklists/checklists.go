@@ -140,12 +140,15 @@ func notDone(item string) string {
 }
 
 // Increment adds one attempt to each of items and returns how many are on list;
-// others are ignored. A count that has reached 2147483647 stays there.
-func (s *Store) Increment(ctx context.Context, list string, items ...string) (int64, error) {
+// others are ignored. A count that has reached 2147483647 stays there. A
+// connection that is lost on the way is [pg.ErrOutcomeUnknown]: to repeat the call
+// may count twice.
+func (s *Store) Increment(ctx context.Context, list string, items ...string) (n int64, err error) {
 	const op = "checklists: increment"
 	if err := s.check(list, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
+	defer func() { err = pg.Written(s.db, err) }()
 	if len(items) == 1 {
 		return s.exec(ctx, op, items, `
 			UPDATE {lists}

@@ -45,13 +45,13 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 			yield(Item{}, pg.Refuse("format", "%q; want one of %s", format, strings.Join(Formats, ", ")))
 			return
 		}
-		src := &source{r: r}
-		plain, err := unpack(src)
+		plain, packed, err := unpack(r)
 		if err != nil {
 			yield(Item{}, pg.Refuse("gzip", "%v", err))
 			return
 		}
-		lines := bufio.NewScanner(plain)
+		src := &source{r: plain}
+		lines := bufio.NewScanner(src)
 		lines.Buffer(make([]byte, 64<<10), maxLine)
 		lines.Split(src.whole(split))
 		n := 0
@@ -73,6 +73,8 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 		}
 		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
 			yield(Item{}, pg.Refuse(fmt.Sprintf("%s %s", unit, thousands(n+1)), "over %s bytes", thousands(maxLine)))
+		} else if err != nil && packed {
+			yield(Item{}, pg.Refuse("gzip", "%v after %s %s", err, unit, thousands(n)))
 		} else if err != nil {
 			yield(Item{}, fmt.Errorf("after %s %s: %w", unit, thousands(n), err))
 		}
@@ -103,19 +105,19 @@ func (s *source) whole(split bufio.SplitFunc) bufio.SplitFunc {
 
 // unpack reads what gzip packed, and passes over the mark that some editors put
 // before UTF-8.
-func unpack(r io.Reader) (io.Reader, error) {
+func unpack(r io.Reader) (plain io.Reader, packed bool, err error) {
 	b := bufio.NewReader(r)
 	if magic, _ := b.Peek(2); string(magic) == "\x1f\x8b" {
 		unpacked, err := gzip.NewReader(b)
 		if err != nil {
-			return nil, err
+			return nil, true, err
 		}
-		b = bufio.NewReader(unpacked)
+		b, packed = bufio.NewReader(unpacked), true
 	}
 	if mark, _ := b.Peek(3); string(mark) == "\ufeff" {
 		b.Discard(3) // just peeked
 	}
-	return b, nil
+	return b, packed, nil
 }
 
 func parseLine(line []byte) (Item, bool, error) {

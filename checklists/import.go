@@ -29,119 +29,119 @@ type Imported struct {
 }
 
 // Import puts the items of src on list, as many as there are, and skips those
-// already there, or kept as done, so that an import that was interrupted is simply run again. Only
-// their names count.
+// already there, or kept as done, so that an import that was interrupted is
+// simply run again. Only their names count.
 //
-// It commits chunks of up to 250,000 items. An error of src, or an item that
-// cannot be stored (Invalid, with its number), ends it: what Imported counts was
-// committed before and stays. In a caller's transaction it is one chunk, all or
-// nothing.
-func (s *Store) Import(ctx context.Context, list string, src iter.Seq2[Item, error], opt ImportOptions) (Imported, error) {
+// It reads and commits chunks of up to 250,000 items; no connection waits for
+// src. An error of src, or an item that cannot be stored (Invalid, with its
+// number), ends it: what Imported counts was committed before and stays. In a
+// caller's transaction it is all or nothing. The role needs the right to make
+// temporary tables.
+func (s *Store) Import(ctx context.Context, list string, src iter.Seq2[Item, error], opt ImportOptions) (sum Imported, err error) {
 	const op = "checklists: import"
-	var sum Imported
 	if err := s.check(list, nil); err != nil {
 		return sum, pg.Wrap(op, err)
 	}
-	next, stop := iter.Pull2(src)
-	defer stop()
-	full, err := s.full(ctx)
-	if err != nil {
-		return sum, pg.Wrap(op, err)
-	}
-	feed := &itemFeed{list: list, next: next, bounded: !pg.InTx(s.db)}
-	for !feed.ended {
-		feed.items, feed.bytes = 0, 0
-		var added int64
-		err := pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
-			added, err = s.importChunk(ctx, tx, list, full, feed)
+	if tx, ok := s.db.(pgx.Tx); ok {
+		err = pgx.BeginFunc(ctx, tx, func(savepoint pgx.Tx) error {
+			sum, err = s.WithTx(savepoint).importAll(ctx, list, src, opt)
 			return err
 		})
 		if err != nil {
-			return sum, pg.Wrap(op, s.told(err))
+			sum = Imported{} // all or nothing
+		}
+	} else {
+		sum, err = s.importAll(ctx, list, src, opt)
+	}
+	return sum, pg.Wrap(op, err)
+}
+
+func (s *Store) importAll(ctx context.Context, list string, src iter.Seq2[Item, error], opt ImportOptions) (sum Imported, err error) {
+	next, stop := iter.Pull2(src)
+	defer stop()
+	chunks := &chunkReader{list: list, next: next}
+	for {
+		names, err := chunks.read(ctx)
+		if err != nil {
+			return sum, err
+		}
+		if len(names) == 0 {
+			return sum, nil
+		}
+		added, err := s.importChunk(ctx, list, names)
+		if err != nil {
+			return sum, err // to repeat it does no harm, even where nobody knows whether it committed
 		}
 		sum.Added += added
-		sum.Skipped += feed.items - added
+		sum.Skipped += int64(len(names)) - added
 		if opt.Progress != nil {
 			opt.Progress(sum)
 		}
 	}
-	return sum, nil
 }
 
-// importChunk copies items aside and inserts them in the order of their bytes,
-// so that concurrent imports wait for each other in one direction only.
-func (s *Store) importChunk(ctx context.Context, tx pgx.Tx, list string, full bool, feed *itemFeed) (added int64, err error) {
-	if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE howdah_import (item text COLLATE "C" NOT NULL) ON COMMIT DROP`); err != nil {
+// importChunk copies names aside and inserts them in the order of their bytes, so
+// that concurrent imports wait for each other in one direction only.
+func (s *Store) importChunk(ctx context.Context, list string, names []string) (added int64, err error) {
+	full, err := s.full(ctx)
+	if err != nil {
 		return 0, err
 	}
-	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"pg_temp", "howdah_import"}, []string{"item"}, feed); err != nil {
-		if feed.err != nil { // the server only says that the client gave up
-			return 0, feed.err
-		}
-		return 0, err
-	}
-	skip := ""
+	unkept := ""
 	if full {
-		skip = "WHERE " + notDone("i.item")
+		unkept = "WHERE " + notDone("i.item")
 	}
-	tag, err := tx.Exec(ctx, s.sql(`
-		INSERT INTO {lists} (list, item)
-		SELECT $1, item
-		FROM pg_temp.howdah_import i
-		`+skip+`
-		ORDER BY item
-		ON CONFLICT DO NOTHING`), list)
-	if err != nil {
-		return 0, err
-	}
-	// A caller's transaction may import again before it commits.
-	_, err = tx.Exec(ctx, `DROP TABLE pg_temp.howdah_import`)
-	return tag.RowsAffected(), err
+	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `CREATE TEMPORARY TABLE howdah_import (item text COLLATE "C" NOT NULL) ON COMMIT DROP`); err != nil {
+			return err
+		}
+		rows := pgx.CopyFromSlice(len(names), func(i int) ([]any, error) { return []any{names[i]}, nil })
+		if _, err := tx.CopyFrom(ctx, pgx.Identifier{"pg_temp", "howdah_import"}, []string{"item"}, rows); err != nil {
+			return err
+		}
+		tag, err := tx.Exec(ctx, s.sql(`
+			INSERT INTO {lists} (list, item)
+			SELECT $1, item
+			FROM pg_temp.howdah_import i
+			`+unkept+`
+			ORDER BY item
+			ON CONFLICT DO NOTHING`), list)
+		if err != nil {
+			return err
+		}
+		added = tag.RowsAffected()
+		// A caller's transaction may import again before it commits.
+		_, err = tx.Exec(ctx, `DROP TABLE pg_temp.howdah_import`)
+		return err
+	})
+	return added, s.told(err)
 }
 
-// itemFeed hands items to COPY until a chunk is full or the source has ended.
-type itemFeed struct {
-	list    string
-	next    func() (Item, error, bool)
-	bounded bool
-
-	read         int64 // items taken from the source so far
-	items, bytes int64 // of this chunk
-	row          [1]any
-	err          error
-	ended        bool
+// chunkReader takes chunks from a source.
+type chunkReader struct {
+	list  string
+	next  func() (Item, error, bool)
+	names []string // used again for each chunk
+	taken int64    // items so far
 }
 
-// Next implements pgx.CopyFromSource.
-func (f *itemFeed) Next() bool {
-	if f.err != nil || f.bounded && (f.items == chunkItems || f.bytes >= chunkBytes) {
-		return false
+// read returns the names of the next chunk, none at the end.
+func (r *chunkReader) read(ctx context.Context) ([]string, error) {
+	r.names = r.names[:0]
+	for bytes := 0; len(r.names) < chunkItems && bytes < chunkBytes; {
+		item, err, ok := r.next()
+		if !ok {
+			break
+		}
+		r.taken++
+		if err != nil {
+			return nil, pg.Foreign(err)
+		}
+		if err := checkName(fmt.Sprintf("item %s", thousands(int(r.taken))), r.list, item.Name); err != nil {
+			return nil, err
+		}
+		r.names = append(r.names, item.Name)
+		bytes += len(item.Name)
 	}
-	item, err, ok := f.next()
-	if !ok {
-		f.ended = true
-		return false
-	}
-	f.read++
-	if err == nil {
-		err = f.check(item)
-	}
-	if err != nil {
-		f.err = err
-		return false
-	}
-	f.items++
-	f.bytes += int64(len(item.Name))
-	f.row[0] = item.Name
-	return true
+	return r.names, ctx.Err()
 }
-
-func (f *itemFeed) check(item Item) error {
-	return checkName(fmt.Sprintf("item %s", thousands(int(f.read))), f.list, item.Name)
-}
-
-// Values implements pgx.CopyFromSource.
-func (f *itemFeed) Values() ([]any, error) { return f.row[:], nil }
-
-// Err implements pgx.CopyFromSource.
-func (f *itemFeed) Err() error { return f.err }

@@ -220,6 +220,7 @@ func TestReadItems(t *testing.T) {
 		"a NUL":               {checklists.Text, "a\n\nb\x00\n", []string{"a"}, "line 3: a NUL byte at byte 1"},
 		"too long":            {checklists.Text, "a\n" + strings.Repeat("x", 2601), []string{"a"}, "line 2: 2,601 bytes"},
 		"gzip":                {checklists.Text, gzipped(t, "a\nb\n"), []string{"a", "b"}, ""},
+		"a gzip cut short":    {checklists.Text, gzipped(t, strings.Repeat("abcdefgh\n", 3)+"last")[:30], []string{"abcdefgh", "abcdefgh", "abcdefgh"}, "gzip: unexpected EOF after line"},
 		"half a gzip":         {checklists.Text, "\x1f\x8b", nil, "gzip: unexpected EOF"},
 		"no object":           {checklists.JSONL, "{\"item\":\"a\"}\nb\n", []string{"a"}, "line 2: no JSON"},
 		"object with no item": {checklists.JSONL, "{}\n", nil, `line 1: the object has no "item"`},

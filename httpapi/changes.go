@@ -242,7 +242,7 @@ func (a *api) watchChanges(ctx context.Context, in *struct {
 	if _, _, err := a.client.Changes.Page(ctx, after, 1, filter); err != nil {
 		return nil, err
 	}
-	return a.eventStream(ctx, func(ctx context.Context, send func(event) bool) {
+	return a.eventStream(ctx, after.String(), func(ctx context.Context, send func(event) bool) {
 		for change, err := range a.client.Tail.Watch(ctx, after, filter) {
 			e := event{ID: change.Position.String(), Name: string(change.Op), Data: change}
 			if err != nil {

@@ -142,7 +142,7 @@ func (s *server) events(t *testing.T, path string, n int, headers ...string) []s
 		switch line := lines.Text(); {
 		case strings.HasPrefix(line, ":"):
 		case line == "":
-			if event != "" {
+			if strings.Contains(event, "data: ") {
 				all = append(all, event)
 			}
 			event = ""

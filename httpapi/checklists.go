@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bufio"
 	"context"
+	"fmt"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -184,6 +185,9 @@ func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, 
 	done, err := a.client.Checklists.Import(ctx, in.List, checklists.ReadItems(in.body, format), checklists.ImportOptions{})
 	if err != nil {
 		in.giveUp()
+		if done.Added+done.Skipped > 0 {
+			err = fmt.Errorf("%w; before that: added %d, skipped %d", err, done.Added, done.Skipped)
+		}
 		return nil, err
 	}
 	return &importOutput{Body: done}, nil

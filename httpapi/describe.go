@@ -61,6 +61,9 @@ func (a *api) describe(op *huma.Operation) {
 			continue
 		}
 		example := newProblem(status, "%s", when)
+		if op.Metadata[streamed] != nil && status == http.StatusBadRequest {
+			when = "The request is wrong, or its stream is; detail says where, and how much was written before."
+		}
 		answer.Description = when
 		answer.Content = map[string]*huma.MediaType{example.ContentType(""): {Schema: problem, Example: example}}
 		for name := range example.GetHeaders() {

@@ -24,7 +24,8 @@ import (
 type Config struct {
 	Version      string          // of the program, told in the OpenAPI document
 	MaxBody      int64           // bytes of a request body, streams excepted; default 8 MiB
-	BodyTimeout  time.Duration   // for a body to arrive, streams excepted; default 1 minute
+	BodyTimeout  time.Duration   // for a body to arrive, or a part of a stream; default 1 minute
+	Timeout      time.Duration   // for the database to answer, streams excepted; default 1 minute
 	Ending       <-chan struct{} // closed when streams are to end
 	LoopbackOnly bool            // refuse requests whose Host is not this machine (DNS rebinding)
 	Log          *slog.Logger    // default slog.Default
@@ -54,6 +55,9 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 	}
 	if cfg.BodyTimeout == 0 {
 		cfg.BodyTimeout = time.Minute
+	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = time.Minute
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

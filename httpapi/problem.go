@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
@@ -36,6 +37,8 @@ type Problem struct {
 	Status int            `json:"status" example:"400"`
 	Detail string         `json:"detail,omitempty" doc:"What was wrong, and what to do."`
 	Errors []ProblemField `json:"errors,omitempty" doc:"The fields that were wrong."`
+
+	again bool // a repeat may help, and does no harm
 }
 
 // ProblemField says what was wrong with one field of a request.
@@ -52,7 +55,7 @@ func (p *Problem) GetStatus() int { return p.Status }
 
 // GetHeaders implements huma.HeadersError: who is told to come back is told when.
 func (p *Problem) GetHeaders() http.Header {
-	if p.Status == http.StatusServiceUnavailable {
+	if p.again {
 		return http.Header{"Retry-After": {"1"}}
 	}
 	return nil
@@ -65,10 +68,19 @@ func (p *Problem) ContentType(string) string { return "application/problem+json"
 // or an outage: it is logged with its cause and told without it.
 func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Problem {
 	var already *Problem
+	var connect *pgconn.ConnectError
 	kind := pg.KindOf(err)
 	switch {
 	case errors.As(err, &already):
 		return already
+	case errors.As(err, &connect): // whatever the reason, and the password is the operator's
+		a.tellRefusal(ctx, op.OperationID, err)
+		return newProblem(http.StatusServiceUnavailable, "the database is away; try again in a moment")
+	case errors.Is(err, pg.ErrOutcomeUnknown):
+		a.tellRefusal(ctx, op.OperationID, err)
+		p := newProblem(http.StatusServiceUnavailable, "the database was lost before it answered: nobody knows whether this was done; look before you repeat it")
+		p.Type, p.again = "urn:howdah:outcome-unknown", false
+		return p
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return newProblem(499, "the client went away") // nobody reads it
 	case kind == "":
@@ -129,7 +141,7 @@ func (a *api) fault(w http.ResponseWriter, r *http.Request, op string, err error
 
 // newProblem names the kind of failure by the status.
 func newProblem(status int, format string, args ...any) *Problem {
-	p := &Problem{Status: status, Title: http.StatusText(status), Detail: fmt.Sprintf(format, args...)}
+	p := &Problem{Status: status, Title: http.StatusText(status), Detail: fmt.Sprintf(format, args...), again: status == http.StatusServiceUnavailable}
 	p.Type = "urn:howdah:" + strings.ReplaceAll(strings.ToLower(p.Title), " ", "-")
 	for kind, s := range statuses {
 		if s == status {

@@ -65,6 +65,11 @@ func add[I, O any](a *api, method, path, id, summary string, handle func(context
 	}
 	var described *huma.Operation
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		if op.Metadata[endless] == nil {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, a.cfg.Timeout)
+			defer cancel()
+		}
 		out, err := handle(ctx, in)
 		if err != nil {
 			return nil, a.problem(ctx, described, err)

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -32,8 +33,20 @@ func (s *stream) Resolve(ctx huma.Context) []error {
 	http.NewResponseController(w).EnableFullDuplex() // HTTP/2 has it anyway
 	s.header = w.Header()
 	s.contentType = r.Header.Get("Content-Type")
-	s.body = &unpacked{body: r.Body, gzip: strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip")}
+	s.body = &unpacked{body: &patient{r.Body, http.NewResponseController(w), time.Duration(ctx.Operation().BodyReadTimeout)}, gzip: strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip")}
 	return nil
+}
+
+// patient waits for each part of a body, but not for ever.
+type patient struct {
+	io.Reader
+	rc       *http.ResponseController
+	patience time.Duration
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	p.rc.SetReadDeadline(time.Now().Add(p.patience)) // where that cannot be, none is needed
+	return p.Reader.Read(b)
 }
 
 // giveUp leaves the rest of the body unread; another request cannot follow it on
@@ -51,9 +64,12 @@ func (s *stream) format() (checklists.Format, error) {
 // streamed marks operations whose request body is a stream.
 const streamed = "streamed"
 
+// endless marks operations that take as long as they take.
+const endless = "endless"
+
 // streamIn describes a request body that huma does not read.
 func streamIn(op *huma.Operation) {
-	op.Metadata[streamed] = true
+	op.Metadata[streamed], op.Metadata[endless] = true, true
 	op.RequestBody = &huma.RequestBody{
 		Description: "A stream of items, of any length; also with Content-Encoding: gzip.",
 		Content:     streams(),
@@ -63,6 +79,7 @@ func streamIn(op *huma.Operation) {
 
 // streamOut describes an answer without a schema.
 func streamOut(op *huma.Operation) {
+	op.Metadata[endless] = true
 	op.Responses["200"] = &huma.Response{
 		Description: "A stream of items. One that fails on the way is cut, never ended cleanly.",
 		Content:     streams(),
@@ -71,6 +88,7 @@ func streamOut(op *huma.Operation) {
 
 // eventsOut describes a stream of Server-Sent Events.
 func eventsOut(op *huma.Operation) {
+	op.Metadata[endless] = true
 	op.Responses["200"] = &huma.Response{
 		Description: "Events named for what happened, with the position as their id. A comment every 15 s keeps the stream alive; bye says that the server stops.",
 		Content: map[string]*huma.MediaType{"text/event-stream": {

@@ -4,7 +4,7 @@ import (
 	"cmp"
 	"container/list"
 	"context"
-	"fmt"
+	"crypto/rand"
 	"log/slog"
 	"math"
 	"sync"
@@ -12,15 +12,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-
-	"github.com/howdah-db/howdah/fault"
 )
-
-// ErrOutcomeUnknown reports a value of which nobody can say whether it was
-// written: the connection was lost in COMMIT and no server could be asked, or
-// the caller's context ended while a transaction carried the value. It is
-// [fault.Unavailable]; a repeat may write the value a second time.
-var ErrOutcomeUnknown = fmt.Errorf("outcome unknown: %w", fault.Unavailable)
 
 // BatcherConfig configures a [Batcher]. Pool and Flush are required.
 type BatcherConfig[K comparable, V, R any] struct {
@@ -38,9 +30,10 @@ type BatcherConfig[K comparable, V, R any] struct {
 	// and one flush runs at a time.
 	Compare func(a, b K) int
 
-	// Idempotent says that a Flush repeated with the same [Batch.Seq] does no
-	// harm if the first one did commit: it is then repeated, not asked about,
-	// when the connection is lost in COMMIT, and no outcome is unknown.
+	// Idempotent says that a Flush repeated with the same [Batch.Writer] and Seq
+	// does no harm if the first one did commit: it is then repeated, not asked
+	// about, when the connection is lost in COMMIT. An outcome is unknown only
+	// where every repeat fails.
 	Idempotent bool
 
 	// Failed is called once for each value of [Batcher.Post] that was not
@@ -63,9 +56,11 @@ type BatcherConfig[K comparable, V, R any] struct {
 
 // Batch is what one transaction writes: each key once.
 type Batch[K comparable, V, R any] struct {
-	// Seq counts attempts, upwards and never reused. Only a repeat after an
-	// unknown outcome has the Seq of its first attempt, and exactly its entries:
-	// a Flush that records Seq in its transaction can tell that it had committed.
+	// Writer is a name that no other Batcher has, in whatever process. Seq counts
+	// its attempts, upwards from 1. Only a repeat after an unknown outcome has the
+	// Seq of its first attempt, and exactly its entries: a Flush that records
+	// (Writer, Seq) in its transaction can tell that it had committed.
+	Writer  string
 	Seq     uint64
 	Entries []Entry[K, V, R]
 }
@@ -90,6 +85,7 @@ type Entry[K comparable, V, R any] struct {
 type Batcher[K comparable, V, R any] struct {
 	cfg BatcherConfig[K, V, R]
 	log *slog.Logger
+	id  string // see Batch.Writer
 
 	wake    chan struct{} // one signal: there may be something to flush
 	closing chan struct{} // closed when Run's context has ended
@@ -138,6 +134,7 @@ func NewBatcher[K comparable, V, R any](cfg BatcherConfig[K, V, R]) *Batcher[K, 
 	cfg.DrainFor = cmp.Or(cfg.DrainFor, 10*time.Second)
 	return &Batcher[K, V, R]{
 		cfg:     cfg,
+		id:      rand.Text(),
 		log:     cmp.Or(cfg.Log, slog.Default()).With("batcher", cfg.Name),
 		wake:    make(chan struct{}, 1),
 		closing: make(chan struct{}),

@@ -113,7 +113,7 @@ func (b *Batcher[K, V, R]) write(ctx context.Context, ps []*put[K, V, R]) {
 			return
 		}
 		start := time.Now()
-		batch, results := batchOf(seq, ps)
+		batch, results := batchOf(b.id, seq, ps)
 		outcome, err := b.attempt(ctx, batch)
 		switch {
 		case outcome == committed:
@@ -121,6 +121,14 @@ func (b *Batcher[K, V, R]) write(ctx context.Context, ps []*put[K, V, R]) {
 				b.log.Info("written after repeats", "values", len(ps), "repeats", try)
 			}
 			b.succeed(ps, results, time.Since(start))
+			return
+		case outcome == rejected && open:
+			// An attempt before may have committed: what its repeat runs into says
+			// nothing of the values, and halves of it would be written again.
+			b.fail(ps, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+			return
+		case outcome == rejected && ofTheStatement(err):
+			b.fail(ps, err)
 			return
 		case outcome == rejected && len(ps) > 1:
 			b.mu.Lock()
@@ -167,13 +175,13 @@ func (b *Batcher[K, V, R]) write(ctx context.Context, ps []*put[K, V, R]) {
 
 // batchOf groups ps, which are sorted by key, by key; results are those of the
 // entries, in the order of ps.
-func batchOf[K comparable, V, R any](seq uint64, ps []*put[K, V, R]) (batch Batch[K, V, R], results []R) {
+func batchOf[K comparable, V, R any](writer string, seq uint64, ps []*put[K, V, R]) (batch Batch[K, V, R], results []R) {
 	values := make([]V, len(ps))
 	results = make([]R, len(ps))
 	for i, p := range ps {
 		values[i] = p.value
 	}
-	batch.Seq = seq
+	batch.Writer, batch.Seq = writer, seq
 	for from, to := 0, 1; from < len(ps); to++ {
 		if to < len(ps) && ps[to].key == ps[from].key {
 			continue

@@ -55,7 +55,8 @@ func (b *Batcher[K, V, R]) attempt(run context.Context, batch Batch[K, V, R]) (o
 			return passing, err
 		}
 		rollback(ctx, tx)
-		if panicked == nil && (ctx.Err() != nil || passes(err)) {
+		var pgErr *pgconn.PgError // an EOF of the Flush's own is no lost connection: that one lives
+		if panicked == nil && (ctx.Err() != nil || errors.As(err, &pgErr) && passes(err)) {
 			return passing, err
 		}
 		return rejected, err
@@ -120,6 +121,13 @@ type panicError struct {
 }
 
 func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+// ofTheStatement reports whether err is that of any batch: a table, column or
+// function that is not there, or a right. No value is to blame.
+func ofTheStatement(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "42") || pgErr.Code == "3F000")
+}
 
 // beforeFlush sorts an error that has nothing to do with the batch.
 func beforeFlush(err error) outcome {

@@ -3,6 +3,7 @@ package pg
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -26,13 +27,47 @@ func Wrap(op string, err error) error {
 }
 
 // Sorted returns err so that errors.Is finds its kind, and adds nothing to its
-// text: for errors of the caller's own statements.
+// text: for errors of the caller's own statements. What is wrong in them (class
+// 42, rights excepted) has no kind: it will not work in a moment.
 func Sorted(err error) error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || strings.HasPrefix(pgErr.Code, "42") && pgErr.Code != "42501" {
+		return err
+	}
 	kind := KindOf(err)
-	if err == nil || kind == "" {
+	if kind == "" {
 		return err
 	}
 	return &sortedError{error: err, kind: kind}
+}
+
+// Foreign returns err so that it is not taken for one of PostgreSQL's: the end of
+// a file says nothing about a connection. A kind that err has it keeps.
+func Foreign(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &foreignError{err}
+}
+
+type foreignError struct{ error }
+
+func (e *foreignError) Unwrap() error { return e.error }
+
+// ErrOutcomeUnknown reports a write of which nobody can say whether it was done:
+// the connection was lost before its answer came. It is [fault.Unavailable]; a
+// repeat may write a second time.
+var ErrOutcomeUnknown = fmt.Errorf("outcome unknown: %w", fault.Unavailable)
+
+// Written returns the error of a write on db so that it is [ErrOutcomeUnknown]
+// where the connection was lost after it had been sent. In a transaction of the
+// caller's nothing is written before he commits.
+func Written(db DB, err error) error {
+	var connect *pgconn.ConnectError
+	if err == nil || InTx(db) || !LostConnection(err) || errors.As(err, &connect) || errors.Is(err, puddle.ErrClosedPool) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
 }
 
 type sortedError struct {
@@ -72,7 +107,7 @@ func KindOf(err error) fault.Kind {
 	switch {
 	case errors.As(err, &kind):
 		return kind
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.As(err, new(*foreignError)):
 		return ""
 	case errors.As(err, &pgErr):
 		return kindOfState(pgErr.Code)
@@ -121,6 +156,9 @@ func hintFor(err error) string {
 	case "42P01", "3F000", "42883":
 		return "has this database been migrated? (howdah migrate)"
 	case "42501":
+		if strings.Contains(pgErr.Message, "temporary") {
+			return "the owner can allow it: GRANT TEMPORARY ON DATABASE …"
+		}
 		return "the owner can let this role in: GRANT USAGE ON SCHEMA …, and GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA …"
 	case "25006":
 		return "this server is read-only (a standby?): point the URL at the primary, e.g. with target_session_attrs=read-write"

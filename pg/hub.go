@@ -143,6 +143,9 @@ func (h *Hub) heard(added []string) {
 	h.state = HubListening
 	for _, channel := range added {
 		h.listening[channel] = true
+		if len(h.subs[channel]) == 0 { // the last one left while this was under way
+			h.changed(channel)
+		}
 		for s := range h.subs[channel] {
 			s.gap()
 		}

@@ -73,6 +73,8 @@ func (s *Subscription) Close() {
 		delete(h.subs, s.channel)
 		if h.listening[s.channel] {
 			h.changed(s.channel)
+		} else {
+			delete(h.stale, s.channel) // nothing to listen to, and nothing to end
 		}
 	}
 }

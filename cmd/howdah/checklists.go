@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -215,7 +216,9 @@ with an item a line.`,
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				bar := c.progress("import "+printable(args[0]), size)
 				src := bar.items(checklists.ReadItems(bar.reader(in), f))
-				done, err := client.Checklists.Import(ctx, args[0], src, checklists.ImportOptions{})
+				done, err := interruptible(ctx, func() (checklists.Imported, error) {
+					return client.Checklists.Import(ctx, args[0], src, checklists.ImportOptions{})
+				})
 				bar.finish()
 				if err != nil && done.Added+done.Skipped > 0 {
 					advice := "run it again to go on"
@@ -233,6 +236,32 @@ with an item a line.`,
 	}
 	formatFlags(cmd, &format, &null)
 	return cmd
+}
+
+// interruptible runs fn, and leaves it alone with a source that has fallen silent
+// when ctx ends: the program is about to.
+func interruptible[T any](ctx context.Context, fn func() (T, error)) (T, error) {
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		value, err := fn()
+		done <- result{value, err}
+	}()
+	select {
+	case r := <-done:
+		return r.value, r.err
+	case <-ctx.Done():
+	}
+	select { // it ends by itself where it was not reading
+	case r := <-done:
+		return r.value, r.err
+	case <-time.After(2 * time.Second):
+		var none T
+		return none, ctx.Err()
+	}
 }
 
 func (c *cli) imported(done checklists.Imported) error {

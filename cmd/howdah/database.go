@@ -5,12 +5,14 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime/debug"
+	"strings"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
@@ -133,7 +135,7 @@ func (c *cli) psql() *cobra.Command {
 	}
 }
 
-// runPsql hands psql the connection in its environment: arguments are there for
+// runPsql hands psql the password in its environment: arguments are there for
 // every user of the machine to see.
 func (c *cli) runPsql(ctx context.Context, db *database, args []string) error {
 	cfg, err := db.Config.Direct()
@@ -144,10 +146,13 @@ func (c *cli) runPsql(ctx context.Context, db *database, args []string) error {
 	if err != nil {
 		return err
 	}
-	psql := exec.CommandContext(ctx, binary, args...)
+	psql := exec.CommandContext(ctx, binary, append([]string{"--dbname", withoutPassword(cmp.Or(db.ListenURL, db.URL))}, args...)...)
 	psql.Cancel = func() error { return nil } // it has the terminal: an interrupt is its own
-	psql.Env = append(os.Environ(), psqlEnv(cfg)...)
+	psql.Env = append(os.Environ(), "PGPASSWORD="+cfg.Password, "PGAPPNAME=howdah psql")
 	psql.Stdin, psql.Stdout, psql.Stderr = c.in, c.out, c.err
+	if out, ok := c.out.(*output); ok {
+		psql.Stdout = out.Writer // the terminal itself, if it is one
+	}
 	err = psql.Run()
 	if exit, ok := err.(*exec.ExitError); ok {
 		return fmt.Errorf("psql: exit status %d", exit.ExitCode())
@@ -155,11 +160,29 @@ func (c *cli) runPsql(ctx context.Context, db *database, args []string) error {
 	return err
 }
 
-func psqlEnv(cfg *pgx.ConnConfig) []string {
-	return []string{
-		"PGHOST=" + cfg.Host, fmt.Sprintf("PGPORT=%d", cfg.Port), "PGUSER=" + cfg.User,
-		"PGPASSWORD=" + cfg.Password, "PGDATABASE=" + cfg.Database, "PGAPPNAME=howdah psql",
+var (
+	passwordPair = regexp.MustCompile(`(^|\s)password\s*=\s*('(?:[^'\\]|\\.)*'|\S*)`)
+	poolPair     = regexp.MustCompile(`(^|\s)(pool_\w+|default_query_exec_mode|statement_cache_capacity|description_cache_capacity)\s*=\s*\S*`)
+)
+
+// withoutPassword is a connection string for psql: all that it says of hosts and
+// of TLS, without the password and without what only pgx understands.
+func withoutPassword(conn string) string {
+	u, err := url.Parse(conn)
+	if err != nil || u.Scheme == "" {
+		return poolPair.ReplaceAllString(passwordPair.ReplaceAllString(conn, ""), "")
 	}
+	if u.User != nil {
+		u.User = url.User(u.User.Username())
+	}
+	query := u.Query()
+	for name := range query {
+		if name == "password" || poolPair.MatchString(name+"=") {
+			query.Del(name)
+		}
+	}
+	u.RawQuery = strings.ReplaceAll(query.Encode(), "+", "%20") // libpq knows no plus
+	return u.String()
 }
 
 func findPsql(private *localpg.Server) (string, error) {

@@ -250,12 +250,10 @@ func TestInterruptDuringAnImport(t *testing.T) {
 		}
 		answer <- err
 	}()
-	if _, err := io.WriteString(w, strings.Repeat("a.txt\n", 50_000)); err != nil {
+	// More than fits between the two: when it is written the server is reading.
+	if _, err := io.WriteString(w, "a.txt\n"+strings.Repeat("\n", 12<<20)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the import is under way", func() bool {
-		return shell(t, private(dir), `howdah psql -- -Atc "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'copy %howdah_import%'"`) == "1\n"
-	})
 	pid := postmaster(t, dir)
 	began := time.Now()
 	s.end(t, os.Interrupt)

@@ -31,14 +31,15 @@ func command() int {
 
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
-	c := &cli{env: env, in: stdin, out: stdout, err: stderr}
+	out := &output{Writer: stdout}
+	c := &cli{env: env, in: stdin, out: out, err: stderr}
 	root := c.root()
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil || errors.Is(err, syscall.EPIPE) {
+	if err == nil || out.closed {
 		return 0
 	}
 	if !c.started { // cobra's own errors: unknown commands and flags, wrong arguments

@@ -2,19 +2,37 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"os"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"unicode"
 
 	"golang.org/x/term"
 )
 
+// output is stdout. It remembers that its reader has seen enough, which is no
+// failure; a connection to the database that breaks in the same way is one.
+type output struct {
+	io.Writer
+	closed bool
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	n, err := o.Writer.Write(b)
+	o.closed = o.closed || errors.Is(err, syscall.EPIPE)
+	return n, err
+}
+
 // isTerminal reports whether people look at w.
 func isTerminal(w any) bool {
+	if out, ok := w.(*output); ok {
+		w = out.Writer
+	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
 }

@@ -87,7 +87,7 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	group, serving := errgroup.WithContext(ctx)
 	server := &http.Server{
 		Handler: httpapi.New(client, httpapi.Config{
-			Version: programVersion(), LoopbackOnly: loopback && !cfg.insecure, Ending: serving.Done(), Log: log,
+			Version: programVersion(), LoopbackOnly: loopback, Ending: serving.Done(), Log: log,
 		}),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,

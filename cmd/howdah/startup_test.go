@@ -304,7 +304,7 @@ func TestPsqlHidesThePassword(t *testing.T) {
 	t.Parallel()
 	url := role(t, pgtest.Database(t))
 	r := program(t, map[string]string{"DATABASE_URL": url}, "", "psql", "--", "-Atc", `\! tr '\0' ' ' </proc/$PPID/cmdline`)
-	if r.code != 0 || !strings.Contains(r.stdout, "psql -Atc") {
+	if r.code != 0 || !strings.Contains(r.stdout, "psql --dbname postgres://") || !strings.Contains(r.stdout, " -Atc") {
 		t.Errorf("%+v", r)
 	}
 	discreet(t, "psql", r)

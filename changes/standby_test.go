@@ -1,0 +1,268 @@
+package changes_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/localpg"
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+// newPair starts a server and a hot standby of it: the same directory twice, taken
+// while the server was down, so that no tool is needed that not every package of
+// PostgreSQL brings along.
+func newPair(t *testing.T) (primary, standby *localpg.Server) {
+	t.Helper()
+	settings := map[string]string{"wal_level": "replica"}
+	first := pgtest.Server(t, func(cfg *localpg.Config) { cfg.Settings = settings })
+	base := filepath.Join(t.TempDir(), "base")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := first.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	clone(t, first.Dir(), base)
+	again := func(cfg *localpg.Config) {
+		clone(t, base, cfg.Dir)
+		cfg.Settings = settings
+	}
+	primary = pgtest.Server(t, again)
+	standby = pgtest.Server(t, func(cfg *localpg.Config) {
+		again(cfg)
+		c := parseURL(t, primary.URL())
+		data := filepath.Join(cfg.Dir, "data")
+		conninfo := fmt.Sprintf("primary_conninfo = 'host=%s port=%d user=%s password=%s'\n", c.Host, c.Port, c.User, c.Password)
+		appendTo(t, filepath.Join(data, "postgresql.auto.conf"), conninfo)
+		appendTo(t, filepath.Join(data, "standby.signal"), "")
+		own(t, first.Data(), data)
+	})
+	return primary, standby
+}
+
+// clone copies a state directory, without what belongs to a running server.
+func clone(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.MkdirAll(to, 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(to, "data"), os.DirFS(filepath.Join(from, "data"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(filepath.Join(to, "data"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	secret, err := os.ReadFile(filepath.Join(from, "password"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(to, "password"), secret, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	own(t, filepath.Join(from, "data"), filepath.Join(to, "data"))
+}
+
+// own gives a tree to the owner of another: servers refuse to run as root.
+func own(t *testing.T, like, dir string) {
+	t.Helper()
+	info, err := os.Stat(like)
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func appendTo(t *testing.T, path, text string) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func parseURL(t *testing.T, url string) *pgx.ConnConfig {
+	t.Helper()
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cfg
+}
+
+// replayed returns when the standby has what the primary had at the call.
+func replayed(t *testing.T, primary, standby *pgxpool.Pool) {
+	t.Helper()
+	var lsn string
+	if err := primary.QueryRow(t.Context(), `SELECT pg_current_wal_flush_lsn()::text`).Scan(&lsn); err != nil {
+		t.Fatal(err)
+	}
+	until(t, standby, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, lsn)
+}
+
+// until asks again and again, for a minute at most.
+func until(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		var yes *bool
+		if err := pool.QueryRow(t.Context(), sql, args...).Scan(&yes); err != nil {
+			t.Fatal(err)
+		}
+		if yes != nil && *yes {
+			return
+		}
+	}
+	t.Fatalf("never: %s", sql)
+}
+
+// A hot standby shows what was numbered and has been replayed, and asks for no
+// more than it can have. Promoted, it carries the feed on in another era: nothing
+// that was replayed is lost, and what only the old primary knew is told.
+func TestStandbyAndPromotion(t *testing.T) {
+	t.Parallel()
+	primary, standby := newPair(t)
+	l, pool := logOf(t, primary.URL())
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v int)`)
+	capture(t, l, changes.Capture{Table: "public.a"})
+	other := pgtest.Pool(t, standby.URL())
+	replayed(t, pool, other)
+	mirror := changes.New(other, changes.Config{})
+	add := func(pool *pgxpool.Pool, ids ...int) {
+		t.Helper()
+		for _, id := range ids {
+			exec(t, pool, `INSERT INTO a VALUES ($1, 0)`, id)
+		}
+	}
+
+	// An empty feed is no error there.
+	if all, at := readAll(t, mirror, changes.Position{}, 10, changes.Filter{}); len(all) > 0 || at.Commit != 0 {
+		t.Errorf("empty: %v, %s", all, at)
+	}
+	add(pool, 1, 2, 3)
+	numbered, head := readAll(t, l, changes.Position{}, 10, changes.Filter{})
+	add(pool, 4, 5) // committed, not numbered
+	replayed(t, pool, other)
+	shown, at := readAll(t, mirror, changes.Position{}, 2, changes.Filter{})
+	if diff := cmp.Diff(numbered, shown); diff != "" || at != head {
+		t.Errorf("the standby's feed ends at %s, want %s:\n%s", at, head, diff)
+	}
+	if _, err := mirror.Sync(t.Context()); err == nil {
+		t.Error("Sync on a standby: no error, though it can number nothing")
+	}
+
+	// A Tail there follows what is numbered here.
+	tail := newTail(t, standby.URL())
+	if diff := cmp.Diff(numbered, watch(t, tail, changes.Position{}, changes.Filter{}, 3)); diff != "" {
+		t.Error(diff)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	followed := make(chan changes.Change)
+	go func() {
+		defer close(followed)
+		for c, err := range tail.Watch(ctx, head, changes.Filter{}) {
+			if err != nil {
+				t.Errorf("Watch on a standby: %v", err)
+				return
+			}
+			select {
+			case followed <- c:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	next := func(id int) (c changes.Change) {
+		t.Helper()
+		c, ok := <-followed
+		if want := fmt.Sprintf(`{"id":%d}`, id); !ok || string(c.Key) != want {
+			t.Fatalf("the watcher saw %s, want %s", c.Key, want)
+		}
+		return c
+	}
+	if _, err := l.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next(4)
+	last := next(5)
+	before, head := readAll(t, l, changes.Position{}, 10, changes.Filter{})
+
+	add(pool, 6)
+	replayed(t, pool, other) // but it has no number
+	cutOff(t, pool, other)
+	add(pool, 7)
+	lost, err := l.Sync(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lost.Commit != head.Commit+2 {
+		t.Fatalf("the old primary's head is %s, want two after %s", lost, head)
+	}
+
+	exec(t, other, `SELECT pg_promote(true, 60)`)
+	until(t, other, `SELECT NOT pg_is_in_recovery()`)
+	if _, _, err := mirror.Page(t.Context(), lost, 10, changes.Filter{}); !errors.Is(err, changes.ErrAhead) {
+		t.Errorf("Page(%s), never replayed: %v, want ErrAhead", lost, err)
+	}
+	add(other, 8, 9)
+	all, end := readAll(t, mirror, changes.Position{}, 2, changes.Filter{})
+	var keys []string
+	for _, c := range all {
+		keys = append(keys, string(c.Key))
+	}
+	if got := strings.Join(keys, ""); got != `{"id":1}{"id":2}{"id":3}{"id":4}{"id":5}{"id":6}{"id":8}{"id":9}` {
+		t.Errorf("after the promotion: %s", got)
+	}
+	if diff := cmp.Diff(before, all[:len(before)]); diff != "" {
+		t.Errorf("what had been numbered has changed:\n%s", diff)
+	}
+	if all[5].Position.Commit != 1_000_000_000_000 || end.Commit != 1_000_000_000_002 {
+		t.Errorf("the new era goes from %s to %s, want 1000000000000 to 1000000000002", all[5].Position, end)
+	}
+	if _, _, err := mirror.Page(t.Context(), lost, 10, changes.Filter{}); !errors.Is(err, changes.ErrAhead) {
+		t.Errorf("Page(%s), in the lost history: %v, want ErrAhead", lost, err)
+	}
+	// Whoever stood before it goes on: by pages, and without having let go.
+	rest, _ := readAll(t, mirror, last.Position, 10, changes.Filter{})
+	if diff := cmp.Diff(all[5:], rest); diff != "" {
+		t.Errorf("after %s:\n%s", last.Position, diff)
+	}
+	next(6)
+	next(8)
+	next(9)
+	cancel()
+	for range followed {
+	}
+}
+
+// cutOff lets the standby get nothing any more, as when the primary is lost.
+func cutOff(t *testing.T, primary, standby *pgxpool.Pool) {
+	t.Helper()
+	exec(t, standby, `ALTER SYSTEM SET primary_conninfo = ''`)
+	exec(t, standby, `SELECT pg_reload_conf()`)
+	until(t, primary, `SELECT NOT EXISTS (SELECT FROM pg_stat_replication)`)
+}

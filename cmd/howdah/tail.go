@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// tail is the flags of a reader of the feed.
+type tail struct {
+	from, until string
+	tables, ops []string
+	match       string
+	chunk       int
+}
+
+func (c *cli) changesTail() *cobra.Command {
+	var t tail
+	cmd := &cobra.Command{
+		Use:   "tail",
+		Short: "Print the feed, a change a line, and follow it",
+		Long: `Prints the feed, a change a line, and follows it until it is interrupted, or up to
+--until. Positions are those of the lines; a time such as 2026-11-20T14:00:00Z
+stands for the position the feed had then.`,
+		Example: `  howdah changes tail --from start --until now
+  howdah changes tail --table public.users --op insert,update
+  howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			filter, err := t.filter()
+			if err != nil {
+				return err
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.runTail(ctx, client, &t, filter)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&t.from, "from", "now", "start, now, a position or a time")
+	flags.StringVar(&t.until, "until", "", "end there: now, a position or a time")
+	flags.StringSliceVar(&t.tables, "table", nil, "schema.table, schema.*, message.topic.* or *, perhaps with :insert")
+	flags.StringSliceVar(&t.ops, "op", nil, "insert, update, delete, truncate, message")
+	flags.StringVar(&t.match, "match", "", "JSON object that the row contains")
+	flags.IntVar(&t.chunk, "chunk", changes.MaxPage, "changes read at a time")
+	flags.Lookup("chunk").Hidden = true // for tests
+	return cmd
+}
+
+func (t *tail) filter() (f changes.Filter, err error) {
+	if f.Patterns, err = changes.ParsePatterns(t.tables...); err != nil {
+		return f, err
+	}
+	for _, op := range t.ops {
+		if !slices.Contains([]string{"insert", "update", "delete", "truncate", "message"}, op) {
+			return f, pg.Refuse("--op", "%q; want some of insert, update, delete, truncate, message", op)
+		}
+		f.Ops = append(f.Ops, changes.Op(op))
+	}
+	if t.match != "" {
+		f.Match = json.RawMessage(t.match)
+	}
+	return f, nil
+}
+
+func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
+	at, err := place(ctx, client.Changes, t.from)
+	if err != nil {
+		return err
+	}
+	if t.until == "" {
+		return c.follow(ctx, client, at, filter)
+	}
+	end, err := place(ctx, client.Changes, t.until)
+	if err != nil {
+		return err
+	}
+	for { // once at least, which tells whether the position is in the feed
+		page, next, err := client.Changes.Page(ctx, at, t.chunk, filter)
+		if err != nil {
+			return interrupted(ctx, err)
+		}
+		for _, change := range page {
+			if change.Position.Compare(end) > 0 {
+				return nil
+			}
+			if err := jsonLine(c.out, change); err != nil {
+				return err
+			}
+		}
+		if next == at || next.Compare(end) >= 0 {
+			return nil
+		}
+		at = next
+	}
+}
+
+// follow prints what comes until it is interrupted.
+func (c *cli) follow(ctx context.Context, client *howdah.Client, at changes.Position, filter changes.Filter) error {
+	return client.Following(ctx, func(ctx context.Context, tail *changes.Tail) error {
+		for change, err := range tail.Watch(ctx, at, filter) {
+			if err != nil {
+				return interrupted(ctx, err)
+			}
+			if err := jsonLine(c.out, change); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// interrupted is nil where err is only that the user has seen enough.
+func interrupted(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// place finds a position by its name.
+func place(ctx context.Context, l *changes.Log, name string) (changes.Position, error) {
+	switch name {
+	case "start":
+		return l.Start(ctx)
+	case "now":
+		return l.Sync(ctx)
+	}
+	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
+		return l.At(ctx, t)
+	}
+	return changes.ParsePosition(name)
+}
+
+func (c *cli) changesListen() *cobra.Command {
+	return &cobra.Command{
+		Use:   "listen CHANNEL...",
+		Short: "Print the notifications of channels, until interrupted",
+		Long: `Prints the notifications of channels, one a line, until it is interrupted. What is
+sent while nobody listens is gone; a line with "gap" says that something may be.`,
+		Example: `  howdah changes listen create_or_update_record`,
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.listen(ctx, client, args)
+			})
+		},
+	}
+}
+
+// listen prints what all channels say.
+func (c *cli) listen(ctx context.Context, client *howdah.Client, channels []string) error {
+	notices := make(chan pg.Notice)
+	var hearing sync.WaitGroup
+	defer hearing.Wait()
+	for _, channel := range channels {
+		sub, err := client.Hub.Subscribe(channel)
+		if err != nil {
+			return err
+		}
+		defer sub.Close()
+		hearing.Go(func() {
+			for n := range sub.C() {
+				select {
+				case notices <- n:
+				case <-ctx.Done():
+				}
+			}
+		})
+	}
+	return client.Following(ctx, func(ctx context.Context, _ *changes.Tail) error {
+		for {
+			select {
+			case n := <-notices:
+				line := map[string]any{"channel": n.Channel, "payload": n.Payload, "pid": n.PID}
+				if n.Gap {
+					line = map[string]any{"channel": n.Channel, "gap": true}
+				}
+				if err := jsonLine(c.out, line); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
+}
