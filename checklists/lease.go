@@ -41,7 +41,8 @@ type Claim struct {
 // priority first, then the longest due. It adds an attempt to each. No items, and
 // no error, are what there is when none is ready, the list is paused, or its
 // limits are reached; Paused says which. Items whose lease ended are ready, too;
-// those that have used up their attempts become dead instead of being handed out.
+// those that have used up their attempts become dead instead of being handed out,
+// and then there may be fewer than n although more are ready.
 //
 // An answer that is lost on the way costs the items one attempt and the time of
 // the lease. n is from 1 to [MaxClaim], d from [MinLease] to [MaxLease], else the
