@@ -54,19 +54,6 @@ BEGIN
 	);
 	COMMENT ON TABLE howdah.checklist_done IS 'Items that are done, of lists that keep them.';
 
-	CREATE TABLE howdah.checklist_import (
-		relation regclass    NOT NULL,
-		list     text        COLLATE "C" NOT NULL,
-		id       text        COLLATE "C" NOT NULL,
-		items    bigint      NOT NULL,
-		digest   bytea       NOT NULL,
-		added    bigint      NOT NULL,
-		skipped  bigint      NOT NULL,
-		at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-		CONSTRAINT checklist_import_pk PRIMARY KEY (relation, list, id)
-	);
-	COMMENT ON TABLE howdah.checklist_import IS 'How far an import that was interrupted has come.';
-
 	CREATE FUNCTION howdah.checklist_bucket() RETURNS timestamptz
 	LANGUAGE sql VOLATILE
 	RETURN date_bin('10 seconds', clock_timestamp(), 'epoch');
@@ -152,6 +139,9 @@ BEGIN
 		RETURN NULL;
 	END $$;
 	COMMENT ON FUNCTION howdah.checklist_truncated() IS 'Counts the items of a table that was emptied as done. Not for the items that stay on kept lists: they are gone.';
+
+	-- Triggers run them with the owner's rights; nobody else has a reason to.
+	REVOKE EXECUTE ON FUNCTION howdah.checklist_fold(), howdah.checklist_inserted(), howdah.checklist_deleted(), howdah.checklist_truncated() FROM PUBLIC;
 END
 $howdah$;
 
