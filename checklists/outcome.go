@@ -43,8 +43,9 @@ func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, e
 		WHERE list = $1 AND lease = $2::uuid`)
 }
 
-// finish runs a statement on some or all items of a lease. Nobody but its holder
-// ends it, so that no order of locks is needed.
+// finish runs a statement on some or all items of a lease. It locks them in any
+// order, for nobody but the lease's holder ends it; a Kill or an Extend that meets
+// it in another order is a deadlock, which one of the two repeats.
 func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, sql string) (int64, error) {
 	if err := s.checkHeld(ctx, l, items); err != nil {
 		return 0, pg.Wrap(op, err)
