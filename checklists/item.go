@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -66,11 +67,13 @@ func scanItem(row pgx.CollectableRow) (item Item, err error) {
 		err = row.Scan(&item.Name, &item.Attempts)
 		return item, err
 	}
-	var due, tried *time.Time
-	var worker, text *string
-	err = row.Scan(&item.Name, &item.Attempts, &item.Priority, &item.State, &due, &tried, &worker, &text, &item.Payload)
-	item.Due, item.Tried = orZero(due).UTC(), orZero(tried).UTC()
-	item.Worker, item.Error = orZero(worker), orZero(text)
+	// Types that pgx scans without reflection: pages are many rows.
+	var state string
+	var due, tried pgtype.Timestamptz
+	var worker, text pgtype.Text
+	err = row.Scan(&item.Name, &item.Attempts, &item.Priority, &state, &due, &tried, &worker, &text, (*[]byte)(&item.Payload))
+	item.State, item.Due, item.Tried = State(state), due.Time.UTC(), tried.Time.UTC()
+	item.Worker, item.Error = worker.String, text.String
 	return item, err
 }
 
