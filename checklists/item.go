@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -55,11 +54,16 @@ type Item struct {
 const stateOf = `CASE WHEN due <= statement_timestamp() THEN 'ready' WHEN due = 'infinity' THEN 'dead' WHEN lease IS NULL THEN 'waiting' ELSE 'leased' END`
 
 // The columns that scanItem reads: of a plain table, of howdah's, of done items.
+// Most items of most pages wait for their first claim: what those have nothing of
+// is one column, as NULL, because each column of a page costs.
 const (
 	plainColumns = `item, attempts`
-	fullColumns  = `item, attempts, priority, ` + stateOf + ` AS state,
-			CASE WHEN due > statement_timestamp() AND due < 'infinity' THEN due END AS until, tried, worker, error, payload`
-	doneColumns = `item, attempts, 0::smallint, 'done', NULL::timestamptz, done_at, worker, NULL::text, payload`
+	fullColumns  = `item, attempts, priority, payload,
+			CASE WHEN due > statement_timestamp() OR tried IS NOT NULL OR error IS NOT NULL
+			THEN json_build_object('state', ` + stateOf + `,
+				'due', CASE WHEN due > statement_timestamp() AND due < 'infinity' THEN due END,
+				'tried', tried, 'worker', worker, 'error', error) END AS history`
+	doneColumns = `item, attempts, 0::smallint, payload, json_build_object('state', 'done', 'tried', done_at, 'worker', worker) AS history`
 )
 
 func scanItem(row pgx.CollectableRow) (item Item, err error) {
@@ -67,13 +71,13 @@ func scanItem(row pgx.CollectableRow) (item Item, err error) {
 		err = row.Scan(&item.Name, &item.Attempts)
 		return item, err
 	}
-	// Types that pgx scans without reflection: pages are many rows.
-	var state string
-	var due, tried pgtype.Timestamptz
-	var worker, text pgtype.Text
-	err = row.Scan(&item.Name, &item.Attempts, &item.Priority, &state, &due, &tried, &worker, &text, (*[]byte)(&item.Payload))
-	item.State, item.Due, item.Tried = State(state), due.Time.UTC(), tried.Time.UTC()
-	item.Worker, item.Error = worker.String, text.String
+	item.State = StateReady
+	var history []byte
+	err = row.Scan(&item.Name, &item.Attempts, &item.Priority, (*[]byte)(&item.Payload), &history)
+	if err == nil && history != nil {
+		err = json.Unmarshal(history, &item)
+		item.Due, item.Tried = item.Due.UTC(), item.Tried.UTC()
+	}
 	return item, err
 }
 
