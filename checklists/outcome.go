@@ -29,8 +29,9 @@ type Failure struct {
 // is not touched.
 func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, error) {
 	return s.finish(ctx, "checklists: done", l, items, `
-		DELETE FROM {lists}
-		WHERE list = $1 AND lease = $2::uuid`)
+		DELETE FROM {lists} l
+		USING k
+		WHERE l.list = $1 AND l.item = k.item`)
 }
 
 // Release gives items back at once, or without items all that the lease still
@@ -38,25 +39,30 @@ func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, erro
 // with [Store.Done].
 func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, error) {
 	return s.finish(ctx, "checklists: release", l, items, `
-		UPDATE {lists}
+		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
-		WHERE list = $1 AND lease = $2::uuid`)
+		FROM k
+		WHERE l.list = $1 AND l.item = k.item`)
 }
 
-// finish runs a statement on some or all items of a lease. It locks them in any
-// order, for nobody but the lease's holder ends it; a Kill or an Extend that meets
-// it in another order is a deadlock, which one of the two repeats.
+// finish runs a statement on k, which is some or all items of a lease, locked in
+// the order that Kill, Extend and the services' other statements lock items in.
 func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, sql string) (int64, error) {
 	if err := s.checkHeld(ctx, l, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
-	args, asked := []any{l.List, l.Token}, 0
+	args, asked, named := []any{l.List, l.Token}, 0, ""
 	if len(items) > 0 {
 		set := sortedSet(items)
-		args, asked = append(args, set), len(set)
-		sql += " AND item = ANY($3)"
+		args, asked, named = append(args, set), len(set), " AND item = ANY($3)"
 	}
-	n, err := s.run(ctx, sql, args...)
+	n, err := s.run(ctx, `
+		WITH k AS MATERIALIZED (
+			SELECT item
+			FROM {lists}
+			WHERE list = $1 AND lease = $2::uuid`+named+`
+			ORDER BY item COLLATE "C"
+			FOR UPDATE)`+sql, args...)
 	if err == nil {
 		err = lost(n, asked)
 	}
@@ -90,6 +96,12 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
 			FROM howdah.checklist
 			WHERE relation = {relation} AND list = $1),
+		k AS MATERIALIZED (
+			SELECT item
+			FROM {lists}
+			WHERE list = $1 AND lease = $2::uuid AND item = ANY($3)
+			ORDER BY item COLLATE "C"
+			FOR NO KEY UPDATE),
 		u AS (
 			UPDATE {lists} l
 			SET lease = NULL, error = f.error, due = CASE
@@ -98,8 +110,9 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 					WHEN f.wait > 0 THEN f.wait / 1e9::float8
 					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END
 			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
+			JOIN k USING (item)
 			CROSS JOIN s
-			WHERE l.list = $1 AND l.item = f.item AND l.lease = $2::uuid
+			WHERE l.list = $1 AND l.item = f.item
 			RETURNING l.due),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
