@@ -29,10 +29,10 @@ type Filter struct {
 }
 
 // Page returns up to n changes that follow after, and the position to go on from,
-// which moves on even where the filter lets nothing through. A page that reaches
-// the end first numbers what has committed meanwhile, unless it is read in a
-// transaction or on a standby. The feed has ended, for now, where the position
-// returned is the one given.
+// which moves on even where the filter lets nothing through. The feed has ended,
+// for now, where the position returned is the one given: all that had committed
+// before the call lies before it. In a transaction and on a standby, only what
+// was numbered there is shown.
 //
 // n is from 1 to [MaxPage]. It returns ErrExpired or ErrAhead where the position
 // is not in the feed any more or not yet.
@@ -44,7 +44,7 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if err := f.check(); err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	lines, next, err := l.newest(ctx, after, n, f)
+	lines, next, err := l.newest(ctx, after, n, f, true)
 	if err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
@@ -52,13 +52,14 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 }
 
 // newest reads lines as [Log.lines] does; at the end of what is numbered it first
-// numbers what has committed meanwhile.
-func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
+// numbers what has committed meanwhile. Where another is at that, who does not wait
+// may miss what committed after the other began.
+func (l *Log) newest(ctx context.Context, after Position, n int, f Filter, wait bool) ([]line, Position, error) {
 	lines, next, err := l.lines(ctx, after, n, f)
 	if err != nil || len(lines) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
 		return lines, next, err
 	}
-	head, err := l.tick(ctx, false)
+	head, err := l.tick(ctx, wait)
 	if err != nil && !readOnly(err) {
 		return nil, after, err
 	}

@@ -55,6 +55,32 @@ func TestF6PagesAtEveryCut(t *testing.T) {
 	})
 }
 
+// A page shows what committed before it was asked for, even where another reader
+// is numbering and began before that.
+func TestPageShowsWhatIsCommitted(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	other, err := m.pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.in(t, other, `SELECT howdah.change_tick(true)`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	paged := make(chan []changes.Change, 1)
+	go func() {
+		page, _, err := m.log.Page(t.Context(), changes.Position{}, 10, changes.Filter{})
+		if err != nil {
+			t.Error(err)
+		}
+		paged <- page
+	}()
+	err = waiting(t.Context(), m.pool, 1752135524)
+	m.commit(t, other)
+	if page := <-paged; len(page) != 1 || err != nil {
+		t.Errorf("%d changes, want 1 (%v)", len(page), err)
+	}
+}
+
 func equal(a, b changes.Change) bool { return cmp.Equal(a, b) }
 
 // A filter that the server applies lets through what it does in Go.

@@ -89,7 +89,7 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 	}
 	t.ring.reset(at)
 	for t.watched() {
-		lines, next, err := t.log.newest(ctx, at, MaxPage, Filter{})
+		lines, next, err := t.log.newest(ctx, at, MaxPage, Filter{}, false)
 		switch {
 		case errors.Is(err, ErrExpired), errors.Is(err, ErrAhead):
 			return nil // begin anew; each watcher is told where it stands
