@@ -100,9 +100,9 @@ func (s *Store) Migrations() pg.Migrations {
 
 // Insert puts items on list with no attempts and returns how many were added;
 // those already there stay as they are, and where the list keeps what is done,
-// that is skipped too. They may be claimed at once, in the order given. For more than some ten thousand items
-// use [Store.Import]. It returns an Invalid error, and adds nothing, where an
-// item cannot be stored.
+// that is skipped too. They may be claimed at once, in the order given. For more
+// than some ten thousand items use [Store.Import]. It returns an Invalid error, and
+// adds nothing, where an item cannot be stored.
 func (s *Store) Insert(ctx context.Context, list string, items ...string) (added int64, err error) {
 	const op = "checklists: insert"
 	if err := s.checkNew(list, items); err != nil {
@@ -118,11 +118,7 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	// In the order of their bytes, so that overlapping inserts wait for each
 	// other in one direction only.
 	if !full {
-		return s.exec(ctx, op, items, `
-			INSERT INTO {lists} (list, item)
-			SELECT $1, item
-			FROM unnest($2::text[]) AS item
-			ON CONFLICT DO NOTHING`, list, sortedSet(items))
+		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
 	return s.exec(ctx, op, items, `
 		INSERT INTO {lists} (list, item, due)
@@ -132,6 +128,12 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 		ORDER BY u.item COLLATE "C", u.n
 		ON CONFLICT DO NOTHING`, list, items)
 }
+
+const insertPlain = `
+	INSERT INTO {lists} (list, item)
+	SELECT $1, item
+	FROM unnest($2::text[]) AS item
+	ON CONFLICT DO NOTHING`
 
 // notDone is the condition that list $1 has not kept item as done.
 func notDone(item string) string {

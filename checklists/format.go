@@ -58,12 +58,11 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 		for lines.Scan() {
 			n++
 			item, ok, err := parse(lines.Bytes())
-			place := fmt.Sprintf("%s %s", unit, thousands(n))
 			if err != nil {
-				yield(Item{}, pg.Refuse(place, "%s", err))
+				yield(Item{}, pg.Refuse(unit+" "+thousands(n), "%s", err))
 				return
 			}
-			if err := checkName(place, "", item.Name); err != nil {
+			if err := checkNth(unit, n, "", item.Name); err != nil {
 				yield(Item{}, err)
 				return
 			}
@@ -72,7 +71,7 @@ func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 			}
 		}
 		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
-			yield(Item{}, pg.Refuse(fmt.Sprintf("%s %s", unit, thousands(n+1)), "over %s bytes", thousands(maxLine)))
+			yield(Item{}, pg.Refuse(unit+" "+thousands(n+1), "over %s bytes", thousands(maxLine)))
 		} else if err != nil && packed {
 			yield(Item{}, pg.Refuse("gzip", "%v after %s %s", err, unit, thousands(n)))
 		} else if err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -72,10 +73,49 @@ func TestImportInChunks(t *testing.T) {
 			}
 		}
 	}
+	// Nothing of the first chunk is known, one of the second, and nothing of the third.
+	insert(t, s, "l", fmt.Sprintf("item-%07d", shuffled[300_000]))
 	chunks := 0
 	got, err := s.Import(t.Context(), "l", src, checklists.ImportOptions{Progress: func(checklists.Imported) { chunks++ }})
-	if want := (checklists.Imported{Added: n}); err != nil || got != want || chunks != 3 {
+	if want := (checklists.Imported{Added: n - 1, Skipped: 1}); err != nil || got != want || chunks != 3 {
 		t.Errorf("Import = %+v in %d chunks, %v, want %+v in 3", got, chunks, err, want)
+	}
+}
+
+// Whether a chunk is copied or merged, it is claimed in the order given, to the
+// millisecond.
+func TestImportKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	const n = 3000
+	for _, list := range []string{"copied", "merged"} {
+		want := make([]string, n)
+		for i := range want {
+			want[i] = fmt.Sprintf("item-%04d", n-i)
+		}
+		if list == "merged" {
+			insert(t, s, list, "item-0000")
+		}
+		if _, err := s.Import(t.Context(), list, source(append(want, "item-0000")...), checklists.ImportOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		claimed := 0
+		for claimed < n {
+			lease, err := s.Claim(t.Context(), list, "w", 100, time.Minute)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, item := range lease.Items {
+				if item.Name == "item-0000" {
+					continue
+				}
+				// A millisecond is a thousand items.
+				if at := slices.Index(want, item.Name); at < claimed-1000 || at > claimed+1000 {
+					t.Fatalf("%s: number %d was claimed as number %d", list, at, claimed)
+				}
+				claimed++
+			}
+		}
 	}
 }
 

@@ -49,6 +49,15 @@ func checkName(field, list, item string) error {
 	return checkLength(field, list, item)
 }
 
+// checkNth is checkName of the n-th of many, whose place is put into words only
+// where it is refused.
+func checkNth(unit string, n int, list, item string) error {
+	if checkName("", list, item) == nil {
+		return nil
+	}
+	return checkName(unit+" "+thousands(n), list, item)
+}
+
 func checkLength(field, list, item string) error {
 	if n := len(list) + len(item); n > MaxName {
 		return pg.Refuse(field, "%s bytes; list and item together may have %s", thousands(n), thousands(MaxName))

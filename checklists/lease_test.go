@@ -329,7 +329,7 @@ func TestDoneItemsAreKeptWhereTheListSaysSo(t *testing.T) {
 	if n, err := s.Insert(ctx, "l", "a", "b", "c", "d"); n != 1 || err != nil {
 		t.Errorf("Insert = %d, %v, want d alone", n, err)
 	}
-	if got, err := s.Import(ctx, "l", source("a", "b", "c", "e"), checklists.ImportOptions{}); got.Added != 1 || err != nil {
+	if got, err := s.Import(ctx, "l", source(done, "e"), checklists.ImportOptions{}); got.Added != 1 || err != nil {
 		t.Errorf("Import = %+v, %v, want e alone", got, err)
 	}
 	if n, err := s.Redrive(ctx, "l", checklists.Query{State: checklists.StateDone}); n != 1 || err != nil {
