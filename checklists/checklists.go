@@ -246,7 +246,7 @@ func (s *Store) Get(ctx context.Context, list, item string) (Item, error) {
 		WHERE relation = {relation} AND list = $1 AND item = $2
 		LIMIT 1`
 	}
-	found, err := s.items(ctx, sql, list, item)
+	found, err := s.items(ctx, 1, sql, list, item)
 	if err == nil && len(found) == 0 {
 		err = ErrNoItem
 	}
@@ -274,7 +274,7 @@ func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]
 	// Two statements, because one with "$2 IS NULL OR" reads the list from its
 	// start once the plan is generic. The empty item is an item too.
 	if after == nil {
-		items, err := s.items(ctx, `
+		items, err := s.items(ctx, n, `
 			SELECT `+columns+`
 			FROM {lists}
 			WHERE list = $1
@@ -282,7 +282,7 @@ func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]
 			LIMIT $2`, list, n)
 		return items, pg.Wrap(op, err)
 	}
-	items, err := s.items(ctx, `
+	items, err := s.items(ctx, n, `
 		SELECT `+columns+`
 		FROM {lists}
 		WHERE list = $1 AND item > $2
@@ -325,13 +325,13 @@ func (s *Store) Lists(ctx context.Context, after *string, n int) ([]List, error)
 		return nil, pg.Wrap(op, err)
 	}
 	if after == nil {
-		lists, err := collect(ctx, s, pgx.RowToStructByName[List], `
+		lists, err := s.lists(ctx, `
 			WITH RECURSIVE walk AS (
 				(SELECT list FROM {lists} ORDER BY list LIMIT 1)`+walkLists+`
 			LIMIT $1`, n)
 		return lists, pg.Wrap(op, err)
 	}
-	lists, err := collect(ctx, s, pgx.RowToStructByName[List], `
+	lists, err := s.lists(ctx, `
 		WITH RECURSIVE walk AS (
 			(SELECT list FROM {lists} WHERE list > $1 ORDER BY list LIMIT 1)`+walkLists+`
 		LIMIT $2`, *after, n)
@@ -356,16 +356,35 @@ func (s *Store) columns(ctx context.Context) (string, error) {
 	return fullColumns, nil
 }
 
-func (s *Store) items(ctx context.Context, sql string, args ...any) ([]Item, error) {
-	return collect(ctx, s, scanItem, sql, args...)
+// items returns the items of a query, empty but never nil. It expects as many as
+// the last argument says.
+func (s *Store) items(ctx context.Context, n int, sql string, args ...any) (items []Item, err error) {
+	err = pg.Retry(ctx, s.db, func() error {
+		rows, err := s.db.Query(ctx, s.sql(sql), args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		items = make([]Item, 0, min(n, 1000))
+		scanner := newItemScanner(rows)
+		for rows.Next() {
+			item, err := scanner.scan()
+			if err != nil {
+				return err
+			}
+			items = append(items, item)
+		}
+		return rows.Err()
+	})
+	return items, s.told(err)
 }
 
-// collect returns the rows of a query, empty but never nil.
-func collect[T any](ctx context.Context, s *Store, scan pgx.RowToFunc[T], sql string, args ...any) (found []T, err error) {
+// lists returns the lists of a query, empty but never nil.
+func (s *Store) lists(ctx context.Context, sql string, args ...any) (lists []List, err error) {
 	err = pg.Retry(ctx, s.db, func() error {
 		rows, _ := s.db.Query(ctx, s.sql(sql), args...) // CollectRows reports its error too
-		found, err = pgx.CollectRows(rows, scan)
+		lists, err = pgx.CollectRows(rows, pgx.RowToStructByName[List])
 		return err
 	})
-	return found, s.told(err)
+	return lists, s.told(err)
 }

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"iter"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -93,8 +91,9 @@ func (s *Store) find(ctx context.Context, list string, q Query, yield func(Item,
 		return err
 	}
 	defer rows.Close()
+	scanner := newItemScanner(rows)
 	for rows.Next() {
-		item, err := scanItem(rows.(pgx.CollectableRow))
+		item, err := scanner.scan()
 		if err != nil {
 			return err
 		}

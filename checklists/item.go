@@ -53,31 +53,49 @@ type Item struct {
 // stateOf is the state of a row; the order of its arms is that of the rules.
 const stateOf = `CASE WHEN due <= statement_timestamp() THEN 'ready' WHEN due = 'infinity' THEN 'dead' WHEN lease IS NULL THEN 'waiting' ELSE 'leased' END`
 
-// The columns that scanItem reads: of a plain table, of howdah's, of done items.
-// Most items of most pages wait for their first claim: what those have nothing of
-// is one column, as NULL, because each column of a page costs.
+// The columns of items: of a plain table, of howdah's, of what is done. Most items
+// of most pages wait for their first claim: what those have nothing of is one
+// column, as NULL, because each column of a page costs.
 const (
 	plainColumns = `item, attempts`
-	fullColumns  = `item, attempts, priority, payload,
-			CASE WHEN due > statement_timestamp() OR tried IS NOT NULL OR error IS NOT NULL
-			THEN json_build_object('state', ` + stateOf + `,
+	fullColumns  = `item, attempts, payload,
+			CASE WHEN due > statement_timestamp() OR tried IS NOT NULL OR priority <> 0 OR error IS NOT NULL
+			THEN json_build_object('priority', priority, 'state', ` + stateOf + `,
 				'due', CASE WHEN due > statement_timestamp() AND due < 'infinity' THEN due END,
-				'tried', tried, 'worker', worker, 'error', error) END AS history`
-	doneColumns = `item, attempts, 0::smallint, payload, json_build_object('state', 'done', 'tried', done_at, 'worker', worker) AS history`
+				'tried', tried, 'worker', worker, 'error', error) END AS more`
+	doneColumns = `item, attempts, payload, json_build_object('state', 'done', 'tried', done_at, 'worker', worker) AS more`
 )
 
-func scanItem(row pgx.CollectableRow) (item Item, err error) {
-	if len(row.FieldDescriptions()) == 2 {
-		err = row.Scan(&item.Name, &item.Attempts)
-		return item, err
+// itemScanner reads rows of those columns, each into the same places: new ones for
+// every row take half as long again.
+type itemScanner struct {
+	rows pgx.Rows
+	item Item
+	more []byte
+	into []any
+}
+
+func newItemScanner(rows pgx.Rows) *itemScanner {
+	s := &itemScanner{rows: rows}
+	s.into = []any{&s.item.Name, &s.item.Attempts, (*[]byte)(&s.item.Payload), &s.more}
+	s.into = s.into[:len(rows.FieldDescriptions())]
+	return s
+}
+
+// scan returns the item of the row that is next.
+func (s *itemScanner) scan() (Item, error) {
+	if err := s.rows.Scan(s.into...); err != nil {
+		return Item{}, err
 	}
-	item.State = StateReady
-	var history []byte
-	err = row.Scan(&item.Name, &item.Attempts, &item.Priority, (*[]byte)(&item.Payload), &history)
-	if err == nil && history != nil {
-		err = json.Unmarshal(history, &item)
-		item.Due, item.Tried = item.Due.UTC(), item.Tried.UTC()
+	item := s.item
+	if len(s.into) > 2 {
+		item.State = StateReady
 	}
+	if s.more == nil {
+		return item, nil
+	}
+	err := json.Unmarshal(s.more, &item)
+	item.Due, item.Tried = item.Due.UTC(), item.Tried.UTC()
 	return item, err
 }
 
