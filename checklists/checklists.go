@@ -122,7 +122,7 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	}
 	return s.exec(ctx, op, items, `
 		INSERT INTO {lists} (list, item, due)
-		SELECT $1, u.item, date_trunc('milliseconds', statement_timestamp() - (cardinality($2::text[]) - u.n) * interval '1 microsecond')
+		SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
 		FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
 		WHERE `+notDone("u.item")+`
 		ORDER BY u.item COLLATE "C", u.n

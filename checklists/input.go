@@ -19,26 +19,39 @@ func (s *Store) check(list string, items []string) error {
 	if err := pg.CheckText("list", list); err != nil {
 		return err
 	}
-	for i, item := range items {
-		if err := pg.CheckText(field(items, i), item); err != nil {
-			return err
-		}
-	}
-	return nil
+	return checkItems(items, pg.CheckText)
 }
 
 // checkNew also refuses names too long to be stored. What is longer and there,
 // because the original let it in, can still be read, ticked and deleted.
 func (s *Store) checkNew(list string, items []string) error {
-	if err := s.check(list, items); err != nil {
+	if err := s.check(list, nil); err != nil {
 		return err
 	}
+	return checkItems(items, func(field, item string) error { return checkName(field, list, item) })
+}
+
+// checkItems checks each of items. Which one it is is put into words only where it
+// is refused: that takes longer than to check it.
+func checkItems(items []string, check func(field, item string) error) error {
 	for i, item := range items {
-		if err := checkLength(field(items, i), list, item); err != nil {
-			return err
+		if check("item", item) == nil {
+			continue
 		}
+		if len(items) == 1 {
+			return check("item", item)
+		}
+		return check(fmt.Sprintf("items[%d]", i), item)
 	}
 	return nil
+}
+
+// checkNth is checkName of the n-th of many, with its place.
+func checkNth(unit string, n int, list, item string) error {
+	if checkName("item", list, item) == nil {
+		return nil
+	}
+	return checkName(unit+" "+thousands(n), list, item)
 }
 
 // checkName refuses an item that cannot be stored on list.
@@ -46,30 +59,10 @@ func checkName(field, list, item string) error {
 	if err := pg.CheckText(field, item); err != nil {
 		return err
 	}
-	return checkLength(field, list, item)
-}
-
-// checkNth is checkName of the n-th of many, whose place is put into words only
-// where it is refused.
-func checkNth(unit string, n int, list, item string) error {
-	if checkName("", list, item) == nil {
-		return nil
-	}
-	return checkName(unit+" "+thousands(n), list, item)
-}
-
-func checkLength(field, list, item string) error {
 	if n := len(list) + len(item); n > MaxName {
 		return pg.Refuse(field, "%s bytes; list and item together may have %s", thousands(n), thousands(MaxName))
 	}
 	return nil
-}
-
-func field(items []string, i int) string {
-	if len(items) == 1 {
-		return "item"
-	}
-	return fmt.Sprintf("items[%d]", i)
 }
 
 func checkPage(after *string, n int) error {
