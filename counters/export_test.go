@@ -47,3 +47,13 @@ func (n Number) Quo(m Number) Number { return n.quo(m) }
 func (n Number) Sqrt() Number        { return n.sqrt() }
 
 func (k Key) Join(separator string) string { return k.join(separator) }
+
+// Estimate estimates the number of n members with hashes.
+func Estimate(n int, hash func() uint64) uint64 {
+	var s sketch
+	for range n {
+		i, rank := split(hash())
+		s[i] = max(s[i], uint8(rank))
+	}
+	return s.estimate()
+}

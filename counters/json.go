@@ -27,7 +27,7 @@ func parseJSON(text []byte, check bool) (any, error) {
 	}
 	s := scanner{text: text}
 	v, err := s.value()
-	if err == nil && s.next() != 0 {
+	if s.next(); err == nil && s.at < len(text) {
 		err = s.refuse("something after the end")
 	}
 	return v, err

@@ -152,6 +152,12 @@ const (
 // registerOf returns the register of a member and its rank there.
 func registerOf(member string) (register string, rank int64) {
 	sum := sha256.Sum256([]byte(member))
-	hash := binary.BigEndian.Uint64(sum[:8])
-	return fmt.Sprintf("%03x", hash>>(64-registerBits)), int64(min(bits.LeadingZeros64(hash<<registerBits)+1, maxRank))
+	i, high := split(binary.BigEndian.Uint64(sum[:8]))
+	return fmt.Sprintf("%03x", i), int64(high)
+}
+
+// split returns the register that a hash belongs to, and its rank there: the place
+// of the first 1 among the other bits.
+func split(hash uint64) (register, rank int) {
+	return int(hash >> (64 - registerBits)), min(bits.LeadingZeros64(hash<<registerBits)+1, maxRank)
 }

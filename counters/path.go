@@ -29,26 +29,26 @@ func ParseEncoding(text string) (Encoding, error) {
 	return "", pg.Refuse("paths", "%q; want raw or v1", text)
 }
 
-// path leads to a place in Values.
-type path struct {
+// place is where a path leads to in Values.
+type place struct {
 	segments []string
 	wild     []bool // segments that stand for every name
 }
 
 // parsePath reads a path as a caller writes it. The empty text leads nowhere else
 // than to the Values themselves.
-func (e Encoding) parsePath(text string) path {
+func (e Encoding) parsePath(text string) place {
 	if text == "" {
-		return path{}
+		return place{}
 	}
 	if e != V1 || !strings.Contains(text, `\`) {
-		p := path{segments: strings.Split(text, ".")}
+		p := place{segments: strings.Split(text, ".")}
 		for _, segment := range p.segments {
 			p.wild = append(p.wild, segment == "*")
 		}
 		return p
 	}
-	var p path
+	var p place
 	var segment strings.Builder
 	literal := false // whether the segment has an escaped character
 	end := func() {
@@ -76,7 +76,7 @@ func (e Encoding) parsePath(text string) path {
 var escaper = strings.NewReplacer(`.`, `\.`, `*`, `\*`, `\`, `\\`)
 
 // render writes a path so that parsePath reads it again.
-func (e Encoding) render(p path) string {
+func (e Encoding) render(p place) string {
 	if e != V1 {
 		return strings.Join(p.segments, ".")
 	}
