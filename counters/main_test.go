@@ -1,9 +1,56 @@
 package counters_test
 
 import (
+	"context"
+	"log/slog"
 	"testing"
+	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/pg/migrate"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// newPool returns a pool on a schema of the test's own, in a database that has been
+// migrated: its tables are the test's to make.
+func newPool(t testing.TB) *pgxpool.Pool {
+	t.Helper()
+	pool := pgtest.Schema(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	elsewhere := counters.New(pool, counters.Config{Table: pgx.Identifier{"no schema", "trifle_stats"}})
+	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), elsewhere.Migrations()); err != nil {
+		t.Fatal(err)
+	}
+	return pool
+}
+
+// newStore returns a store on a table of the test's own, which it has made.
+func newStore(t testing.TB, cfg counters.Config) (*counters.Store, *pgxpool.Pool) {
+	t.Helper()
+	pool := newPool(t)
+	s := counters.New(pool, cfg)
+	if err := s.Setup(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return s, pool
+}
+
+var modes = []counters.Mode{counters.Full, counters.Partial, counters.Separated}
+
+// key is the row of a bucket, as it is written in every mode.
+func key(text string) []counters.Key { return []counters.Key{{text}} }
+
+// row returns the data of one row of trifle_stats.
+func row(t testing.TB, pool *pgxpool.Pool, key string) (data string) {
+	t.Helper()
+	if err := pool.QueryRow(t.Context(), `SELECT data::text FROM trifle_stats WHERE key = $1`, key).Scan(&data); err != nil {
+		t.Fatal(err)
+	}
+	return data
+}

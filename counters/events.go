@@ -1,0 +1,244 @@
+package counters
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Event is something to count: in one row for each granularity.
+type Event struct {
+	// ID, if any, is applied once in 7 days in a table, however often it is sent.
+	// Events of one Apply that share an ID stand or fall together.
+	ID string
+	// Op is OpAdd, the default (the original's track), or OpPut (its assert).
+	Op Op
+	// Key is the name of the metric.
+	Key string
+	// At is when it happened.
+	At time.Time
+	// Values are added to the buckets of At, or put there.
+	Values Values
+	// Untracked counts the event in the system row without the name of its metric.
+	Untracked bool
+	// Granularities are those to count in; default those of the table.
+	Granularities []Granularity
+}
+
+const (
+	systemKey = "__system__key__"
+	untracked = "__untracked__"
+	maxID     = 1000 // bytes; an index takes no more than some 2,700
+)
+
+// Apply counts events, all of them or none, in their order, in one transaction. It
+// returns how many were applied: the others have an ID that was seen before.
+//
+// It returns [ErrNotNumber] where a field that is to be added to holds something
+// else, and an Invalid error that names the field of an event that cannot be. A
+// connection that is lost on the way is [pg.ErrOutcomeUnknown]; events with IDs may
+// simply be applied again.
+func (s *Store) Apply(ctx context.Context, events ...Event) (applied int, err error) {
+	applied, err = s.apply(ctx, events)
+	return applied, pg.Wrap("counters: apply", err)
+}
+
+// Track adds the numbers of v, and what its [Leaf]s stand for, to the buckets of at.
+// It is Apply of one event.
+func (s *Store) Track(ctx context.Context, key string, at time.Time, v Values) error {
+	_, err := s.apply(ctx, []Event{{Key: key, At: at, Values: v}})
+	return pg.Wrap("counters: track", err)
+}
+
+// Assert puts the leaves of v, any JSON, into the buckets of at; other fields stay. It
+// is Apply of one event with OpPut.
+func (s *Store) Assert(ctx context.Context, key string, at time.Time, v Values) error {
+	_, err := s.apply(ctx, []Event{{Op: OpPut, Key: key, At: at, Values: v}})
+	return pg.Wrap("counters: assert", err)
+}
+
+func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return 0, err
+	}
+	writes := make([]write, len(events))
+	var ids []string
+	for i, e := range events {
+		if writes[i], err = t.writes(e); err != nil {
+			return 0, inEvent(i, len(events), err)
+		}
+		if e.ID != "" {
+			ids = append(ids, e.ID)
+		}
+	}
+	var all fold
+	if len(ids) == 0 {
+		for i, w := range writes {
+			if err := w.into(&all); err != nil {
+				return 0, inEvent(i, len(events), err)
+			}
+		}
+		return len(events), s.write(ctx, t, &all)
+	}
+	slices.Sort(ids) // two that share some wait for each other in one direction
+	ids = slices.Compact(ids)
+	applied := 0
+	err = pg.Retry(ctx, s.db, func() error {
+		applied, all = 0, fold{}
+		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+			fresh, err := s.claim(ctx, tx, t, ids)
+			if err != nil {
+				return err
+			}
+			for i, w := range writes {
+				if id := events[i].ID; id != "" && !fresh[id] {
+					continue
+				}
+				if err := w.into(&all); err != nil {
+					return inEvent(i, len(events), err)
+				}
+				applied++
+			}
+			return s.send(ctx, tx, t, &all)
+		})
+	})
+	if err = s.explain(ctx, t, &all, pg.Written(s.db, s.told(err))); err != nil {
+		return 0, err
+	}
+	return applied, nil
+}
+
+// claim keeps ids, and returns those that were not there. One that another transaction
+// is about to keep is waited for.
+func (s *Store) claim(ctx context.Context, tx pgx.Tx, t *table, ids []string) (map[string]bool, error) {
+	rows, err := tx.Query(ctx, `
+		INSERT INTO howdah.counter_events AS e (tbl, id)
+		SELECT $1, id
+		FROM unnest($2::text[]) AS id
+		ON CONFLICT (tbl, id) DO UPDATE
+		SET at = EXCLUDED.at, hash = NULL
+		WHERE e.at < EXCLUDED.at - interval '7 days'
+		RETURNING id`, t.name, ids)
+	if err != nil {
+		return nil, err
+	}
+	kept, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	fresh := make(map[string]bool, len(kept))
+	for _, id := range kept {
+		fresh[id] = true
+	}
+	return fresh, err
+}
+
+// write is what an event writes: fields to its rows, and to those of the system.
+type write struct {
+	rows, system   []rowID
+	fields, counts []field
+}
+
+func (w write) into(f *fold) error {
+	for _, id := range w.rows {
+		if err := f.take(id, w.fields); err != nil {
+			return err
+		}
+	}
+	for _, id := range w.system {
+		if err := f.take(id, w.counts); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writes returns what an event writes, or what is wrong with it.
+func (t *table) writes(e Event) (w write, err error) {
+	op := either(e.Op, OpAdd)
+	if op != OpAdd && op != OpPut {
+		return w, pg.Refuse("op", "%q; want add or put", e.Op)
+	}
+	if err := checkKey(e.Key); err != nil {
+		return w, err
+	}
+	if err := pg.CheckText("id", e.ID); err != nil {
+		return w, err
+	}
+	if len(e.ID) > maxID {
+		return w, pg.Refuse("id", "%d bytes; at most %d", len(e.ID), maxID)
+	}
+	if err := checkTime("at", e.At); err != nil {
+		return w, err
+	}
+	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
+		return w, err
+	}
+	granularities := e.Granularities
+	if len(granularities) == 0 {
+		granularities = t.granularities
+	}
+	if t.system == Sync {
+		name := e.Key
+		if e.Untracked {
+			name = untracked
+		}
+		w.counts = []field{
+			{path: "count", op: OpAdd, number: whole(1)},
+			{path: "keys." + t.paths.encode(name), op: OpAdd, number: whole(1)},
+		}
+	}
+	for i, g := range granularities {
+		if err := g.check("granularities[" + strconv.Itoa(i) + "]"); err != nil {
+			return w, err
+		}
+		if slices.Contains(granularities[:i], g) {
+			continue
+		}
+		start := t.calendar.Floor(g, e.At).Unix()
+		id, problem := t.bucket(e.Key, g, start)
+		if problem != "" {
+			return w, pg.Refuse("key", "%s", problem)
+		}
+		w.rows = append(w.rows, id)
+		if t.system == Sync {
+			id, problem := t.bucket(systemKey, g, start)
+			if problem != "" {
+				return w, pg.Refuse("granularities["+strconv.Itoa(i)+"]", "%s", problem)
+			}
+			w.system = append(w.system, id)
+		}
+	}
+	return w, nil
+}
+
+func checkKey(key string) error {
+	if key == "" {
+		return pg.Refuse("key", "empty")
+	}
+	return pg.CheckText("key", key)
+}
+
+// checkTime refuses times that were left out, or that are out of reach.
+func checkTime(field string, at time.Time) error {
+	switch {
+	case at.IsZero():
+		return pg.Refuse(field, "missing")
+	case at.Unix() < firstSecond || at.Unix() > lastSecond:
+		return pg.Refuse(field, "year %d; want 1 to 9999", at.Year())
+	}
+	return nil
+}
+
+// inEvent says of which of several events err is.
+func inEvent(i, n int, err error) error {
+	var input *pg.InputError
+	if n > 1 && errors.As(err, &input) {
+		input.Field = "events[" + strconv.Itoa(i) + "]." + input.Field
+	}
+	return err
+}

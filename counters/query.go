@@ -1,0 +1,266 @@
+package counters
+
+import (
+	"context"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Query asks for the buckets of all instants from From to To, both included.
+type Query struct {
+	Key         string
+	From, To    time.Time
+	Granularity Granularity // any, also one that is not counted in
+	SkipBlanks  bool        // leave out buckets without values
+}
+
+// SystemKey is the metric of which the system rows are.
+const SystemKey = systemKey
+
+// MaxPoints is the most points of one Series.
+const MaxPoints = 1_000_000
+
+// Values returns the buckets of a metric, blank ones too where q does not skip them:
+// none where From is later than To. More than [MaxPoints] are Invalid.
+func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
+	const op = "counters: values"
+	t, err := s.asked(ctx, q)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	if n := t.estimate(q); n > 2*MaxPoints {
+		return nil, pg.Wrap(op, pg.Refuse("granularity", "some %d points of %s; at most %d: ask for a shorter time, or a coarser granularity", n, q.Granularity, MaxPoints))
+	}
+	series := &Series{At: []time.Time{}, Values: []Values{}, paths: t.paths}
+	place := map[int64]int{}
+	for start := range t.calendar.Timeline(q.Granularity, q.From, q.To) {
+		place[start.Unix()] = len(series.At)
+		series.At = append(series.At, start)
+	}
+	if n := len(series.At); n > MaxPoints {
+		return nil, pg.Wrap(op, pg.Refuse("granularity", "%d points of %s; at most %d: ask for a shorter time, or a coarser granularity", n, q.Granularity, MaxPoints))
+	}
+	if len(series.At) == 0 {
+		return series, nil
+	}
+	series.Values = make([]Values, len(series.At))
+	u := newUnpacker(t.paths)
+	have := func(i int, data []byte) (err error) {
+		series.Values[i], err = u.unpack(data)
+		return err
+	}
+	first, last := series.At[0].Unix(), series.At[len(series.At)-1].Unix()
+	if t.ranged(first, last) {
+		_, err = s.stored(ctx, t, q, first, last, 0, func(_ int, at time.Time, data []byte) error {
+			if i, ok := place[at.Unix()]; ok && at.Nanosecond() == 0 {
+				return have(i, data)
+			}
+			return nil // of no bucket of this calendar
+		})
+	} else {
+		rows := make([]rowID, len(series.At))
+		for i, at := range series.At {
+			rows[i], _ = t.bucket(q.Key, q.Granularity, at.Unix()) // asked saw that it can be
+		}
+		err = s.read(ctx, t, rows, have)
+	}
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	kept := 0
+	for i, v := range series.Values {
+		if len(v) == 0 && q.SkipBlanks {
+			continue
+		}
+		if v == nil {
+			v = Values{}
+		}
+		series.At[kept], series.Values[kept] = series.At[i], v
+		kept++
+	}
+	series.At, series.Values = series.At[:kept], series.Values[:kept]
+	return series, nil
+}
+
+// Rows returns the buckets of a metric that are stored, in order and however many. It
+// reads them in parts, so that the loop may use the same connection; what is written
+// meanwhile may or may not be seen. An error ends it.
+func (s *Store) Rows(ctx context.Context, q Query) iter.Seq2[Point, error] {
+	return func(yield func(Point, error) bool) {
+		if err := s.rows(ctx, q, func(p Point) bool { return yield(p, nil) }); err != nil {
+			yield(Point{}, pg.Wrap("counters: rows", err))
+		}
+	}
+}
+
+// maxPart is how many rows are read at a time.
+const maxPart = 1000
+
+func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error {
+	t, err := s.asked(ctx, q)
+	if err != nil || q.From.After(q.To) {
+		return err
+	}
+	u := newUnpacker(t.paths)
+	var part []Point
+	keep := func(i int, at time.Time, data []byte) error {
+		v, err := u.unpack(data)
+		part = append(part[:i], Point{At: at.In(t.calendar.Location), Values: v}) // a retry begins anew
+		return err
+	}
+	flush := func() (goOn bool) {
+		for _, p := range part {
+			if q.SkipBlanks && len(p.Values) == 0 || !t.calendar.Floor(q.Granularity, p.At).Equal(p.At) {
+				continue // of no bucket of this calendar
+			}
+			if !yield(p) {
+				return false
+			}
+		}
+		part = part[:0]
+		return true
+	}
+	first, last := t.calendar.Floor(q.Granularity, q.From).Unix(), q.To.Unix()
+	for t.ranged(first, last) {
+		n, err := s.stored(ctx, t, q, first, last, maxPart, keep)
+		if err != nil {
+			return err
+		}
+		more := n == maxPart
+		if more {
+			first = part[n-1].At.Unix() + 1
+		}
+		if !flush() || !more {
+			return nil
+		}
+	}
+	var starts []time.Time
+	read := func() error {
+		rows := make([]rowID, len(starts))
+		for i, at := range starts {
+			rows[i], _ = t.bucket(q.Key, q.Granularity, at.Unix())
+		}
+		found := make([][]byte, len(starts))
+		err := s.read(ctx, t, rows, func(i int, data []byte) error { found[i] = data; return nil })
+		for i, data := range found {
+			if data != nil && err == nil {
+				err = keep(len(part), starts[i], data)
+			}
+		}
+		starts = starts[:0]
+		return err
+	}
+	for start := range t.calendar.Timeline(q.Granularity, q.From, q.To) {
+		if starts = append(starts, start); len(starts) == maxPart {
+			if err := read(); err != nil {
+				return err
+			}
+			if !flush() {
+				return nil
+			}
+		}
+	}
+	if err := read(); err != nil {
+		return err
+	}
+	flush()
+	return nil
+}
+
+// asked returns the table, and refuses questions that have no answer.
+func (s *Store) asked(ctx context.Context, q Query) (*table, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkKey(q.Key); err != nil {
+		return nil, err
+	}
+	if err := q.Granularity.check("granularity"); err != nil {
+		return nil, err
+	}
+	if err := checkTime("from", q.From); err != nil {
+		return nil, err
+	}
+	if err := checkTime("to", q.To); err != nil {
+		return nil, err
+	}
+	if _, problem := t.bucket(q.Key, q.Granularity, q.To.Unix()); problem != "" {
+		return nil, pg.Refuse("key", "%s", problem)
+	}
+	return t, nil
+}
+
+// Seconds with as many digits as their order by bytes asks for.
+const (
+	firstRanged = 1_000_000_000 // 2001
+	lastRanged  = 9_999_999_999 // 2286
+)
+
+// ranged reports whether the buckets between two instants are a range of an index.
+func (t *table) ranged(first, last int64) bool {
+	return t.mode != Full || t.bytewise && first >= firstRanged && last <= lastRanged
+}
+
+// stored calls have with the rows of a metric from first to last, in order: at most n
+// of them, and where n is 0 all. It returns how many there were.
+func (s *Store) stored(ctx context.Context, t *table, q Query, first, last int64, n int, have func(i int, at time.Time, data []byte) error) (count int, err error) {
+	limit := ""
+	if n > 0 {
+		limit = `
+			LIMIT ` + strconv.Itoa(n)
+	}
+	sql := `
+			SELECT at, data
+			FROM {table}
+			WHERE key = $1 AND at >= $2 AND at <= $3
+			ORDER BY at` + limit
+	from, to := time.Unix(first, 0).UTC(), time.Unix(last, 0).UTC()
+	prefix := q.Key + t.separator + string(q.Granularity)
+	args := []any{prefix, from, to}
+	switch t.mode {
+	case Separated:
+		sql = strings.Replace(sql, "key = $1 ", "key = $1 AND granularity = $4 ", 1)
+		args = []any{q.Key, from, to, string(q.Granularity)}
+	case Full:
+		// Between two keys that end in ten digits there may be others: longer, or with other signs.
+		sql = `
+			SELECT to_timestamp(right(key, 10)::float8), data
+			FROM {table}
+			WHERE key COLLATE "C" >= $1 AND key COLLATE "C" <= $2 AND right(key, -$3::int) ~ '^[0-9]{10}$'
+			ORDER BY key COLLATE "C"` + limit
+		prefix += t.separator
+		args = []any{prefix + strconv.FormatInt(first, 10), prefix + strconv.FormatInt(last, 10), len([]rune(prefix))}
+	}
+	err = pg.Retry(ctx, s.db, func() error {
+		count = 0
+		rows, err := s.db.Query(ctx, s.names.SQL(sql), args...)
+		if err != nil {
+			return err
+		}
+		var at time.Time
+		var data []byte
+		_, err = pgx.ForEachRow(rows, []any{&at, &data}, func() error { count++; return have(count-1, at, data) })
+		return err
+	})
+	return count, s.told(err)
+}
+
+// lengths are those of units, in seconds, and what they restart in.
+var lengths = map[string][2]int64{
+	"s": {1, minute}, "m": {minute, hour}, "h": {hour, day}, "d": {day, 366 * day}, "w": {7 * day, 366 * day},
+	"mo": {30 * day, 366 * day}, "q": {91 * day, 366 * day}, "y": {365 * day, 10_000 * 366 * day},
+}
+
+// estimate returns about how many points a query has, without counting them.
+func (t *table) estimate(q Query) int64 {
+	n, unit, _ := q.Granularity.parse()
+	length := lengths[unit]
+	return (q.To.Unix()-q.From.Unix())/min(n*length[0], length[1]) + 1
+}

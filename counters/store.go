@@ -1,0 +1,192 @@
+package counters
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+var (
+	// ErrNotNumber reports that a field which is to be added to, or compared with,
+	// holds something that is no number.
+	ErrNotNumber = fmt.Errorf("not a number: %w", fault.Invalid)
+	// ErrSettings reports that the settings recorded for a table are others than
+	// those of the Config: numbers would lie elsewhere.
+	ErrSettings = fmt.Errorf("the table has other settings: %w", fault.Conflict)
+	// ErrNoBeam reports that nothing is known of the state of a key.
+	ErrNoBeam = fmt.Errorf("no such beam: %w", fault.NotFound)
+)
+
+// Config names a table and says how it counts. What is left out is what was recorded
+// for the table by [Store.Setup], and where nothing was, the default.
+type Config struct {
+	Table         pgx.Identifier // default trifle_stats
+	Mode          Mode           // of a table that Setup creates; one that exists tells its own; default Full
+	Separator     string         // default ::
+	Location      *time.Location // default UTC
+	WeekStart     Weekday        // default Monday
+	Granularities []Granularity  // default 1m 1h 1d 1w 1mo 1q 1y; each counts once
+	Paths         Encoding       // default Raw
+	System        System         // default Sync
+}
+
+// System is how the events of all metrics are counted, in the rows of the key
+// __system__key__: a field for each metric, and their number.
+type System string
+
+// The ways to keep system rows.
+const (
+	Sync System = "sync" // in the transaction of the event
+	Off  System = "off"  // not at all
+)
+
+// Store is the counters of one table. It is safe for use by many goroutines.
+type Store struct {
+	db    pg.DB
+	names pg.Names
+	cfg   Config
+	bad   error // what is wrong with cfg
+	found *found
+}
+
+// New returns a Store on db. It never fails: a Config that cannot be is told, as
+// Invalid, by every method.
+func New(db pg.DB, cfg Config) *Store {
+	if cfg.Table == nil {
+		cfg.Table = pgx.Identifier{"trifle_stats"}
+	}
+	names := map[string]pgx.Identifier{"table": cfg.Table}
+	if n := len(cfg.Table); n > 0 {
+		names["ping"] = append(cfg.Table[:n-1:n-1], cfg.Table[n-1]+"_ping")
+		if n > 1 {
+			names["schema"] = cfg.Table[:n-1]
+		}
+	}
+	s := &Store{db: db, names: pg.NewNames(names), cfg: cfg, found: new(found)}
+	s.bad = errors.Join(s.names.Err(), cfg.check())
+	return s
+}
+
+// check refuses settings that cannot be.
+func (c Config) check() error {
+	if c.Mode != "" && layouts[c.Mode] == nil {
+		return pg.Refuse("mode", "%q; want full, partial or separated", c.Mode)
+	}
+	if err := pg.CheckText("separator", c.Separator); err != nil {
+		return err
+	}
+	if c.Location == time.Local {
+		return pg.Refuse("time zone", "Local, which differs from machine to machine; want a name such as Europe/Bratislava or UTC")
+	}
+	if c.WeekStart != "" {
+		if _, err := ParseWeekday(string(c.WeekStart)); err != nil {
+			return err
+		}
+	}
+	for i, g := range c.Granularities {
+		if err := g.check("granularities[" + strconv.Itoa(i) + "]"); err != nil {
+			return err
+		}
+	}
+	if c.Paths != "" {
+		if _, err := ParseEncoding(string(c.Paths)); err != nil {
+			return err
+		}
+	}
+	switch c.System {
+	case "", Sync, Off:
+		return nil
+	}
+	return pg.Refuse("system", "%q; want sync or off", c.System)
+}
+
+// WithTx returns a Store that works inside tx. The caller commits. A call that is
+// refused leaves tx as it was before it.
+func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
+
+// Migrations are the files that make what all counter tables of a database need,
+// and the Store's table where it is missing and its schema is open to the role.
+func (s *Store) Migrations() pg.Migrations {
+	files, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		panic(err) // the path is a constant
+	}
+	return pg.Migrations{Service: "counters", About: "counters", Files: files, Names: s.names}
+}
+
+// Inc adds every number of v to its field in the rows of keys, and returns what it
+// added, packed: a name for each field. Rows and fields that are missing are made,
+// other fields stay. A key that is given twice is counted twice. It returns
+// [ErrNotNumber], and adds nothing, where a field holds something else.
+func (s *Store) Inc(ctx context.Context, keys []Key, v Values) (Values, error) {
+	added, err := s.writeRows(ctx, keys, v, OpAdd)
+	return added, pg.Wrap("counters: inc", err)
+}
+
+// Set puts every leaf of v, any JSON, into its field in the rows of keys, and returns
+// what it put, packed. Other fields stay.
+func (s *Store) Set(ctx context.Context, keys []Key, v Values) (Values, error) {
+	put, err := s.writeRows(ctx, keys, v, OpPut)
+	return put, pg.Wrap("counters: set", err)
+}
+
+func (s *Store) writeRows(ctx context.Context, keys []Key, v Values, op Op) (Values, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := t.identify(keys)
+	if err != nil {
+		return nil, err
+	}
+	fields, err := t.paths.pack(v, op)
+	if err != nil {
+		return nil, err
+	}
+	var f fold
+	for _, id := range rows {
+		if err := f.take(id, fields); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.write(ctx, t, &f); err != nil {
+		return nil, err
+	}
+	return flat(fields), nil
+}
+
+// Get returns what the rows of keys hold, nested: one for each key and in their
+// order, empty where there is no row.
+func (s *Store) Get(ctx context.Context, keys []Key) ([]Values, error) {
+	const op = "counters: get"
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	rows, err := t.identify(keys)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	values := make([]Values, len(rows))
+	for i := range values {
+		values[i] = Values{}
+	}
+	u := newUnpacker(t.paths)
+	err = s.read(ctx, t, rows, func(i int, data []byte) (err error) {
+		values[i], err = u.unpack(data)
+		return err
+	})
+	return values, pg.Wrap(op, err)
+}
