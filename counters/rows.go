@@ -172,7 +172,7 @@ func (f *fold) take(id rowID, fields []field) error {
 		one, ok, problem := merge(earlier, later)
 		switch {
 		case problem != "":
-			return fmt.Errorf("%w: %w", ErrNotNumber, refuse(later.path, "%s is put there by the same call", problem))
+			return notNumber(later.path, "%s, which the same call puts there, is no number", problem)
 		case ok:
 			rounds[last][later.path] = one
 		default:
@@ -312,8 +312,17 @@ func (s *Store) explain(ctx context.Context, t *table, f *fold, err error) error
 			return nil
 		})
 	}
-	return fmt.Errorf("%w: %w", ErrNotNumber, refuse(path, "%s holds %s", where, holds))
+	return notNumber(path, "%s holds %s, which is no number", where, holds)
 }
+
+// notNumber is ErrNotNumber of the field at path.
+func notNumber(path, format string, args ...any) error {
+	return &notNumberError{refuse(path, format, args...)}
+}
+
+type notNumberError struct{ error }
+
+func (e *notNumberError) Unwrap() []error { return []error{e.error, ErrNotNumber} }
 
 // maxNamed is how many rows are named in one statement.
 const maxNamed = 10_000

@@ -1,0 +1,479 @@
+package counters_test
+
+import (
+	"encoding/json"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/fault"
+)
+
+// dataset is what the original was given, and what it answered.
+type dataset struct {
+	Name, Table, Separator string
+	JoinedIdentifier       *string                `json:"joined_identifier"`
+	TimeZone               string                 `json:"time_zone"`
+	WeekStart              counters.Weekday       `json:"beginning_of_week"`
+	Granularities          []counters.Granularity `json:"granularities"`
+	Rows                   int
+	StoredRows             []storedRow `json:"stored_rows"`
+	Events                 []struct {
+		Op, Key   string
+		At        int64
+		Values    counters.Values
+		Untracked bool
+	}
+	Beams []struct {
+		Key    string
+		At     int64
+		Values counters.Values
+	}
+	Queries []struct {
+		Kind, Key, Granularity string
+		From, To               time.Time
+		SkipBlanks             bool `json:"skip_blanks"`
+		At                     json.RawMessage
+		Values                 json.RawMessage
+	}
+}
+
+type storedRow struct {
+	Key         string
+	Granularity counters.Granularity
+	At          int64
+	Data        json.RawMessage
+}
+
+func datasets(t testing.TB) []dataset {
+	var all, dst struct{ Datasets []dataset }
+	compat(t, "datasets.json", &all)
+	compat(t, "calendar_datasets.json", &dst)
+	return append(all.Datasets, dst.Datasets...)
+}
+
+func (d dataset) config(t testing.TB, table string) counters.Config {
+	t.Helper()
+	loc, err := counters.LoadLocation(d.TimeZone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := counters.Config{Table: pgx.Identifier{table}, Mode: counters.Separated, Separator: d.Separator, Location: loc, WeekStart: d.WeekStart, Granularities: d.Granularities, System: counters.Sync}
+	if d.JoinedIdentifier != nil {
+		cfg.Mode = counters.Mode(*d.JoinedIdentifier)
+	}
+	return cfg
+}
+
+func (d dataset) events() []counters.Event {
+	events := make([]counters.Event, len(d.Events))
+	for i, e := range d.Events {
+		events[i] = counters.Event{Key: e.Key, At: time.Unix(e.At, 0), Values: e.Values, Untracked: e.Untracked}
+		if e.Op == "assert" {
+			events[i].Op = counters.OpPut
+		}
+	}
+	return events
+}
+
+// ask asks the queries of a data set.
+func (d dataset) ask(t testing.TB, s *counters.Store) {
+	t.Helper()
+	ctx := t.Context()
+	for _, q := range d.Queries {
+		if q.Kind == "scan" {
+			var at int64
+			var want struct{ Data counters.Values }
+			if json.Unmarshal(q.At, &at) != nil || json.Unmarshal(q.Values, &want) != nil {
+				t.Fatalf("%s, %s", q.At, q.Values)
+			}
+			if string(q.At) == "null" {
+				if _, _, err := s.Scan(ctx, q.Key); !errors.Is(err, counters.ErrNoBeam) {
+					t.Errorf("%s: Scan(%q): %v, want ErrNoBeam", d.Name, q.Key, err)
+				}
+				continue
+			}
+			gotAt, got, err := s.Scan(ctx, q.Key)
+			if diff := cmp.Diff(want.Data, got); err != nil || gotAt.Unix() != at || diff != "" {
+				t.Errorf("%s: Scan(%q) = %v, %v\n%s", d.Name, q.Key, gotAt, err, diff)
+			}
+			continue
+		}
+		var at []int64
+		var want []counters.Values
+		if err := errors.Join(json.Unmarshal(q.At, &at), json.Unmarshal(q.Values, &want)); err != nil {
+			t.Fatal(err)
+		}
+		query := counters.Query{Key: q.Key, From: q.From, To: q.To, Granularity: counters.Granularity(q.Granularity), SkipBlanks: q.SkipBlanks}
+		series, err := s.Values(ctx, query)
+		if err != nil {
+			t.Errorf("%s: %+v: %v", d.Name, query, err)
+			continue
+		}
+		got := []int64{}
+		for _, start := range series.At {
+			got = append(got, start.Unix())
+		}
+		if diff := cmp.Diff(at, got) + cmp.Diff(want, series.Values); diff != "" {
+			t.Errorf("%s: %+v\n%s", d.Name, query, diff)
+		}
+		// What is stored of it, streamed, is what is not blank of it.
+		query.SkipBlanks = true
+		rest, err := s.Values(ctx, query)
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := 0
+		for p, err := range s.Rows(ctx, query) {
+			if err != nil || i >= len(rest.At) || !p.At.Equal(rest.At[i]) || cmp.Diff(rest.Values[i], p.Values) != "" {
+				t.Errorf("%s: Rows(%+v): %v, %v", d.Name, query, p, err)
+				break
+			}
+			i++
+		}
+		if i != len(rest.At) {
+			t.Errorf("%s: Rows(%+v): %d rows, want %d", d.Name, query, i, len(rest.At))
+		}
+	}
+}
+
+// What the original wrote is read, and left as it is.
+func TestReadsWhatTheOriginalWrote(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	load(t, pool)
+	before := checksum(t, pool, "trifle_stats", "trifle_partial", "trifle_separated", "trifle_separated_ping")
+	for _, d := range datasets(t) {
+		if d.StoredRows == nil {
+			d.ask(t, counters.New(pool, d.config(t, d.Table)))
+		}
+	}
+	if after := checksum(t, pool, "trifle_stats", "trifle_partial", "trifle_separated", "trifle_separated_ping"); after != before {
+		t.Error("reading has written")
+	}
+}
+
+func checksum(t testing.TB, pool *pgxpool.Pool, tables ...string) (all string) {
+	t.Helper()
+	for _, table := range tables {
+		var sum *string
+		if err := pool.QueryRow(t.Context(), `SELECT md5(string_agg(t::text, ',' ORDER BY t::text COLLATE "C")) FROM `+pgx.Identifier{table}.Sanitize()+` t`).Scan(&sum); err != nil {
+			t.Fatal(err)
+		}
+		if sum != nil {
+			all += *sum
+		}
+	}
+	return all
+}
+
+// The events of the original make the rows of the original, one at a time and all at
+// once, and are then answered as it answers. D6, D7: by the calendar's rules.
+func TestWritesWhatTheOriginalWrites(t *testing.T) {
+	t.Parallel()
+	for _, d := range datasets(t) {
+		for _, atOnce := range []bool{false, true} {
+			name := d.Name + " one by one"
+			if atOnce {
+				name = d.Name + " at once"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				ctx := t.Context()
+				pool := newPool(t)
+				load(t, pool)
+				s := counters.New(pool, d.config(t, "ours"))
+				if err := s.Setup(ctx); err != nil {
+					t.Fatal(err)
+				}
+				events := d.events()
+				if atOnce {
+					if n, err := s.Apply(ctx, events...); err != nil || n != len(events) {
+						t.Fatal(n, err)
+					}
+				} else {
+					for _, e := range events {
+						if n, err := s.Apply(ctx, e); err != nil || n != 1 {
+							t.Fatal(n, err)
+						}
+					}
+				}
+				for _, b := range d.Beams {
+					if err := s.Beam(ctx, b.Key, time.Unix(b.At, 0), b.Values); err != nil {
+						t.Error(err)
+					}
+				}
+				if d.StoredRows != nil {
+					if _, err := pool.Exec(ctx, `CREATE TABLE trifle_dst (key text, data jsonb)`); err != nil {
+						t.Fatal(err)
+					}
+					for _, row := range d.StoredRows {
+						if _, err := pool.Exec(ctx, `INSERT INTO trifle_dst VALUES ($1, $2)`, counters.FullKey(d.Separator, row.Key, row.Granularity, row.At), row.Data); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				same(t, pool, d.Table, "ours", d.Rows)
+				if len(d.Beams) > 0 {
+					same(t, pool, d.Table+"_ping", "ours_ping", 2)
+				}
+				d.ask(t, s)
+			})
+		}
+	}
+}
+
+// same compares the rows of two tables: n of them, by jsonb =.
+func same(t testing.TB, pool *pgxpool.Pool, theirs, ours string, n int) {
+	t.Helper()
+	var count, differ int
+	var example *string
+	err := pool.QueryRow(t.Context(), `
+		WITH d AS ((SELECT * FROM `+theirs+` EXCEPT ALL SELECT * FROM `+ours+`) UNION ALL (SELECT * FROM `+ours+` EXCEPT ALL SELECT * FROM `+theirs+`))
+		SELECT (SELECT count(*) FROM `+ours+`), count(*), min(d::text) FROM d`).Scan(&count, &differ, &example)
+	if err != nil || count != n || differ > 0 {
+		t.Errorf("%d rows, want %d; %d differ, %v", count, n, differ, err)
+		if example != nil {
+			t.Log(*example)
+		}
+	}
+}
+
+// at is an instant of the tests.
+var at = time.Date(2025, 5, 6, 9, 15, 30, 0, time.UTC)
+
+// hour asks for one bucket.
+func hour(t testing.TB, s *counters.Store, key string) counters.Values {
+	t.Helper()
+	series, err := s.Values(t.Context(), counters.Query{Key: key, From: at, To: at, Granularity: "1h"})
+	if err != nil || len(series.At) != 1 {
+		t.Fatalf("Values(%q) = %v, %v", key, series, err)
+	}
+	return series.Values[0]
+}
+
+// D2, D3: events of one call are applied in their order.
+func TestOrderOfOneCall(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, _ := newStore(t, counters.Config{})
+	event := func(op counters.Op, v counters.Values) counters.Event {
+		return counters.Event{Op: op, Key: "k", At: at, Values: v}
+	}
+	add, put := counters.OpAdd, counters.OpPut
+	for name, c := range map[string]struct {
+		events []counters.Event
+		want   counters.Values
+	}{
+		"D2":           {[]counters.Event{event(add, counters.Values{"n": 1}), event(put, counters.Values{"n": 10}), event(add, counters.Values{"n": 1})}, counters.Values{"n": number(11)}},
+		"D3":           {[]counters.Event{event(put, counters.Values{"a": 1}), event(put, counters.Values{"b": 2})}, counters.Values{"a": number(1), "b": number(2)}},
+		"add then max": {[]counters.Event{event(add, counters.Values{"n": 3}), event(add, counters.Values{"n": counters.Max(7)}), event(add, counters.Values{"n": 2}), event(add, counters.Values{"n": counters.Min(5)})}, counters.Values{"n": number(5)}},
+		"max then add": {[]counters.Event{event(add, counters.Values{"n": counters.Max(7)}), event(add, counters.Values{"n": 2})}, counters.Values{"n": number(9)}},
+		"text":         {[]counters.Event{event(add, counters.Values{"n": 3}), event(put, counters.Values{"n": "1.5"}), event(add, counters.Values{"n": 2})}, counters.Values{"n": number(3.5)}},
+		"null":         {[]counters.Event{event(put, counters.Values{"n": nil}), event(add, counters.Values{"n": counters.Min(2)})}, counters.Values{"n": number(2)}},
+	} {
+		for i := range c.events {
+			c.events[i].Key = name
+		}
+		if n, err := s.Apply(ctx, c.events...); err != nil || n != len(c.events) {
+			t.Errorf("%s: %d, %v", name, n, err)
+		}
+		if diff := cmp.Diff(c.want, hour(t, s, name)); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+		for _, e := range c.events { // and one at a time it is the same
+			e.Key += " alone"
+			if _, err := s.Apply(ctx, e); err != nil {
+				t.Error(err)
+			}
+		}
+		if diff := cmp.Diff(c.want, hour(t, s, name+" alone")); diff != "" {
+			t.Errorf("%s alone: %s", name, diff)
+		}
+	}
+	_, err := s.Apply(ctx, event(put, counters.Values{"n": "x"}), event(add, counters.Values{"n": 1}))
+	if !errors.Is(err, counters.ErrNotNumber) || !strings.Contains(err.Error(), `events[1].values.n: the text "x"`) {
+		t.Errorf("an addition to a text of the same call: %v", err)
+	}
+	if err := s.Track(ctx, "k", at, counters.Values{"latency": counters.Stat(38), "size": counters.Hist(38), "who": counters.Distinct("alice"), "state": counters.Put("up")}); err != nil {
+		t.Error(err)
+	}
+	if err := s.Track(ctx, "k", at, counters.Values{"latency": counters.Stat(2), "state": counters.Put("down")}); err != nil {
+		t.Error(err)
+	}
+	want := counters.Values{"latency": counters.Values{"count": number(2), "sum": number(40), "square": number(1448), "min": number(2), "max": number(38)}, "size": counters.Values{"380e-1": number(1)}, "who": counters.Values{"0af": number(2)}, "state": "down"}
+	if diff := cmp.Diff(want, hour(t, s, "k")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// D16: an ID is applied once, also by many at once; and again after 7 days.
+func TestIDs(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t, counters.Config{})
+	events := []counters.Event{
+		{ID: "b", Key: "k", At: at, Values: counters.Values{"n": 1}},
+		{ID: "a", Key: "k", At: at, Values: counters.Values{"n": 10}},
+		{ID: "b", Key: "k", At: at, Values: counters.Values{"n": 100}},
+		{Key: "k", At: at, Values: counters.Values{"plain": 1}},
+	}
+	var group sync.WaitGroup
+	var mu sync.Mutex
+	total := 0
+	for range 8 {
+		group.Go(func() {
+			n, err := s.Apply(ctx, events...)
+			if err != nil {
+				t.Error(err)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			total += n
+		})
+	}
+	group.Wait()
+	if diff := cmp.Diff(counters.Values{"n": number(111), "plain": number(8)}, hour(t, s, "k")); diff != "" || total != 11 {
+		t.Errorf("applied %d, want 11\n%s", total, diff)
+	}
+	// What is refused has not used its ID.
+	bad := []counters.Event{{ID: "c", Op: counters.OpPut, Key: "k", At: at, Values: counters.Values{"n": "x"}}, {ID: "d", Key: "k", At: at, Values: counters.Values{"n": 1}}}
+	if _, err := s.Apply(ctx, bad...); !errors.Is(err, counters.ErrNotNumber) {
+		t.Errorf("Apply = %v, want ErrNotNumber", err)
+	}
+	if n, err := s.Apply(ctx, bad[1]); n != 1 || err != nil {
+		t.Errorf("Apply = %d, %v", n, err)
+	}
+	if _, err := pool.Exec(ctx, `UPDATE howdah.counter_events SET at = at - interval '7 days' - interval '1 minute' WHERE tbl = format('%I.trifle_stats', current_schema()) AND id = 'd'`); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []int{1, 0} {
+		if n, err := s.Apply(ctx, bad[1]); n != want || err != nil {
+			t.Errorf("after 7 days Apply = %d, %v, want %d", n, err, want)
+		}
+	}
+	// In the caller's transaction the ID is his too.
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := s.WithTx(tx).Apply(ctx, counters.Event{ID: "e", Key: "k", At: at}); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+	if err := tx.Rollback(ctx); err != nil {
+		t.Error(err)
+	}
+	if n, err := s.Apply(ctx, counters.Event{ID: "e", Key: "k", At: at}); n != 1 || err != nil {
+		t.Error(n, err)
+	}
+}
+
+func TestEventsThatAreRefused(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t, counters.Config{})
+	if err := s.Assert(ctx, "k", at, counters.Values{"note": "text"}); err != nil {
+		t.Fatal(err)
+	}
+	before := checksum(t, pool, "trifle_stats")
+	good := counters.Event{Key: "good", At: at, Values: counters.Values{"n": 1}}
+	for text, change := range map[string]func(*counters.Event){
+		"events[1].key: empty":         func(e *counters.Event) { e.Key = "" },
+		"events[1].key: a NUL byte":    func(e *counters.Event) { e.Key = "a\x00" },
+		"events[1].key: invalid UTF-8": func(e *counters.Event) { e.Key = "\xff" },
+		"events[1].key: of 1mo it is a key of 256": func(e *counters.Event) {
+			e.Key = strings.Repeat("é", 239)
+			e.Granularities = []counters.Granularity{"1d", "1mo"}
+		}, // D18
+		"events[1].at: missing":              func(e *counters.Event) { e.At = time.Time{} },
+		"events[1].at: year 10000":           func(e *counters.Event) { e.At = time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC) },
+		"events[1].op: \"max\"":              func(e *counters.Event) { e.Op = counters.OpMax },
+		"events[1].id: a NUL byte":           func(e *counters.Event) { e.ID = "\x00" },
+		"events[1].id: 1001 bytes":           func(e *counters.Event) { e.ID = strings.Repeat("x", 1001) },
+		"events[1].granularities[1]: \"0m\"": func(e *counters.Event) { e.Granularities = []counters.Granularity{"1h", "0m"} }, // D17
+		"events[1].values.n: the text":       func(e *counters.Event) { e.Values = counters.Values{"n": "x"} },
+		"values.note: k::1d::1746489600 holds \"text\"": func(e *counters.Event) {
+			e.Key, e.Granularities, e.Values = "k", []counters.Granularity{"1d"}, counters.Values{"note": 1}
+		},
+	} {
+		bad := good
+		change(&bad)
+		for _, id := range []string{"", "x"} {
+			first := good
+			first.ID = id
+			if _, err := s.Apply(ctx, first, bad); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), text) {
+				t.Errorf("%v, want Invalid: %s", err, text)
+			}
+		}
+	}
+	if after := checksum(t, pool, "trifle_stats"); after != before {
+		t.Error("something was written")
+	}
+	if n, err := s.Apply(ctx); n != 0 || err != nil {
+		t.Errorf("Apply of nothing = %d, %v", n, err)
+	}
+}
+
+// System rows count events by metric, track and assert alike.
+func TestSystemRows(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, c := range []struct {
+		cfg  counters.Config
+		want counters.Values
+	}{
+		{counters.Config{Granularities: []counters.Granularity{"1h"}}, counters.Values{"count": number(3), "keys": counters.Values{"a": counters.Values{"b": number(2)}, "__untracked__": number(1)}}},
+		{counters.Config{Paths: counters.V1}, counters.Values{"count": number(3), "keys": counters.Values{"a.b": number(2), "__untracked__": number(1)}}},
+		{counters.Config{System: counters.Off}, counters.Values{}},
+	} {
+		s, _ := newStore(t, c.cfg)
+		if _, err := s.Apply(ctx, counters.Event{Key: "a.b", At: at}, counters.Event{Op: counters.OpPut, Key: "a.b", At: at}, counters.Event{Key: "secret", At: at, Untracked: true}); err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff(c.want, hour(t, s, counters.SystemKey)); diff != "" {
+			t.Errorf("%+v: %s", c.cfg, diff)
+		}
+	}
+}
+
+// D15: the state that is known is the latest, whenever it is told.
+func TestBeams(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, mode := range modes {
+		s, _ := newStore(t, counters.Config{Mode: mode, Paths: counters.V1})
+		if _, _, err := s.Scan(ctx, "w"); !errors.Is(err, counters.ErrNoBeam) || !errors.Is(err, fault.NotFound) {
+			t.Errorf("Scan = %v, want ErrNoBeam", err)
+		}
+		for _, beam := range []struct {
+			after time.Duration
+			v     counters.Values
+		}{{0, counters.Values{"gone": 1}}, {time.Minute, counters.Values{"ok": true, "x": counters.Values{`a\.b`: 2.5}}}, {time.Second, counters.Values{"late": 1}}} {
+			if err := s.Beam(ctx, "w", at.Add(beam.after), beam.v); err != nil {
+				t.Error(err)
+			}
+		}
+		when, got, err := s.Scan(ctx, "w")
+		if diff := cmp.Diff(counters.Values{"ok": true, "x": counters.Values{"a.b": number(2.5)}}, got); err != nil || !when.Equal(at.Add(time.Minute)) || diff != "" {
+			t.Errorf("Scan = %v, %v\n%s", when, err, diff)
+		}
+		for _, bad := range []error{s.Beam(ctx, "", at, nil), s.Beam(ctx, "w", time.Time{}, nil), s.Beam(ctx, strings.Repeat("x", 256), at, nil), s.Beam(ctx, "w", at, counters.Values{"a": counters.Max(1)})} {
+			if !errors.Is(bad, fault.Invalid) {
+				t.Errorf("%v, want Invalid", bad)
+			}
+		}
+		if err := s.Beam(ctx, "blank", at, nil); err != nil {
+			t.Error(err)
+		}
+		if _, got, err := s.Scan(ctx, "blank"); err != nil || len(got) != 0 {
+			t.Errorf("Scan = %v, %v", got, err)
+		}
+	}
+}
