@@ -12,6 +12,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 	"github.com/howdah-db/howdah/pg/migrate"
@@ -34,6 +35,7 @@ type Config struct {
 	Database   pg.Config
 	Changes    changes.Config
 	Checklists checklists.Config
+	Counters   counters.Config
 	Log        *slog.Logger // default slog.Default
 }
 
@@ -41,24 +43,27 @@ type Config struct {
 type Services struct {
 	Changes    *changes.Log
 	Checklists *checklists.Store
+	Counters   *counters.Store
 }
 
 // WithTx returns the services inside tx. The caller commits.
 func (s Services) WithTx(tx pgx.Tx) Services {
 	s.Changes = s.Changes.WithTx(tx)
 	s.Checklists = s.Checklists.WithTx(tx)
+	s.Counters = s.Counters.WithTx(tx)
 	return s
 }
 
 // Migrations are the migrations of all services, for pg/migrate.
 func (s Services) Migrations() []pg.Migrations {
-	return []pg.Migrations{s.Changes.Migrations(), s.Checklists.Migrations()}
+	return []pg.Migrations{s.Changes.Migrations(), s.Checklists.Migrations(), s.Counters.Migrations()}
 }
 
 func services(db pg.DB, cfg Config) Services {
 	return Services{
 		Changes:    changes.New(db, cfg.Changes),
 		Checklists: checklists.New(db, cfg.Checklists),
+		Counters:   counters.New(db, cfg.Counters),
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/counters"
@@ -23,8 +22,9 @@ func newPool(t testing.TB) *pgxpool.Pool {
 	pool := pgtest.Schema(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	elsewhere := counters.New(pool, counters.Config{Table: pgx.Identifier{"no schema", "trifle_stats"}})
-	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), elsewhere.Migrations()); err != nil {
+	conn := pool.Config().ConnConfig
+	conn.RuntimeParams["search_path"] = "nowhere" // or one test's schema would get the default table
+	if err := migrate.Up(ctx, conn, slog.New(slog.DiscardHandler), counters.New(pool, counters.Config{}).Migrations()); err != nil {
 		t.Fatal(err)
 	}
 	return pool

@@ -65,18 +65,21 @@ type Store struct {
 // Invalid, by every method.
 func New(db pg.DB, cfg Config) *Store {
 	if cfg.Table == nil {
-		cfg.Table = pgx.Identifier{"trifle_stats"}
+		cfg.Table = defaultTable
 	}
-	names := map[string]pgx.Identifier{"table": cfg.Table}
-	if n := len(cfg.Table); n > 0 {
-		names["ping"] = append(cfg.Table[:n-1:n-1], cfg.Table[n-1]+"_ping")
-		if n > 1 {
-			names["schema"] = cfg.Table[:n-1]
-		}
-	}
-	s := &Store{db: db, names: pg.NewNames(names), cfg: cfg, found: new(found)}
+	s := &Store{db: db, names: namesOf(cfg.Table), cfg: cfg, found: new(found)}
 	s.bad = errors.Join(s.names.Err(), cfg.check())
 	return s
+}
+
+var defaultTable = pgx.Identifier{"trifle_stats"}
+
+func namesOf(table pgx.Identifier) pg.Names {
+	names := map[string]pgx.Identifier{"table": table}
+	if last := len(table) - 1; last >= 0 {
+		names["ping"] = append(table[:last:last], table[last]+"_ping")
+	}
+	return pg.NewNames(names)
 }
 
 // check refuses settings that cannot be.
@@ -116,14 +119,15 @@ func (c Config) check() error {
 // refused leaves tx as it was before it.
 func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
 
-// Migrations are the files that make what all counter tables of a database need,
-// and the Store's table where it is missing and its schema is open to the role.
+// Migrations are the files that make what all counter tables of a database need, and
+// the default table where it is missing and the role may make it. Other tables, and
+// other modes, are for [Store.Setup].
 func (s *Store) Migrations() pg.Migrations {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		panic(err) // the path is a constant
 	}
-	return pg.Migrations{Service: "counters", About: "counters", Files: files, Names: s.names}
+	return pg.Migrations{Service: "counters", About: "counters", Files: files, Names: namesOf(defaultTable)}
 }
 
 // Inc adds every number of v to its field in the rows of keys, and returns what it

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -162,7 +163,7 @@ func TestOpenAPISaysAll(t *testing.T) {
 				want = append(want, "503")
 			}
 			want = append(want, map[string][]string{
-				"checklists-get": {"404"}, "changes-page": {"404", "409"}, "changes-watch": {"404", "409"}, "changes-sync": {"409"},
+				"checklists-get": {"404"}, "changes-page": {"404", "409"}, "changes-watch": {"404", "409"}, "changes-sync": {"409"}, "counters-scan": {"404"},
 			}[id]...)
 			if strings.Contains(path, "/leases/") || regexp.MustCompile(`/(claim|kill|redrive|progress)$`).MatchString(path) { // a table without the columns
 				want = append(want, "409")
@@ -236,9 +237,12 @@ func TestOpenAPIExamplesWork(t *testing.T) {
 	if _, err := s.db.Pool.Exec(t.Context(), `CREATE TABLE users (id int PRIMARY KEY, status text, password text)`); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.db.Counters.Beam(t.Context(), "orders", time.Now(), nil); err != nil {
+		t.Fatal(err)
+	}
 	for _, path := range slices.Sorted(maps.Keys(doc.Paths)) {
 		for method, op := range doc.Paths[path] {
-			path := strings.NewReplacer("{list}", "downloads", "{item}", "a.txt", "{schema}", "public", "{table}", "users",
+			path := strings.NewReplacer("{key}", "orders", "{list}", "downloads", "{item}", "a.txt", "{schema}", "public", "{table}", "users",
 				"{token}", "0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e").Replace(path)
 			if strings.Contains(path, "/leases/") {
 				if _, err := s.db.Pool.Exec(t.Context(), `
@@ -262,6 +266,9 @@ func TestOpenAPIExamplesWork(t *testing.T) {
 			if method == "get" {
 				if op.OperationID == "checklists-get" { // a delete may have come before
 					continue
+				}
+				if op.OperationID == "counters-values" {
+					path += "?from=2025-05-06T00:00:00Z&to=2025-05-06T23:00:00Z&granularity=1h"
 				}
 				if r := s.get(path); r.StatusCode != 200 {
 					t.Errorf("%s: %s %s", op.OperationID, r.Status, r.body)

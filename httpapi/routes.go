@@ -33,6 +33,16 @@ func (a *api) routes() {
 	add(a, post, "/v1/checklists/{list}/redrive", "checklists-redrive", "Make dead items ready again, with no attempts", a.redriveItems, mayConflict)
 	add(a, get, "/v1/checklists/{list}/progress", "checklists-progress", "How far a list is", a.listProgress, mayConflict)
 
+	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track)
+	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert)
+	add(a, get, "/v1/counters/keys/{key}", "counters-values", "The buckets of a metric, as a series", a.seriesOf)
+	add(a, put, "/v1/counters/keys/{key}/beam", "counters-beam", "Keep the last known state of a key", a.beam)
+	add(a, get, "/v1/counters/keys/{key}/beam", "counters-scan", "The last known state of a key", a.scan, mayMiss)
+	add(a, post, "/v1/counters/rows/get", "counters-get", "What rows hold, by their keys", a.getRows)
+	add(a, post, "/v1/counters/rows/inc", "counters-inc", "Add values to rows", a.incRows)
+	add(a, post, "/v1/counters/rows/set", "counters-set", "Put values into rows", a.setRows)
+	add(a, get, "/v1/counters/settings", "counters-settings", "How the table counts", a.counterSettings)
+
 	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
 	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, eventsOut)
 	add(a, get, "/v1/changes/position", "changes-sync", "Number what has committed and return the end of the feed", a.syncChanges, mayConflict)

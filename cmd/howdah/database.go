@@ -66,7 +66,7 @@ func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) 
 		return err
 	}
 	defer func() { err = cmp.Or(err, db.leave(ctx)) }()
-	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: c.log(slog.LevelWarn)})
+	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Counters: c.counting, Log: c.log(slog.LevelWarn)})
 	if err != nil {
 		return err
 	}

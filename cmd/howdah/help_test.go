@@ -109,7 +109,7 @@ func TestHelpExamplesWork(t *testing.T) {
 					CREATE TABLE orders (id int PRIMARY KEY, status text)`); err != nil {
 					t.Fatal(err)
 				}
-				for _, args := range [][]string{{"migrate"}, {"changes", "capture", "public.users"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"}} {
+				for _, args := range [][]string{{"migrate"}, {"changes", "capture", "public.users"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"}, {"counters", "beam", "worker::a", "state=up"}} {
 					if r := program(t, map[string]string{"DATABASE_URL": database}, "", args...); r.code != 0 {
 						t.Fatal(r)
 					}

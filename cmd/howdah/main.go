@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -82,6 +83,7 @@ type cli struct {
 	databaseURLGiven                   bool // on the command line
 	stateDir                           string
 	json, quiet, noColor               bool
+	counting                           counters.Config // what the flags of counters say
 }
 
 func (c *cli) root() *cobra.Command {
@@ -120,7 +122,7 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	for _, name := range []string{"database-url", "listen-url", "replica-url"} {
 		flags.Lookup(name).DefValue = ""
 	}
-	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.changes(), c.checklists())
+	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.changes(), c.checklists(), c.counters())
 	return root
 }
 

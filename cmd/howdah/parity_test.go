@@ -41,6 +41,11 @@ var apart = map[string]string{
 	"method checklists.Set":        "its route comes with the next step",
 	"method checklists.Pause":      "its route comes with the next step",
 	"method checklists.Recount":    "its route comes with the next step",
+	"method counters.WithTx":       "as checklists.WithTx",
+	"method counters.Migrations":   "as checklists.Migrations",
+	"method counters.Apply":        "track and assert; over HTTP many events at once come with a step of their own",
+	"method counters.Rows":         "values; over HTTP the stream comes with a step of its own",
+	"method counters.Setup":        "howdah counters setup; a server has the table it was started with",
 }
 
 // What the library can do, HTTP and the command line can, under the same name,

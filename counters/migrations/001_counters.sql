@@ -120,11 +120,11 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION howdah.counters_setup(text, text, text) IS 'Makes a counter table and its ping table where they are missing. Names come quoted.';
 
--- The table of this store, if this role may make it where it would be looked for; else howdah counters setup makes it.
+-- The default table, if this role may make it where it would be looked for; howdah counters setup makes any.
 DO $howdah$
 BEGIN
 	IF to_regclass({{.table_text}}) IS NULL
-		AND has_schema_privilege(to_regnamespace({{if .schema}}{{.schema_text}}{{else}}quote_ident(current_schema()){{end}})::oid, 'CREATE') THEN
+		AND has_schema_privilege(to_regnamespace(quote_ident(current_schema()))::oid, 'CREATE') THEN
 		PERFORM howdah.counters_setup({{.table_text}}, {{.ping_text}}, 'full');
 	END IF;
 END

@@ -1,0 +1,245 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// KeyPath is the metric an operation is about.
+type KeyPath struct {
+	Key string `path:"key" doc:"Name of the metric, percent-encoded." example:"orders"`
+}
+
+// moment is a time in a body: RFC 3339, or Unix seconds.
+type moment struct{ text string }
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (m *moment) UnmarshalJSON(text []byte) error {
+	m.text = strings.Trim(string(text), `"`)
+	return nil
+}
+
+// Schema implements huma.SchemaProvider.
+func (moment) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		OneOf:       []*huma.Schema{{Type: huma.TypeString}, {Type: huma.TypeNumber}},
+		Description: "RFC 3339, or Unix seconds.", Examples: []any{"2025-05-06T09:15:00Z"},
+	}
+}
+
+// time returns the moment, or now where none was given.
+func (m moment) time() (time.Time, error) {
+	if m.text == "" {
+		return time.Now(), nil
+	}
+	return parseTime("at", m.text)
+}
+
+// parseTime reads RFC 3339, or Unix seconds with or without a fraction.
+func parseTime(field, text string) (time.Time, error) {
+	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return t, nil
+	}
+	whole, fraction, _ := strings.Cut(text, ".")
+	seconds, err := strconv.ParseInt(whole, 10, 64)
+	if _, bad := strconv.ParseUint("0"+fraction, 10, 64); err != nil || bad != nil {
+		return time.Time{}, pg.Refuse(field, "%q; want RFC 3339, such as 2025-05-06T09:15:00Z, or Unix seconds", text)
+	}
+	return time.Unix(seconds, 0), nil // no bucket is shorter than a second
+}
+
+type eventInput struct {
+	KeyPath
+	Body struct {
+		At        moment          `json:"at,omitempty"`
+		Values    json.RawMessage `json:"values,omitempty" example:"{\"count\":1,\"revenue\":12.5}" doc:"Nested names; numbers keep all their digits. Of a track, {\"$max\":120} and $min, $put, $stat, $hist and $distinct stand for what is no plain sum."`
+		ID        string          `json:"id,omitempty" example:"order-17" doc:"Counted once in 7 days, however often it is sent."`
+		Untracked bool            `json:"untracked,omitempty" doc:"Count it in the system row without its name."`
+	}
+}
+
+type appliedOutput struct {
+	Body struct {
+		Applied int `json:"applied" example:"1" doc:"0 where the id was seen before."`
+	}
+}
+
+func (a *api) track(ctx context.Context, in *eventInput) (*appliedOutput, error) {
+	return a.apply(ctx, in, counters.OpAdd)
+}
+
+func (a *api) assert(ctx context.Context, in *eventInput) (*appliedOutput, error) {
+	return a.apply(ctx, in, counters.OpPut)
+}
+
+func (a *api) apply(ctx context.Context, in *eventInput, op counters.Op) (*appliedOutput, error) {
+	at, err := in.Body.At.time()
+	if err != nil {
+		return nil, err
+	}
+	values, err := readValues(in.Body.Values)
+	if err != nil {
+		return nil, err
+	}
+	n, err := a.client.Counters.Apply(ctx, counters.Event{ID: in.Body.ID, Op: op, Key: in.Key, At: at, Values: values, Untracked: in.Body.Untracked})
+	out := new(appliedOutput)
+	out.Body.Applied = n
+	return out, err
+}
+
+// readValues reads an object with all digits of its numbers; none is empty.
+func readValues(text json.RawMessage) (counters.Values, error) {
+	if len(text) == 0 {
+		return nil, nil
+	}
+	return counters.ParseValues(text)
+}
+
+type seriesInput struct {
+	KeyPath
+	From        string               `query:"from" required:"true" doc:"RFC 3339, or Unix seconds." example:"2025-05-06T00:00:00Z"`
+	To          string               `query:"to" required:"true" doc:"Included, as the whole bucket that it lies in." example:"2025-05-06T23:00:00Z"`
+	Granularity counters.Granularity `query:"granularity" required:"true" doc:"A number and a unit: s m h d w mo q y." example:"1h"`
+	SkipBlanks  bool                 `query:"skip_blanks" doc:"Leave out buckets without values."`
+}
+
+type seriesOutput struct {
+	Body struct {
+		At     []time.Time       `json:"at" nullable:"false" example:"[\"2025-05-06T09:00:00Z\"]" doc:"When buckets begin."`
+		Values []counters.Values `json:"values" nullable:"false" example:"[{\"count\":1}]" doc:"What each of them holds."`
+	}
+}
+
+// maxPoints bounds an answer that is made in memory.
+const maxPoints = 100_000
+
+func (a *api) seriesOf(ctx context.Context, in *seriesInput) (*seriesOutput, error) {
+	q := counters.Query{Key: in.Key, Granularity: in.Granularity, SkipBlanks: in.SkipBlanks}
+	var err error
+	if q.From, err = parseTime("from", in.From); err != nil {
+		return nil, err
+	}
+	if q.To, err = parseTime("to", in.To); err != nil {
+		return nil, err
+	}
+	series, err := a.client.Reads().Counters.Values(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if n := len(series.At); n > maxPoints {
+		return nil, pg.Refuse("granularity", "%d points of %s; at most %d: ask for a shorter time, or a coarser granularity", n, q.Granularity, maxPoints)
+	}
+	out := new(seriesOutput)
+	out.Body.At, out.Body.Values = series.At, series.Values
+	return out, nil
+}
+
+type beamInput struct {
+	KeyPath
+	Body struct {
+		At     moment          `json:"at,omitempty"`
+		Values json.RawMessage `json:"values,omitempty" example:"{\"state\":\"up\"}"`
+	}
+}
+
+type beamedOutput struct {
+	Body struct {
+		Beamed bool `json:"beamed" example:"true"`
+	}
+}
+
+type beamOutput struct {
+	Body struct {
+		At     time.Time       `json:"at" example:"2025-05-06T09:15:00Z"`
+		Values counters.Values `json:"values" nullable:"false" example:"{\"state\":\"up\"}"`
+	}
+}
+
+func (a *api) beam(ctx context.Context, in *beamInput) (*beamedOutput, error) {
+	at, err := in.Body.At.time()
+	if err != nil {
+		return nil, err
+	}
+	values, err := readValues(in.Body.Values)
+	if err != nil {
+		return nil, err
+	}
+	out := new(beamedOutput)
+	out.Body.Beamed = true
+	return out, a.client.Counters.Beam(ctx, in.Key, at, values)
+}
+
+func (a *api) scan(ctx context.Context, in *struct{ KeyPath }) (*beamOutput, error) {
+	at, values, err := a.client.Reads().Counters.Scan(ctx, in.Key)
+	out := new(beamOutput)
+	out.Body.At, out.Body.Values = at, values
+	return out, err
+}
+
+type keysInput struct {
+	Body struct {
+		Keys []counters.Key `json:"keys" nullable:"false" maxItems:"10000" example:"[[\"test\",\"now\"]]" doc:"The parts of each key."`
+	}
+}
+
+type rowsOutput struct {
+	Body struct {
+		Values []counters.Values `json:"values" nullable:"false" example:"[{\"count\":2}]" doc:"One for each key, in their order; empty where there is no row."`
+	}
+}
+
+func (a *api) getRows(ctx context.Context, in *keysInput) (*rowsOutput, error) {
+	values, err := a.client.Reads().Counters.Get(ctx, in.Body.Keys)
+	out := new(rowsOutput)
+	out.Body.Values = values
+	return out, err
+}
+
+type rowsInput struct {
+	Body struct {
+		Keys   []counters.Key  `json:"keys" nullable:"false" maxItems:"10000" example:"[[\"test\",\"now\"]]" doc:"The parts of each key."`
+		Values json.RawMessage `json:"values" example:"{\"count\":1,\"account\":{\"count\":1}}"`
+	}
+}
+
+type writtenOutput struct {
+	Body struct {
+		Values counters.Values `json:"values" nullable:"false" example:"{\"account.count\":1,\"count\":1}" doc:"What was written to each row, a name for each field."`
+	}
+}
+
+func (a *api) incRows(ctx context.Context, in *rowsInput) (*writtenOutput, error) {
+	return writeRows(ctx, in, a.client.Counters.Inc)
+}
+
+func (a *api) setRows(ctx context.Context, in *rowsInput) (*writtenOutput, error) {
+	return writeRows(ctx, in, a.client.Counters.Set)
+}
+
+func writeRows(ctx context.Context, in *rowsInput, write func(context.Context, []counters.Key, counters.Values) (counters.Values, error)) (*writtenOutput, error) {
+	values, err := readValues(in.Body.Values)
+	if err != nil {
+		return nil, err
+	}
+	written, err := write(ctx, in.Body.Keys, values)
+	out := new(writtenOutput)
+	out.Body.Values = written
+	return out, err
+}
+
+type settingsOutput struct {
+	Body counters.Settings `example:"{\"table\":\"public.trifle_stats\",\"mode\":\"full\",\"time_zone\":\"UTC\",\"week_start\":\"monday\",\"separator\":\"::\",\"paths\":\"raw\",\"granularities\":[\"1m\",\"1h\",\"1d\"],\"system\":\"sync\",\"recorded\":true}"`
+}
+
+func (a *api) counterSettings(ctx context.Context, _ *struct{}) (*settingsOutput, error) {
+	settings, err := a.client.Reads().Counters.Settings(ctx)
+	return &settingsOutput{Body: settings}, err
+}
