@@ -236,6 +236,42 @@ func TestImportInATransactionKeepsNoBookmark(t *testing.T) {
 	}
 }
 
+// An import that began before another with its ID had got anywhere, and comes
+// after it, puts nothing back that was done meanwhile.
+func TestImportComesTooLate(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t)
+	all := numbered(30)
+	opt := checklists.ImportOptions{ID: "id"}.InChunksOf(10)
+	for _, begun := range []int{0, 10} { // items of the first import that the late one knew of
+		list := fmt.Sprint("l", begun)
+		if begun > 0 {
+			if _, err := s.Import(ctx, list, breaking(all[:begun]...), opt); !errors.Is(err, errBroken) {
+				t.Fatal(err)
+			}
+		}
+		got, err := s.Import(ctx, list, func(yield func(checklists.Item, error) bool) {
+			if _, err := s.Import(ctx, list, breaking(all[:20]...), opt); !errors.Is(err, errBroken) {
+				t.Error(err)
+			}
+			if _, err := s.Delete(ctx, list, all[15]); err != nil {
+				t.Error(err)
+			}
+			source(all...)(yield)
+		}, opt)
+		if !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), `another import with the id "id" has gone on meanwhile`) || got.Added != 0 {
+			t.Errorf("from item %d: %+v, %v", begun, got, err)
+		}
+		if got := names(t, s, list); len(got) != 19 || slices.Contains(got, all[15]) {
+			t.Errorf("from item %d: on the list %q", begun, got)
+		}
+	}
+	if got := bookmarks(t, pool); len(got) != 2 {
+		t.Errorf("kept: %q", got)
+	}
+}
+
 // Two imports with one ID: each chunk is committed by one of them, the other ends
 // with Conflict, and together they put on what one would have.
 func TestImportsWithOneIDAtOnce(t *testing.T) {
