@@ -91,7 +91,7 @@ func checkID(list, id string) error {
 	if err := pg.CheckText("id", id); err != nil {
 		return err
 	}
-	if n := len(list) + len(id); n > MaxName {
+	if n := len(list) + len(id); id != "" && n > MaxName {
 		return pg.Refuse("id", "%s bytes; list and id together may have %s", thousands(n), thousands(MaxName))
 	}
 	return nil

@@ -77,7 +77,7 @@ func (r *chunkReader) take() (ok bool, err error) {
 			return false, nil
 		}
 		r.seen++
-		if p := r.item.Payload; p != nil && (len(p) == 0 || string(p) == "null") {
+		if r.item.Payload != nil && !hasPayload(r.item) {
 			r.item.Payload = nil
 		}
 		if err != nil {

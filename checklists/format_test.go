@@ -106,7 +106,7 @@ func TestReadItems(t *testing.T) {
 		"payloads": {checklists.JSONL, `{"item":"a","payload":"x\u0000"}` + "\n" + `{"item":"a","payload":{"a":}}` + "\n" + `{"item":"a","payload":"` + strings.Repeat("x", 1<<20) + `"}` + "\n" +
 			`{"item":"a","payload":1e2000}` + "\n" + `{"item":"a","payload":` + deep + "}\n" + `{"item":"a","payload":["\\u0000",-1.5e-300]}`,
 			[]string{`a payload ["\\u0000",-1.5e-300]`},
-			[]string{`line 1: payload: \u0000 at byte 2; PostgreSQL cannot store it`, "line 2: no JSON", "line 3: payload: 1,048,578 bytes; it may have 1,048,576",
+			[]string{`line 1: payload: \u0000 in a string; PostgreSQL cannot store it`, "line 2: no JSON", "line 3: payload: 1,048,578 bytes; want at most 1,048,576",
 				"line 4: payload: the number at byte 0 is too long or too large", "line 5: payload: nested more than 1,000 deep"}},
 		"an endless object": {checklists.JSONL, `{"item":"` + strings.Repeat("x", 1<<22), nil, []string{"line 1: over 2,097,152 bytes"}},
 
@@ -125,7 +125,7 @@ func TestReadItems(t *testing.T) {
 		"an endless quote":   {checklists.CSV, "item\na\n\"" + strings.Repeat("b\n", 1<<21), []string{"a"}, []string{"line 3: the row that begins here is over 2,097,152 bytes; is a quote not closed?"}},
 		"bad cells": {checklists.CSV, "item,priority,due,payload\na,high,,\na,6,,\na,,infinity,\na,,,{\na,,,\"\"\"\\u0000\"\"\"\n", nil,
 			[]string{`line 2: priority: "high"; want a whole number from -5 to 5`, "line 3: priority 6; want -5 to 5", `line 4: due: "infinity"; want a time such as`, "line 5: payload: no JSON (unexpected end",
-				`line 6: payload: \u0000 at byte 1`}},
+				`line 6: payload: \u0000 in a string; PostgreSQL cannot store it`}},
 		"bad other cells":  {checklists.CSV, "item,a\nb,\xff\nc,\x00\n\xff,d", nil, []string{"line 2: a: invalid UTF-8 at byte 0", "line 3: a: a NUL byte at byte 0", "line 4: invalid UTF-8 at byte 0"}},
 		"a bad gzip table": {checklists.CSV, gzipped(t, "name\na\n"), nil, []string{"line 1: the header has no column item: name"}},
 	} {

@@ -88,10 +88,10 @@ func TestImportRefusesWhatCannotBeStored(t *testing.T) {
 		"never":       {checklists.Item{Due: time.Unix(1<<60, 0)}, "item 2: due in the year"},
 		"no JSON":     {checklists.Item{Payload: json.RawMessage(`{"a":`)}, "item 2: payload: no JSON (unexpected end of JSON input)"},
 		"two":         {checklists.Item{Payload: json.RawMessage(`1 2`)}, "item 2: payload: no JSON"},
-		"NUL":         {checklists.Item{Payload: json.RawMessage(`{"a\u0000":1}`)}, `item 2: payload: \u0000 at byte 3; PostgreSQL cannot store it`},
+		"NUL":         {checklists.Item{Payload: json.RawMessage(`{"a\u0000":1}`)}, `item 2: payload: \u0000 in a string; PostgreSQL cannot store it`},
 		"UTF-8":       {checklists.Item{Payload: json.RawMessage("\"\xff\"")}, "item 2: payload: invalid UTF-8 at byte 1"},
 		"a surrogate": {checklists.Item{Payload: json.RawMessage(`"\udc00"`)}, "item 2: payload: half a surrogate pair at byte 1"},
-		"large":       {checklists.Item{Payload: json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)}, "item 2: payload: 1,048,578 bytes; it may have 1,048,576"},
+		"large":       {checklists.Item{Payload: json.RawMessage(`"` + strings.Repeat("x", 1<<20) + `"`)}, "item 2: payload: 1,048,578 bytes; want at most 1,048,576"},
 		"a number":    {checklists.Item{Payload: json.RawMessage(`[1e1001]`)}, "item 2: payload: the number at byte 1 is too long or too large"},
 	} {
 		tc.item.Name = "b"

@@ -3,6 +3,8 @@ package checklists
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -34,27 +36,34 @@ func checkItem(field, list string, item *Item) error {
 	if year := item.Due.UTC().Year(); year < 1 || year > 9999 {
 		return pg.Refuse(field, "due in the year %d; want 1 to 9999", year)
 	}
-	return checkPayload(field, item.Payload)
-}
-
-// checkPayload refuses what is no JSON, and JSON that a jsonb column cannot hold.
-func checkPayload(field string, payload json.RawMessage) error {
-	if payload == nil {
-		return nil
-	}
-	if len(payload) > MaxPayload {
-		return pg.Refuse(field, "payload: %s bytes; it may have %s", thousands(len(payload)), thousands(MaxPayload))
-	}
-	if !json.Valid(payload) {
-		return pg.Refuse(field, "payload: no JSON (%v)", json.Unmarshal(payload, new(json.RawMessage)))
-	}
-	if err := pg.CheckJSON(field+": payload", payload); err != nil {
-		return pg.Refuse(field, "%s", strings.TrimPrefix(err.Error(), field+": "))
-	}
-	if problem := notForJSONB(payload); problem != "" {
+	if problem := badPayload(*item); problem != "" {
 		return pg.Refuse(field, "payload: %s", problem)
 	}
 	return nil
+}
+
+// hasPayload reports whether an item says more than null.
+func hasPayload(item Item) bool {
+	text := bytes.TrimSpace(item.Payload)
+	return len(text) > 0 && string(text) != "null"
+}
+
+// badPayload says why the payload of an item cannot be stored, "" where it can:
+// what is no JSON, and JSON that a jsonb column cannot hold.
+func badPayload(item Item) string {
+	payload := item.Payload
+	var refused *pg.InputError
+	switch {
+	case !hasPayload(item):
+		return ""
+	case len(payload) > MaxPayload:
+		return thousands(len(payload)) + " bytes; want at most " + thousands(MaxPayload)
+	case !json.Valid(payload):
+		return fmt.Sprintf("no JSON (%v)", json.Unmarshal(payload, new(json.RawMessage)))
+	case errors.As(pg.CheckJSON("payload", payload), &refused):
+		return refused.Problem
+	}
+	return notForJSONB(payload)
 }
 
 // notForJSONB says why jsonb cannot hold valid JSON, "" where it can.
@@ -68,7 +77,7 @@ func notForJSONB(text []byte) string {
 					continue
 				}
 				if bytes.HasPrefix(text[i:], []byte(`\u0000`)) {
-					return "\\u0000 at byte " + strconv.Itoa(i) + "; PostgreSQL cannot store it"
+					return `\u0000 in a string; PostgreSQL cannot store it`
 				}
 				i++
 			}
