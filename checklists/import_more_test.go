@@ -127,11 +127,11 @@ func TestImportOfTheLargest(t *testing.T) {
 func TestImportIntoAPlainTable(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	s, pool := newStore(t)
+	_, pool := newStore(t)
 	if _, err := pool.Exec(ctx, `DROP TABLE lists; CREATE TABLE lists (list text, item text, attempts int DEFAULT 0, PRIMARY KEY (list, item))`); err != nil {
 		t.Fatal(err)
 	}
-	s = checklists.New(pool, checklists.Config{Table: tableOf(t, pool)})
+	s := checklists.New(pool, checklists.Config{Table: tableOf(t, pool)})
 	opt := checklists.ImportOptions{ID: "id"}.InChunksOf(2)
 	src := these(checklists.Item{Name: "a"}, checklists.Item{Name: "b"}, checklists.Item{Name: "c", Priority: 1})
 	got, err := s.Import(ctx, "l", src, opt)
