@@ -37,34 +37,25 @@ func (s *Store) openBookmark(ctx context.Context, list string, opt ImportOptions
 	return b, err
 }
 
-// moveBookmark moves the bookmark of an import over a chunk, unless another import
-// with the same id has moved it meanwhile: that is a Conflict. It comes before what
-// the chunk does, so that of two imports with the same id one waits here for the
-// other's chunk, and then leaves its own alone.
-func (s *Store) moveBookmark(ctx context.Context, tx pgx.Tx, list string, c *chunk) error {
+// moveBookmark moves the bookmark of an import over a chunk of which so many were
+// added, unless it is no longer where the chunk began: another import with the same
+// ID has moved it meanwhile, or the list was dropped, and what the chunk did must
+// not be. It comes last, because others that take both lock items first.
+func (s *Store) moveBookmark(ctx context.Context, tx pgx.Tx, list string, c *chunk, added int64) error {
 	sql, args := `
-		INSERT INTO howdah.checklist_import (relation, list, id, items, digest)
-		VALUES ({relation}, $1, $2, $3, $4)
-		ON CONFLICT DO NOTHING`, []any{list, c.id, c.to.items, c.to.digest}
+		INSERT INTO howdah.checklist_import (relation, list, id, items, digest, added, skipped)
+		VALUES ({relation}, $1, $2, $3, $4, $5, $6)
+		ON CONFLICT DO NOTHING`, []any{list, c.id, c.to.items, c.to.digest, added, int64(c.taken) - added}
 	if c.from.items > 0 {
 		sql, args = `
 		UPDATE howdah.checklist_import
-		SET items = $3, digest = $4, at = clock_timestamp()
-		WHERE relation = {relation} AND list = $1 AND id = $2 AND items = $5 AND digest = $6`, append(args, c.from.items, c.from.digest)
+		SET items = $3, digest = $4, added = added + $5, skipped = skipped + $6, at = clock_timestamp()
+		WHERE relation = {relation} AND list = $1 AND id = $2 AND items = $7 AND digest = $8`, append(args, c.from.items, c.from.digest)
 	}
 	tag, err := tx.Exec(ctx, s.sql(sql), args...)
 	if err == nil && tag.RowsAffected() == 0 {
-		err = fmt.Errorf("another import with the id %q has gone on meanwhile; leave it to that one, or try again: %w", c.id, fault.Conflict)
+		err = fmt.Errorf("another import with the id %q has gone on meanwhile, or the list was dropped; leave it to the other, or try again: %w", c.id, fault.Conflict)
 	}
-	return err
-}
-
-// noteBookmark adds up what became of the chunks of an import.
-func (s *Store) noteBookmark(ctx context.Context, tx pgx.Tx, list string, c *chunk, added int64) error {
-	_, err := tx.Exec(ctx, s.sql(`
-		UPDATE howdah.checklist_import
-		SET added = added + $3, skipped = skipped + $4
-		WHERE relation = {relation} AND list = $1 AND id = $2`), list, c.id, added, int64(c.taken)-added)
 	return err
 }
 

@@ -252,15 +252,10 @@ func (s *Store) inChunk(ctx context.Context, list string, c *chunk, do func(tx p
 				return err
 			}
 		}
-		if c.id != "" {
-			if err := s.moveBookmark(ctx, tx, list, c); err != nil {
-				return err
-			}
-		}
 		if added, err = do(tx, now, keeps); err != nil || c.id == "" {
 			return err
 		}
-		return s.noteBookmark(ctx, tx, list, c, added)
+		return s.moveBookmark(ctx, tx, list, c, added)
 	})
 	return added, s.told(err)
 }

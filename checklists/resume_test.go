@@ -307,3 +307,22 @@ func TestImportsWithOneIDAtOnce(t *testing.T) {
 		t.Errorf("after the end: %q", got)
 	}
 }
+
+// What is known of an import goes while it runs, as when its list is dropped: it
+// does not go on as if nothing had been.
+func TestImportEndsWithoutItsBookmark(t *testing.T) {
+	t.Parallel()
+	s, pool := newStore(t)
+	opt := checklists.ImportOptions{ID: "id", Progress: func(checklists.Imported) {
+		if _, err := pool.Exec(t.Context(), `DELETE FROM howdah.checklist_import WHERE relation = 'lists'::regclass; DELETE FROM lists`); err != nil {
+			t.Error(err)
+		}
+	}}.InChunksOf(10)
+	got, err := s.Import(t.Context(), "l", source(numbered(30)...), opt)
+	if want := (checklists.Imported{Added: 10}); !errors.Is(err, fault.Conflict) || got != want {
+		t.Errorf("Import = %+v, %v, want %+v and Conflict", got, err, want)
+	}
+	if got := names(t, s, "l"); len(got) > 0 {
+		t.Errorf("on the list: %q", got)
+	}
+}
