@@ -72,7 +72,7 @@ func (a *api) handler() http.Handler {
 	a.mux.HandleFunc("GET /{$}", a.index)
 	a.mux.HandleFunc("GET /docs", a.docs)
 	a.mux.Handle("GET /openapi.json", a.document())
-	return a.guard(problems(a.mux))
+	return a.guard(a.iidy(problems(a.mux)))
 }
 
 // openAPI describes the API as a whole; operations add themselves.
