@@ -2,7 +2,7 @@
 // 3.1, errors as problem+json (RFC 9457), streams where there is no end to hold
 // in memory.
 //
-// The whole API is in routes.go. A handler turns a request into one call of a
+// The whole API is in routes.go, but for that of iidy (iidy.go). A handler turns a request into one call of a
 // service and its answer into JSON; it holds no logic of its own.
 package httpapi
 

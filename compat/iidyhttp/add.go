@@ -22,7 +22,7 @@ import (
 // as done on it again.
 
 func (a *api) addOne(ctx context.Context, t target, r *request) (*answer, error) {
-	if err := check(t.list, "item", t.item); err != nil {
+	if err := errors.Join(a.names.Err(), check(t.list, "item", t.item)); err != nil {
 		return nil, err
 	}
 	var n int64
@@ -44,7 +44,7 @@ func (a *api) addOne(ctx context.Context, t target, r *request) (*answer, error)
 }
 
 func (a *api) addMany(ctx context.Context, t target, r *request) (*answer, error) {
-	if err := check(t.list, "list", ""); err != nil {
+	if err := errors.Join(a.names.Err(), check(t.list, "list", "")); err != nil {
 		return nil, err
 	}
 	if !r.json {
@@ -87,6 +87,8 @@ func (a *api) copyIn(ctx context.Context, src *source) (n int64, err error) {
 	if len(src.head) == 0 {
 		return 0, nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.Timeout)
+	defer cancel()
 	slices.Sort(src.head)
 	err = pg.Retry(ctx, a.db, func() error {
 		src.i = 0

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/howdah-db/howdah/httpapi"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // exchange is a request to both generations of the original, and their answers.
@@ -55,16 +56,29 @@ func exchanges(t *testing.T) []exchange {
 }
 
 // Requests on the paths of either generation get the answer of the later one, but
-// for its defects.
+// for its defects; on a table of the original too.
 func TestAnswersAreTheOriginals(t *testing.T) {
 	t.Parallel()
-	for generation, path := range map[string]func(exchange) string{
-		"2022": func(x exchange) string { return x.Seed.Path },
-		"2025": func(x exchange) string { return x.Head.Path },
+	seed := func(x exchange) string { return x.Seed.Path }
+	head := func(x exchange) string { return x.Head.Path }
+	for _, tc := range []struct {
+		name, table string
+		path        func(exchange) string
+	}{
+		{"paths of 2022", "", seed},
+		{"paths of 2025", "", head},
+		{"table of the original", `
+			CREATE SCHEMA iidy;
+			CREATE TABLE iidy.lists (list text NOT NULL, item text NOT NULL, attempts integer NOT NULL DEFAULT 0,
+				CONSTRAINT list_pk PRIMARY KEY (list, item))`, head},
 	} {
-		t.Run(generation, func(t *testing.T) {
+		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, "", httpapi.Config{LoopbackOnly: true})
+			url := pgtest.Database(t)
+			if _, err := pgtest.Pool(t, url).Exec(within(t), tc.table); err != nil {
+				t.Fatal(err)
+			}
+			s := serve(t, url, httpapi.Config{LoopbackOnly: true})
 			for _, x := range exchanges(t) {
 				var body io.Reader
 				if x.Body != nil {
@@ -74,7 +88,7 @@ func TestAnswersAreTheOriginals(t *testing.T) {
 				if x.ContentType != "" {
 					headers = []string{"Content-Type: " + x.ContentType}
 				}
-				compare(t, x, s.do(x.Method, path(x), body, headers...))
+				compare(t, x, s.do(x.Method, tc.path(x), body, headers...))
 			}
 		})
 	}
