@@ -2,6 +2,9 @@ package iidyhttp_test
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 
@@ -49,5 +52,28 @@ func FuzzText(f *testing.F) {
 func FuzzJSON(f *testing.F) {
 	fuzzBody(f, []string{"", "null", "{}", `{"items":["a","b"]}`, `{"items":[null]}`, `{"items":["\ud800","\u0000"]}`, `{"ITEMS":["a"],"items":["a","a"]}`}, "application/json", func(verb string) string {
 		return `{"` + verb + `":%d}` + "\n"
+	})
+}
+
+// Whatever the path and the query, the answer is no fault of the server's.
+func FuzzPath(f *testing.F) {
+	for _, method := range []string{"GET", "POST", "DELETE", "PUT"} {
+		for _, target := range []string{"lists/l/a", "increment/batch/lists/l", "batch/lists/%00?count=5", "batch/lists/l?count=2&after_id=%ff", "lists/%2F/%ff?action=increment", "lists//.."} {
+			f.Add(method, target)
+		}
+	}
+	s := serve(f, "", httpapi.Config{})
+	f.Fuzz(func(t *testing.T, method, target string) {
+		u, err := url.ParseRequestURI("/iidy/v1/" + target)
+		if err != nil || strings.ContainsAny(target, " \r\n") {
+			return // net/http refuses it
+		}
+		r := httptest.NewRequest(http.MethodGet, "/", strings.NewReader("x"))
+		r.Method, r.URL = method, u
+		w := httptest.NewRecorder()
+		s.Config.Handler.ServeHTTP(w, r.WithContext(within(t)))
+		if w.Code >= 500 || w.Header().Get("X-Content-Type-Options") != "nosniff" || w.Header().Get("Location") != "" {
+			t.Errorf("%s %s = %d %q %v", method, target, w.Code, w.Body, w.Header())
+		}
 	})
 }
