@@ -8,6 +8,7 @@ package iidyhttp
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -27,7 +28,7 @@ type Config struct {
 	MaxStream int64         // bytes of an add of many in text; default 1 GiB
 
 	// Explain says how an error of a service is told: its status, headers that go
-	// with it, and a text.
+	// with it, and a text. It has no default: a server tells its errors one way.
 	Explain func(ctx context.Context, operation string, err error) (status int, header http.Header, text string)
 }
 
@@ -127,12 +128,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	all := operations(t)
 	op, ok := all[r.Method]
 	if !ok {
-		methods := make([]string, 0, len(all))
-		for method := range all {
-			methods = append(methods, method)
-		}
-		slices.Sort(methods)
-		w.Header().Set("Allow", strings.Join(methods, ", "))
+		w.Header().Set("Allow", strings.Join(slices.Sorted(maps.Keys(all)), ", "))
 		req.refuse(&refusal{http.StatusMethodNotAllowed, "Method Not Allowed"})
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -247,6 +248,46 @@ func TestBodies(t *testing.T) {
 	wantPart(t, s.do("POST", batch, strings.NewReader("a"), "Content-Encoding: gzip"), 415, "Content-Encoding")
 	if got := s.items("l"); len(got) > 0 {
 		t.Errorf("of what was refused %q were added", got)
+	}
+}
+
+func TestHead(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{})
+	want(t, s.post(batch, "a.txt\nb.txt"), 201, "ADDED 2\n")
+	for path, status := range map[string]int{one: 200, batch + "?count=1": 200, "/iidy/v1/lists/l/none": 404} {
+		r := s.do("HEAD", path, nil)
+		if want(t, r, status, ""); strings.Contains(path, "count") && r.Header.Get("X-IIDY-Last-Item") != "a.txt" {
+			t.Errorf("last item %q", r.Header.Get("X-IIDY-Last-Item"))
+		}
+	}
+}
+
+// Bodies that do not arrive as HTTP says are their sender's fault, and nothing of
+// them is added.
+func TestBrokenTransfers(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{BodyTimeout: 200 * time.Millisecond})
+	for name, tc := range map[string]struct{ rest, status string }{
+		"never ends":      {"Content-Length: 100\r\n\r\na\nb\nc", "408 Request Timeout"},
+		"malformed chunk": {"Transfer-Encoding: chunked\r\n\r\n4\r\na\nb\n\r\nzz\r\n", "400 Bad Request"},
+	} {
+		for _, method := range []string{"POST", "DELETE"} {
+			conn, err := net.Dial("tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.SetDeadline(time.Now().Add(time.Minute))
+			fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: localhost\r\n%s", method, batch, tc.rest)
+			answer, err := io.ReadAll(conn) // the server closes it
+			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+tc.status) {
+				t.Errorf("%s of a body that is %s: %s, %v", method, name, answer, err)
+			}
+		}
+	}
+	if got := s.items("l"); len(got) > 0 {
+		t.Errorf("added %q", got)
 	}
 }
 
