@@ -15,23 +15,24 @@ import (
 // answer is what went well: a body in the form of the request.
 type answer struct {
 	status int
-	body   []byte
+	body   [][]byte
 	last   string // of a page
 }
 
 // count answers "ADDED 2" or {"added":2}.
 func (r *request) count(status int, verb string, n int64) *answer {
+	text := fmt.Appendf(nil, "%s %d\n", strings.ToUpper(verb), n)
 	if r.json {
-		return &answer{status: status, body: fmt.Appendf(nil, `{%q:%d}`+"\n", verb, n)}
+		text = fmt.Appendf(nil, "{%q:%d}\n", verb, n)
 	}
-	return &answer{status: status, body: fmt.Appendf(nil, "%s %d\n", strings.ToUpper(verb), n)}
+	return &answer{status: status, body: [][]byte{text}}
 }
 
 func (r *request) answer(a *answer) {
 	if fitsHeader(a.last) {
 		r.w.Header().Set("X-IIDY-Last-Item", a.last)
 	}
-	r.write(a.status, a.body)
+	r.write(a.status, a.body...)
 }
 
 // fitsHeader reports whether a client would get item back from a header as it is:
@@ -40,7 +41,7 @@ func fitsHeader(item string) bool {
 	return item != "" && strings.TrimSpace(item) == item && !strings.ContainsFunc(item, unicode.IsControl)
 }
 
-func (r *request) write(status int, body []byte) {
+func (r *request) write(status int, body ...[]byte) {
 	r.w.Header().Set("X-Content-Type-Options", "nosniff")
 	if r.json {
 		r.w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -48,7 +49,11 @@ func (r *request) write(status int, body []byte) {
 		r.w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	}
 	r.w.WriteHeader(status)
-	r.w.Write(body) // the client is gone if this fails
+	for _, part := range body {
+		if _, err := r.w.Write(part); err != nil {
+			return // the client is gone
+		}
+	}
 }
 
 // appendJSON appends v, which marshals without an error, and a newline.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"github.com/howdah-db/howdah/checklists"
@@ -31,7 +32,7 @@ func (a *api) getOne(ctx context.Context, t target, r *request) (*answer, error)
 	} else {
 		fmt.Fprintln(&body, item.Attempts)
 	}
-	return &answer{status: http.StatusOK, body: body.Bytes()}, nil
+	return &answer{status: http.StatusOK, body: [][]byte{body.Bytes()}}, nil
 }
 
 // maxCount is the most items of a page.
@@ -82,33 +83,38 @@ func (a *api) getMany(ctx context.Context, t target, r *request) (*answer, error
 	return page.answer(), nil
 }
 
-// page gathers the body of a page: of a million items little more than their names.
+// page gathers the body of a page, of a million items little more than their
+// names: in parts, because one that grows is copied, and there twice, each time.
 type page struct {
-	json bool
-	n    int
-	body bytes.Buffer
-	last string
+	json  bool
+	n     int
+	parts [][]byte
+	part  bytes.Buffer
+	last  string
 }
 
 func (p *page) add(e entry) {
-	switch {
-	case !p.json:
-		fmt.Fprintf(&p.body, "%s %d\n", e.Item, e.Attempts)
-	default:
+	if !p.json {
+		fmt.Fprintf(&p.part, "%s %d\n", e.Item, e.Attempts)
+	} else {
 		if p.n > 0 {
-			p.body.WriteByte(',')
+			p.part.WriteByte(',')
 		}
-		appendJSON(&p.body, e)
-		p.body.Truncate(p.body.Len() - 1) // its newline
+		appendJSON(&p.part, e)
+		p.part.Truncate(p.part.Len() - 1) // its newline
+	}
+	if p.part.Len() >= 256<<10 {
+		p.parts = append(p.parts, bytes.Clone(p.part.Bytes()))
+		p.part.Reset()
 	}
 	p.n++
 	p.last = e.Item
 }
 
 func (p *page) answer() *answer {
-	body := p.body.Bytes()
+	body := append(p.parts, p.part.Bytes())
 	if p.json {
-		body = append(append([]byte(`{"listentries":[`), body...), "]}\n"...)
+		body = slices.Concat([][]byte{[]byte(`{"listentries":[`)}, body, [][]byte{[]byte("]}\n")})
 	}
 	return &answer{status: http.StatusOK, body: body, last: p.last}
 }
