@@ -388,7 +388,7 @@ func TestOverlappingAdds(t *testing.T) {
 func TestDatabaseAway(t *testing.T) {
 	t.Parallel()
 	proxy := pgtest.NewProxy(t, pgtest.Database(t))
-	s := serve(t, proxy.URL(), httpapi.Config{Timeout: 2 * time.Second})
+	s := serve(t, proxy.URL(), httpapi.Config{})
 	want(t, s.post(batch, lines(30_000)), 201, "ADDED 30000\n")
 	away := func(r response) {
 		t.Helper()
