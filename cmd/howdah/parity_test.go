@@ -14,6 +14,7 @@ import (
 // or a route or command no method.
 var apart = map[string]string{
 	"method checklists.WithTx":     "transactions are the library's; over HTTP there will be one request for several operations",
+	"method checklists.Table":      "the name of the store's own table, for Go programs",
 	"method checklists.Migrations": "howdah migrate, and every start of serve, for all services together",
 	"method checklists.All":        "Export without a state, which is checklists-export and howdah checklists export",
 	"method changes.WithTx":        "as checklists.WithTx",
