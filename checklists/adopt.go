@@ -1,6 +1,7 @@
 package checklists
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,7 +195,7 @@ func (a *adoption) lock(ctx context.Context) error {
 		if err != nil || locked {
 			return err
 		}
-		who, err := a.sessions(ctx, `
+		who, err := sessions(ctx, a.conn, `
 			SELECT pid
 			FROM pg_locks
 			WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -220,8 +221,8 @@ func pause(ctx context.Context, d time.Duration) error {
 
 // sessions describes those that a query names by their pid; NULL is a prepared
 // transaction.
-func (a *adoption) sessions(ctx context.Context, query string, args ...any) (string, error) {
-	rows, _ := a.conn.Query(ctx, `
+func sessions(ctx context.Context, db pg.DB, query string, args ...any) (string, error) {
+	rows, _ := db.Query(ctx, `
 		SELECT CASE WHEN p.pid IS NULL THEN 'a prepared transaction (SELECT * FROM pg_prepared_xacts)'
 			ELSE format('process %s', p.pid) || coalesce(format(' (%s)', concat_ws(', ', nullif(s.usename, ''), nullif(s.application_name, ''), s.state,
 				'for ' || date_trunc('second', clock_timestamp() - s.state_change)::text)), '') END
@@ -241,12 +242,15 @@ const (
 	lockTries    = 5
 )
 
+// patience is lockPatience but in tests.
+func (s *Store) patience() time.Duration { return cmp.Or(s.lockPatience, lockPatience) }
+
 // locked runs do in a transaction that waits for locks two seconds at a time:
 // whoever wants the table after it has to wait as long.
 func (a *adoption) locked(ctx context.Context, sh *shape, do func(pgx.Tx) error) error {
 	for try := 1; ; try++ {
 		err := pgx.BeginFunc(ctx, a.conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d`, lockPatience.Milliseconds())); err != nil {
+			if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d`, a.s.patience().Milliseconds())); err != nil {
 				return err
 			}
 			return do(tx)
@@ -255,7 +259,7 @@ func (a *adoption) locked(ctx context.Context, sh *shape, do func(pgx.Tx) error)
 		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" && pgErr.Code != "40P01" {
 			return depended(err)
 		}
-		who, asked := a.sessions(ctx, `
+		who, asked := sessions(ctx, a.conn, `
 			SELECT DISTINCT pid
 			FROM pg_locks
 			WHERE relation = $1::oid AND granted AND pid IS DISTINCT FROM pg_backend_pid()
@@ -267,7 +271,7 @@ func (a *adoption) locked(ctx context.Context, sh *shape, do func(pgx.Tx) error)
 			return fmt.Errorf("%s is in use by %s, and was each of %d times; run it again when that has ended: %w: %w", sh.name(), who, try, fault.Unavailable, err)
 		}
 		a.told(Adopting{Step: a.at, Waiting: who})
-		if err := pause(ctx, time.Duration(try)*250*time.Millisecond); err != nil {
+		if err := pause(ctx, time.Duration(try)*a.s.patience()/8); err != nil {
 			return err
 		}
 	}
@@ -339,35 +343,36 @@ func (a *adoption) checkPriorities(ctx context.Context, sh *shape) error {
 // leaves an index that is not valid.
 func index(name, on string, valid func(*shape) *bool) func(*adoption, context.Context, *shape) error {
 	return func(a *adoption, ctx context.Context, sh *shape) error {
+		watching, stop := context.WithCancel(ctx)
+		var watch sync.WaitGroup
+		defer watch.Wait()
+		defer stop()
+		watch.Go(func() { a.watch(watching, sh) })
 		if valid(sh) != nil {
 			if _, err := a.conn.Exec(ctx, `DROP INDEX CONCURRENTLY `+pgx.Identifier{sh.Schema, name}.Sanitize()); err != nil {
 				return err
 			}
 		}
-		watching, stop := context.WithCancel(ctx)
-		var watch sync.WaitGroup
-		defer watch.Wait()
-		defer stop()
-		watch.Go(func() { a.watchIndex(watching, sh) })
 		_, err := a.conn.Exec(ctx, a.s.sql(`CREATE INDEX CONCURRENTLY `+name+` ON {lists} `+on))
 		return err
 	}
 }
 
-// watchIndex tells how far an index is, and for whom it waits; what it cannot find
-// out it does not tell.
-func (a *adoption) watchIndex(ctx context.Context, sh *shape) {
+// watch tells how far an index is, and for whom it waits; what it cannot find out it
+// does not tell.
+func (a *adoption) watch(ctx context.Context, sh *shape) {
+	pid := a.conn.PgConn().PID()
 	for pause(ctx, time.Second) == nil {
 		at := Adopting{Step: a.at}
-		var locker int32
+		var waits bool
 		err := a.s.db.QueryRow(ctx, `
-			SELECT blocks_done, blocks_total, current_locker_pid
+			SELECT coalesce(max(blocks_done), 0), coalesce(max(blocks_total), 0), pg_blocking_pids($2) <> '{}'
 			FROM pg_stat_progress_create_index
-			WHERE relid = $1`, sh.OID).Scan(&at.Done, &at.Total, &locker)
-		if locker != 0 {
-			at.Waiting = fmt.Sprintf("process %d, whose transaction began before", locker)
+			WHERE relid = $1`, sh.OID, pid).Scan(&at.Done, &at.Total, &waits)
+		if err == nil && waits {
+			at.Waiting, err = sessions(ctx, a.s.db, `SELECT nullif(unnest(pg_blocking_pids($1)), 0)`, pid)
 		}
-		if err == nil && (at.Total > 0 || locker != 0) {
+		if err == nil && (at.Total > 0 || waits) {
 			a.told(at)
 		}
 	}

@@ -27,6 +27,7 @@ import (
 	"io/fs"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -53,6 +54,8 @@ type Store struct {
 	relation *strings.Replacer
 	layout   *layout
 	marks    *marks
+
+	lockPatience time.Duration // of Adopt; 0 but in tests
 }
 
 // List is one of the lists of a table.

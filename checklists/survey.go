@@ -109,7 +109,7 @@ func (s *Store) survey(ctx context.Context, sh *shape, v *Survey) error {
 		return err
 	}
 	v.Loss = &l
-	if !sh.Migrated {
+	if !sh.Migrated || !sh.Executes {
 		return nil
 	}
 	return s.row(ctx, `
@@ -171,7 +171,9 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 			pg_get_userbyid(c.relowner) AS owner, current_user::text AS role, d.datname AS database,
 			pg_has_role(c.relowner, 'USAGE') AS owns, has_schema_privilege(n.oid, 'CREATE') AS creates,
 			coalesce(has_function_privilege(to_regprocedure('howdah.checklist_inserted()'), 'EXECUTE')
-				AND has_table_privilege(to_regclass('howdah.checklist_count'), 'SELECT, INSERT'), true) AS executes,
+				AND (SELECT bool_and(has_table_privilege(to_regclass('howdah.' || own), may))
+					FROM unnest(ARRAY['checklist', 'checklist_count', 'checklist_done']) AS own, unnest(ARRAY['SELECT', 'INSERT', 'DELETE']) AS may),
+				true) AS executes,
 			to_regprocedure('howdah.checklist_inserted()') IS NOT NULL AS migrated,
 			coalesce(obj_description(c.oid, 'pg_class'), '') AS comment, coalesce(c.reloptions, '{}') AS options,
 			(SELECT jsonb_object_agg(attname, format_type(atttypid, atttypmod)) FROM pg_attribute
@@ -223,7 +225,7 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 			sh.lacking = append(sh.lacking, want.name+" "+want.kind)
 		}
 	}
-	if sh.Migrated {
+	if sh.Migrated && sh.Executes {
 		err = db.QueryRow(ctx, `
 			SELECT EXISTS (SELECT FROM howdah.checklist WHERE relation = $1) OR EXISTS (SELECT FROM howdah.checklist_count WHERE relation = $1)
 				OR EXISTS (SELECT FROM howdah.checklist_done WHERE relation = $1)`, sh.OID).Scan(&sh.Left)
@@ -323,7 +325,7 @@ func (sh *shape) problems() (why []string, denied bool) {
 		say("role %s may not make indexes: GRANT CREATE ON SCHEMA %s TO %s", sh.Role, pgx.Identifier{sh.Schema}.Sanitize(), role)
 	}
 	if !sh.Executes {
-		say("role %s may not use howdah's functions: run this as the role that ran howdah migrate, or as a superuser", sh.Role)
+		say("role %s may not use howdah's functions and tables: run this as the role that ran howdah migrate, or as a superuser", sh.Role)
 	}
 	return why, len(why) > 0
 }
