@@ -2,7 +2,8 @@
 // attempted.
 //
 // It works on the table of iidy (iidy.lists), beside a running iidy, and creates
-// that table where it is missing. Insert the items, Page through them, Delete
+// that table where it is missing; [Store.Adopt] adds to one that was there what
+// leases and progress need. Insert the items, Page through them, Delete
 // what is done and Increment what failed:
 //
 //	s := checklists.New(pool, checklists.Config{})
