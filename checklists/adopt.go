@@ -51,6 +51,9 @@ func (s *Store) Adopt(ctx context.Context, told func(Adopting)) error {
 			if next < 0 || sh.layout() == LayoutMade {
 				return nil
 			}
+			if err := sh.denial(); err != nil {
+				return err
+			}
 			if !sh.Migrated {
 				return fmt.Errorf("howdah's own tables are not there; run howdah migrate first: %w", fault.Unavailable)
 			}
@@ -83,8 +86,8 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 		case !sh.touched():
 			return nil
 		}
-		if !sh.Owns {
-			return sh.refusal()
+		if err := sh.denial(); err != nil {
+			return err
 		}
 		a.at = "take back columns, indexes and triggers"
 		a.told(Adopting{Step: a.at})
@@ -188,10 +191,10 @@ func (s *Store) alone(ctx context.Context, told func(Adopting), do func(*adoptio
 // lock takes the lock of the table's adoptions. It asks again and again: who waits
 // for a lock in a statement holds a snapshot, and building an index waits for that.
 func (a *adoption) lock(ctx context.Context) error {
-	table := a.s.table.Sanitize()
+	table := a.s.table.Sanitize() // where there is none, that is told after this
 	for {
 		var locked bool
-		err := a.conn.QueryRow(ctx, `SELECT pg_try_advisory_lock(hashtext('howdah adopt'), hashtext($1))`, table).Scan(&locked)
+		err := a.conn.QueryRow(ctx, `SELECT coalesce(pg_try_advisory_lock(hashtext('howdah adopt'), to_regclass($1)::oid::integer), true)`, table).Scan(&locked)
 		if err != nil || locked {
 			return err
 		}
@@ -199,7 +202,7 @@ func (a *adoption) lock(ctx context.Context) error {
 			SELECT pid
 			FROM pg_locks
 			WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-				AND classid::bigint = hashtext('howdah adopt')::bigint & 4294967295 AND objid::bigint = hashtext($1)::bigint & 4294967295`, table)
+				AND classid::bigint = hashtext('howdah adopt')::bigint & 4294967295 AND objid = to_regclass($1)::oid`, table)
 		if err != nil {
 			return err
 		}

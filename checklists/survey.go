@@ -39,8 +39,6 @@ type Survey struct {
 	Steps     []string `json:"steps"`              // what Adopt would do
 	Problems  []string `json:"problems,omitempty"` // why it cannot
 	Loss      *Loss    `json:"loss,omitempty"`     // what UndoAdopt would lose
-
-	denied bool // all problems are of rights
 }
 
 // Loss is how many items or lists have what a plain table cannot hold.
@@ -67,7 +65,9 @@ func (s *Store) Survey(ctx context.Context) (Survey, error) {
 		return Survey{}, pg.Wrap(op, err)
 	}
 	v := Survey{Table: sh.name(), Layout: sh.layout(), Iidy: sh.Iidy, Encoding: sh.Encoding, Owner: sh.Owner, Writers: sh.Writers, Steps: sh.todo()}
-	v.Problems, v.denied = sh.problems()
+	if v.Problems = sh.problems(); len(v.Problems) == 0 && len(v.Steps) > 0 {
+		v.Problems = sh.rights()
+	}
 	if kinds[sh.Kind] != "" || len(sh.lacking) > 0 {
 		return v, nil // nothing more need, or can, be asked
 	}
@@ -119,15 +119,19 @@ func (s *Store) survey(ctx context.Context, sh *shape, v *Survey) error {
 
 // refusal is the error of a table that cannot be adopted.
 func (sh *shape) refusal() error {
-	problems, denied := sh.problems()
-	if len(problems) == 0 {
+	return sh.refused(sh.problems(), fault.Conflict)
+}
+
+// denial is the error of a role that may not change the table.
+func (sh *shape) denial() error {
+	return sh.refused(sh.rights(), fault.Denied)
+}
+
+func (sh *shape) refused(why []string, kind fault.Kind) error {
+	if len(why) == 0 {
 		return nil
 	}
-	kind := fault.Conflict
-	if denied {
-		kind = fault.Denied
-	}
-	return fmt.Errorf("%s: %s: %w", sh.name(), strings.Join(problems, "; "), kind)
+	return fmt.Errorf("%s: %s: %w", sh.name(), strings.Join(why, "; "), kind)
 }
 
 // shape is what the catalogs say of the table.
@@ -184,7 +188,7 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 				WHERE attrelid = c.oid AND attnum > 0 AND attnotnull AND NOT atthasdef AND attidentity = '' AND NOT attisdropped
 					AND attname NOT IN ('list', 'item') ORDER BY attnum) AS demanding,
 			EXISTS (SELECT FROM pg_index i
-				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 2
+				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indnkeyatts = 2
 					AND pg_get_indexdef(i.indexrelid, 1, true) = 'list' AND pg_get_indexdef(i.indexrelid, 2, true) = 'item') AS keyed,
 			coalesce((SELECT bool_and(l.collisdeterministic) FROM pg_attribute a JOIN pg_collation l ON l.oid = a.attcollation
 				WHERE a.attrelid = c.oid AND a.attname IN ('list', 'item')), true) AS deterministic,
@@ -273,15 +277,14 @@ var kinds = map[string]string{
 	"p": "a partitioned table", "v": "a view", "m": "a materialized view", "f": "a foreign table", "S": "a sequence", "i": "an index", "I": "an index", "c": "a type",
 }
 
-// problems says why the table cannot be adopted; denied where a role with more
-// rights could do it.
-func (sh *shape) problems() (why []string, denied bool) {
+// problems says why the table cannot be adopted by anybody.
+func (sh *shape) problems() (why []string) {
 	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
 	n, others := sh.has()
 	switch {
 	case kinds[sh.Kind] != "":
 		say("it is %s; only an ordinary table can be adopted", kinds[sh.Kind])
-		return why, false
+		return why
 	case sh.Temporary:
 		say("it is a temporary table, which only its own session can see")
 	case sh.Parted:
@@ -289,7 +292,7 @@ func (sh *shape) problems() (why []string, denied bool) {
 	}
 	if len(sh.lacking) > 0 {
 		say("it is no checklist: it has no column %s", strings.Join(sh.lacking, ", "))
-		return why, false
+		return why
 	}
 	switch {
 	case len(others) > 0:
@@ -314,9 +317,12 @@ func (sh *shape) problems() (why []string, denied bool) {
 	if len(sh.Taken) > 0 {
 		say("the name %s is taken in its schema, by an index of another table: rename that", strings.Join(sh.Taken, ", "))
 	}
-	if len(why) > 0 {
-		return why, false
-	}
+	return why
+}
+
+// rights says what the role lacks.
+func (sh *shape) rights() (why []string) {
+	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
 	role, owner := pgx.Identifier{sh.Role}.Sanitize(), pgx.Identifier{sh.Owner}.Sanitize()
 	if !sh.Owns {
 		say("role %s does not own it: run this as %s or as a superuser, or let the one act for the other: GRANT %s TO %s", sh.Role, sh.Owner, owner, role)
@@ -327,5 +333,5 @@ func (sh *shape) problems() (why []string, denied bool) {
 	if !sh.Executes {
 		say("role %s may not use howdah's functions and tables: run this as the role that ran howdah migrate, or as a superuser", sh.Role)
 	}
-	return why, len(why) > 0
+	return why
 }

@@ -67,7 +67,7 @@ func (c *cli) adoptSystem(system, short, table string, look func(context.Context
 				case err != nil:
 					return err
 				case !yes:
-					return c.surveyed(a, system, undo)
+					return c.surveyed(a, "howdah adopt "+system+otherTable(cmd), undo)
 				case undo:
 					return c.changed(ctx, table, "given_back", a.undo)
 				}
@@ -95,13 +95,20 @@ func identifier(name string) pgx.Identifier {
 	return pgx.Identifier{schema, table}
 }
 
+// otherTable is the flag as it was given.
+func otherTable(cmd *cobra.Command) string {
+	if flag := cmd.Flags().Lookup("table"); flag.Changed {
+		return " --table " + printable(flag.Value.String())
+	}
+	return ""
+}
+
 // surveyed prints what was found and what would be done.
-func (c *cli) surveyed(a *adoptee, system string, undo bool) error {
+func (c *cli) surveyed(a *adoptee, again string, undo bool) error {
 	if c.wantsJSON() {
 		return jsonLine(c.out, a.found)
 	}
 	lines := a.words
-	again := "howdah adopt " + system
 	switch {
 	case undo && !a.undoable:
 		lines = append(lines, "there is nothing to take back")
@@ -179,10 +186,10 @@ func iidy(ctx context.Context, client *howdah.Client) (*adoptee, error) {
 	}
 	if l := v.Loss; l != nil {
 		a.losses = []string{
-			fmt.Sprintf("leases of %d items, which their workers can no longer tick off", l.Leased),
-			fmt.Sprintf("the waiting of %d items and the death of %d: they would be like any other", l.Waiting, l.Dead),
-			fmt.Sprintf("%d errors, %d payloads, %d priorities", l.Errors, l.Payloads, l.Priorities),
-			fmt.Sprintf("%d done items that are kept, the settings of %d lists, and all counts", l.Done, l.Settings),
+			fmt.Sprintf("leases: %d, which their workers could no longer tick off", l.Leased),
+			fmt.Sprintf("waiting items: %d, dead items: %d; they would be like any other", l.Waiting, l.Dead),
+			fmt.Sprintf("errors: %d, payloads: %d, priorities: %d", l.Errors, l.Payloads, l.Priorities),
+			fmt.Sprintf("done items that are kept: %d, lists with settings: %d, and all counts", l.Done, l.Settings),
 		}
 	}
 	return a, nil
@@ -200,12 +207,12 @@ func iidyWords(v checklists.Survey) []string {
 	if v.Order == "" {
 		return words
 	}
-	say("%d items on %d lists; encoding %s", v.Items, v.Lists, v.Encoding)
+	say("items: %d, lists: %d, encoding: %s", v.Items, v.Lists, v.Encoding)
 	say("order of items: %s (collation: %s)", v.Order, v.Collation)
 	if v.TooLong > 0 {
-		say("%d items are longer than howdah would put on; they can be read, ticked and deleted", v.TooLong)
+		say("items longer than howdah would put on: %d; they can be read, ticked and deleted", v.TooLong)
 	}
-	say("owner %s; may write: %s; nobody needs new rights", printable(v.Owner), cmp.Or(strings.Join(v.Writers, ", "), "nobody else"))
+	say("owner: %s; may write: %s; nobody needs new rights", printable(v.Owner), cmp.Or(strings.Join(v.Writers, ", "), "nobody else"))
 	if v.Iidy != "" {
 		say("the version table of iidy %s is there, and stays as it is", v.Iidy)
 	}
