@@ -100,7 +100,11 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 		// These may be many, and nobody need wait for them.
 		a.at = "forget counts, settings and done items"
 		a.told(Adopting{Step: a.at})
-		_, err = a.conn.Exec(ctx, forget, sh.OID)
+		sql := forget
+		if sh.Imports {
+			sql += `, c AS (DELETE FROM howdah.checklist_import WHERE relation = $1)`
+		}
+		_, err = a.conn.Exec(ctx, sql+` DELETE FROM howdah.checklist_count WHERE relation = $1`, sh.OID)
 		return err
 	})
 	s.layout.set(false, false)
@@ -108,8 +112,7 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 }
 
 const forget = `
-	WITH a AS (DELETE FROM howdah.checklist WHERE relation = $1), b AS (DELETE FROM howdah.checklist_done WHERE relation = $1)
-	DELETE FROM howdah.checklist_count WHERE relation = $1`
+	WITH a AS (DELETE FROM howdah.checklist WHERE relation = $1), b AS (DELETE FROM howdah.checklist_done WHERE relation = $1)`
 
 // step is a part of adopting, which can be repeated.
 type step struct {
@@ -123,10 +126,12 @@ var steps = []step{
 		func(sh *shape) bool { return !sh.columns() || sh.Checked == nil }, (*adoption).addColumns},
 	{"check the priorities that are there, beside writers",
 		func(sh *shape) bool { return sh.Checked == nil || !*sh.Checked }, (*adoption).checkPriorities},
-	{"build the index lists_due, beside writers",
-		func(sh *shape) bool { return sh.DueIndex == nil || !*sh.DueIndex }, index("lists_due", "(list, priority, due)", func(sh *shape) *bool { return sh.DueIndex })},
-	{"build the index lists_lease, beside writers",
-		func(sh *shape) bool { return sh.LeaseIndex == nil || !*sh.LeaseIndex }, index("lists_lease", "(list, lease) WHERE lease IS NOT NULL", func(sh *shape) *bool { return sh.LeaseIndex })},
+	{"build an index of what is due, beside writers",
+		func(sh *shape) bool { return sh.DueIndex == nil || !*sh.DueIndex },
+		index("lists_due", "(list, priority, due)", func(sh *shape) *bool { return sh.DueIndex })},
+	{"build an index of leases, beside writers",
+		func(sh *shape) bool { return sh.LeaseIndex == nil || !*sh.LeaseIndex },
+		index("lists_lease", "(list, lease) WHERE lease IS NOT NULL", func(sh *shape) *bool { return sh.LeaseIndex })},
 	{"let triggers count what is put on and taken off, by whomever",
 		func(sh *shape) bool { return sh.Triggers < 3 }, (*adoption).addTriggers},
 	{"count the items that are there, beside writers",
@@ -317,7 +322,7 @@ func (a *adoption) addColumns(ctx context.Context, sh *shape) error {
 		}
 	}
 	if sh.Checked == nil {
-		parts = append(parts, `ADD CONSTRAINT lists_priority CHECK (priority BETWEEN -5 AND 5) NOT VALID`)
+		parts = append(parts, `ADD CONSTRAINT `+a.s.quoted("lists_priority")+` CHECK (priority BETWEEN -5 AND 5) NOT VALID`)
 	}
 	note.ready = false
 	return a.locked(ctx, sh, func(tx pgx.Tx) error {
@@ -337,7 +342,7 @@ func (a *adoption) addColumns(ctx context.Context, sh *shape) error {
 
 func (a *adoption) checkPriorities(ctx context.Context, sh *shape) error {
 	return a.locked(ctx, sh, func(tx pgx.Tx) error {
-		return execAll(ctx, tx, a.s.sql(`ALTER TABLE {lists} VALIDATE CONSTRAINT lists_priority`))
+		return execAll(ctx, tx, a.s.sql(`ALTER TABLE {lists} VALIDATE CONSTRAINT `+a.s.quoted("lists_priority")))
 	})
 }
 
@@ -352,11 +357,11 @@ func index(name, on string, valid func(*shape) *bool) func(*adoption, context.Co
 		defer stop()
 		watch.Go(func() { a.watch(watching, sh) })
 		if valid(sh) != nil {
-			if _, err := a.conn.Exec(ctx, `DROP INDEX CONCURRENTLY `+pgx.Identifier{sh.Schema, name}.Sanitize()); err != nil {
+			if _, err := a.conn.Exec(ctx, `DROP INDEX CONCURRENTLY `+pgx.Identifier{sh.Schema, a.s.named(name)}.Sanitize()); err != nil {
 				return err
 			}
 		}
-		_, err := a.conn.Exec(ctx, a.s.sql(`CREATE INDEX CONCURRENTLY `+name+` ON {lists} `+on))
+		_, err := a.conn.Exec(ctx, a.s.sql(`CREATE INDEX CONCURRENTLY `+a.s.quoted(name)+` ON {lists} `+on))
 		return err
 	}
 }

@@ -142,7 +142,7 @@ type shape struct {
 	Temporary, Parted         bool
 	Owner, Role, Database     string
 	Owns, Creates, Executes   bool
-	Migrated                  bool
+	Migrated, Imports         bool
 	Left                      bool // rows of howdah's own tables are about it
 	Comment                   string
 	Options                   []string
@@ -202,13 +202,14 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 			ARRAY(SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'everybody' ELSE pg_get_userbyid(a.grantee)::text END
 				FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
 				WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE') ORDER BY 1) AS writers,
-			(SELECT convalidated FROM pg_constraint WHERE conrelid = c.oid AND conname = 'lists_priority') AS checked,
+			(SELECT convalidated FROM pg_constraint WHERE conrelid = c.oid AND conname = $2) AS checked,
 			(SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-				WHERE i.indrelid = c.oid AND x.relname = 'lists_due') AS "dueIndex",
+				WHERE i.indrelid = c.oid AND x.relname = $3) AS "dueIndex",
 			(SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-				WHERE i.indrelid = c.oid AND x.relname = 'lists_lease') AS "leaseIndex",
+				WHERE i.indrelid = c.oid AND x.relname = $4) AS "leaseIndex",
 			ARRAY(SELECT x.relname::text FROM pg_class x LEFT JOIN pg_index i ON i.indexrelid = x.oid
-				WHERE x.relnamespace = n.oid AND x.relname IN ('lists_due', 'lists_lease') AND i.indrelid IS DISTINCT FROM c.oid) AS taken,
+				WHERE x.relnamespace = n.oid AND x.relname IN ($3, $4) AND i.indrelid IS DISTINCT FROM c.oid) AS taken,
+			to_regclass('howdah.checklist_import') IS NOT NULL AS imports,
 			(SELECT count(*) FROM pg_trigger t
 				WHERE t.tgrelid = c.oid AND t.tgenabled IN ('O', 'A')
 					AND (t.tgname, t.tgfoid) IN (('howdah_inserted', to_regproc('howdah.checklist_inserted')::oid),
@@ -216,7 +217,7 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN pg_database d ON d.datname = current_database()
-		WHERE c.oid = to_regclass($1)`, s.table.Sanitize())
+		WHERE c.oid = to_regclass($1)`, s.table.Sanitize(), s.named("lists_priority"), s.named("lists_due"), s.named("lists_lease"))
 	sh, err := pgx.CollectExactlyOneRow(rows, pgx.RowToAddrOfStructByNameLax[shape])
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("no table %s in this database: %w", s.table.Sanitize(), fault.NotFound)
@@ -335,3 +336,8 @@ func (sh *shape) rights() (why []string) {
 	}
 	return why
 }
+
+// named is the name of an index or a constraint of the table.
+func (s *Store) named(name string) string { return name }
+
+func (s *Store) quoted(name string) string { return pgx.Identifier{s.named(name)}.Sanitize() }
