@@ -88,7 +88,8 @@ func (s *Store) sql(text string) string { return s.relation.Replace(s.names.SQL(
 // WithTx returns a Store that works inside tx. The caller commits.
 func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
 
-// Migrations are the files that make or adopt the Store's table.
+// Migrations are the files that make the Store's table; one that is there stays as it
+// is.
 func (s *Store) Migrations() pg.Migrations {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
