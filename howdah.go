@@ -112,9 +112,10 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 // replica, or on the primary where there is none.
 func (c *Client) Reads() Services { return c.reads }
 
-// Migrate makes or adopts what the services' tables lack. It is safe on every
-// start and from several processes at once; when nothing is missing it only
-// reads. The error is Denied, and says what to grant, where the role may not.
+// Migrate makes what the services' tables lack; those of an original system stay as
+// they are. It is safe on every start and from several processes at once; when
+// nothing is missing it only reads. The error is Denied, and says what to grant,
+// where the role may not.
 func (c *Client) Migrate(ctx context.Context) error {
 	direct, err := c.cfg.Database.Direct()
 	if err != nil {

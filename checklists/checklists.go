@@ -93,7 +93,8 @@ func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
 // own.
 func (s *Store) Table() pgx.Identifier { return slices.Clone(s.table) }
 
-// Migrations are the files that make or adopt the Store's table.
+// Migrations are the files that make the Store's table; one that is there stays as it
+// is.
 func (s *Store) Migrations() pg.Migrations {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
