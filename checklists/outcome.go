@@ -90,12 +90,7 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 		texts[i], waits[i] = cleaned(f.Error), int64(f.RetryIn)
 	}
 	err = s.row(ctx, `
-		WITH s AS (
-			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
-				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
-				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
-			FROM howdah.checklist
-			WHERE relation = {relation} AND list = $1),
+		WITH `+failSettings+`,
 		k AS MATERIALIZED (
 			SELECT item
 			FROM {lists}
@@ -104,27 +99,39 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 			FOR NO KEY UPDATE),
 		u AS (
 			UPDATE {lists} l
-			SET lease = NULL, error = f.error, due = CASE
-				WHEN f.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
-				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
-					WHEN f.wait > 0 THEN f.wait / 1e9::float8
-					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END
+			`+failChange+`
 			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
 			JOIN k USING (item)
 			CROSS JOIN s
 			WHERE l.list = $1 AND l.item = f.item
 			RETURNING l.due),
-		d AS (
-			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
-			SELECT {relation}, $1, howdah.checklist_bucket(), count(*), count(*) FILTER (WHERE due = 'infinity')
-			FROM u
-			HAVING count(*) > 0)
+		`+failCount+`
 		SELECT count(*) FROM u`, []any{l.List, l.Token, names, texts, waits}, &n)
 	if err == nil {
 		err = lost(n, len(names))
 	}
 	return n, pg.Wrap(op, err)
 }
+
+// What failing is to an item l of list $1, for a failure f.
+const (
+	failSettings = `s AS (
+			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
+				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
+				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
+			FROM howdah.checklist
+			WHERE relation = {relation} AND list = $1)`
+	failChange = `SET lease = NULL, error = f.error, due = CASE
+				WHEN f.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
+				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
+					WHEN f.wait > 0 THEN f.wait / 1e9::float8
+					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END`
+	failCount = `d AS (
+			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
+			SELECT {relation}, $1, howdah.checklist_bucket(), count(*), count(*) FILTER (WHERE due = 'infinity')
+			FROM u
+			HAVING count(*) > 0)`
+)
 
 // Extend lets the lease of all items that it still holds end d from now, and
 // returns how many. It returns ErrLost when it holds none.

@@ -1,0 +1,201 @@
+package checklists
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// run is calls on one item that came one after the other and do the same.
+type run struct {
+	item string
+	call
+	answers []answer
+}
+
+// step is what one statement does: runs of one kind, on items of one list, each
+// item once.
+type step struct {
+	nth  int // run of its items
+	verb verb
+	list string
+	runs []run
+}
+
+// steps brings the calls of a batch into statements: the second run of an item
+// comes after its first. Almost always there is but one.
+func steps(batch pg.Batch[target, call, answer]) []*step {
+	type place struct {
+		nth  int
+		verb verb
+		list string
+	}
+	at := map[place]*step{}
+	var all []*step
+	for _, e := range batch.Entries {
+		for from, to, nth := 0, 1, 0; from < len(e.Values); to++ {
+			first := e.Values[from]
+			if to < len(e.Values) && e.Values[to].verb == first.verb && e.Values[to].token == first.token {
+				continue
+			}
+			p := place{nth, first.verb, e.Key.list}
+			if at[p] == nil {
+				at[p] = &step{nth: nth, verb: first.verb, list: e.Key.list}
+				all = append(all, at[p])
+			}
+			at[p].runs = append(at[p].runs, run{e.Key.item, first, e.Results[from:to]})
+			from, nth = to, nth+1
+		}
+	}
+	slices.SortStableFunc(all, func(a, b *step) int { // lists are in order already
+		if a.nth != b.nth {
+			return a.nth - b.nth
+		}
+		return int(a.verb - b.verb)
+	})
+	return all
+}
+
+// flush writes a batch in one round trip.
+//
+// It waits for no lock that another transaction has on an item: the callers of
+// such an item are told, and wait alone. Hence it needs no order to lock in. What
+// it could wait for is somebody's INSERT or DELETE of an item that it inserts, or
+// the whole table: then, after a moment, all of its callers go alone.
+func (w *Writer) flush(ctx context.Context, tx pgx.Tx, batch pg.Batch[target, call, answer]) error {
+	full, err := w.s.WithTx(tx).full(ctx)
+	if err != nil {
+		return err
+	}
+	var b pgx.Batch
+	b.Queue(`SELECT set_config('lock_timeout', '100ms', true)`)
+	b.Queue(`SAVEPOINT howdah_writer`)
+	for _, s := range steps(batch) {
+		sql, args := s.statement(full)
+		b.Queue(w.s.sql(sql), args...).Query(s.take)
+	}
+	err = tx.SendBatch(ctx, &b).Close()
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != "55P03" { // lock_not_available
+		return w.s.told(err)
+	}
+	for _, e := range batch.Entries {
+		for i := range e.Results {
+			e.Results[i] = answer{locked: true}
+		}
+	}
+	_, err = tx.Exec(ctx, `ROLLBACK TO SAVEPOINT howdah_writer`)
+	return err
+}
+
+// take reads the items that were changed, and those that could not be.
+func (s *step) take(rows pgx.Rows) error {
+	at := make(map[string]run, len(s.runs))
+	for _, r := range s.runs {
+		at[r.item] = r
+	}
+	var item string
+	var locked bool
+	_, err := pgx.ForEachRow(rows, []any{&item, &locked}, func() error {
+		for i := range at[item].answers {
+			if locked {
+				at[item].answers[i].locked = true
+			} else if i == 0 || s.verb == incrementing { // the others found it done
+				at[item].answers[i].n = 1
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// statement returns the SQL of a step, and what it is about.
+func (s *step) statement(full bool) (sql string, args []any) {
+	items := column(s.runs, func(r run) string { return r.item })
+	tokens := func() []string { return column(s.runs, func(r run) string { return r.token }) }
+	switch s.verb {
+	case inserting:
+		if full {
+			return insertFull + ` RETURNING item, false`, []any{s.list, items}
+		}
+		return insertPlain + ` RETURNING item, false`, []any{s.list, items}
+	case incrementing:
+		return incrementFree, []any{s.list, items, column(s.runs, func(r run) int { return len(r.answers) })}
+	case deleting:
+		return deleteFree, []any{s.list, items}
+	case finishing:
+		return doneFree, []any{s.list, items, tokens()}
+	default:
+		return failFree, []any{s.list, items, tokens(),
+			column(s.runs, func(r run) string { return r.text }), column(s.runs, func(r run) int64 { return int64(r.wait) })}
+	}
+}
+
+func column[T any](runs []run, of func(run) T) []T {
+	values := make([]T, len(runs))
+	for i, r := range runs {
+		values[i] = of(r)
+	}
+	return values
+}
+
+// Changes of those of the items $2 on list $1 that nobody has locked.
+var (
+	incrementFree = free(`unnest($2::text[], $3::int[]) AS f(item, n)`, ``, `u AS (
+			UPDATE {lists} l
+			SET attempts = least(l.attempts, 2147483647 - f.n) + f.n
+			FROM f
+			JOIN k USING (item)
+			WHERE l.list = $1 AND l.item = f.item
+			RETURNING l.item)`)
+	deleteFree = free(`unnest($2::text[]) AS f(item)`, ``, takenOff)
+	doneFree   = free(`unnest($2::text[], $3::uuid[]) AS f(item, lease)`, heldBy, takenOff)
+	failFree   = free(`unnest($2::text[], $3::uuid[], $4::text[], $5::bigint[]) AS f(item, lease, error, wait)`, heldBy, failSettings+`,
+		u AS (
+			UPDATE {lists} l
+			`+failChange+`
+			FROM f
+			JOIN k USING (item)
+			CROSS JOIN s
+			WHERE l.list = $1 AND l.item = f.item
+			RETURNING l.item, l.due),
+		`+failCount)
+)
+
+const (
+	takenOff = `u AS (
+			DELETE FROM {lists} l
+			USING k
+			WHERE l.list = $1 AND l.item = k.item
+			RETURNING l.item)`
+	// Not =, for which the index by lease would serve: of a lease with thousands of
+	// items it finds all for each of them.
+	heldBy = ` AND l.lease IS NOT DISTINCT FROM f.lease`
+)
+
+// free returns a statement about items f whose rows meet a condition. Its CTEs make
+// u, the items changed, of k, those that nobody else has locked. It answers the
+// items changed, and as true the others.
+func free(f, condition, ctes string) string {
+	rows := `
+			FROM f
+			JOIN {lists} l ON l.list = $1 AND l.item = f.item` + condition
+	return `
+		WITH f AS MATERIALIZED (
+			SELECT *
+			FROM ` + f + `),
+		k AS MATERIALIZED (
+			SELECT l.item` + rows + `
+			FOR UPDATE OF l SKIP LOCKED),
+		` + ctes + `
+		SELECT item, false
+		FROM u
+		UNION ALL
+		SELECT l.item, true` + rows + `
+			AND (SELECT count(*) FROM u) < cardinality($2::text[]) AND NOT EXISTS (SELECT FROM k WHERE k.item = l.item)`
+}
