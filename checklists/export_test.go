@@ -1,7 +1,10 @@
 package checklists
 
-// Gather lets calls share a transaction that begins when Run does.
-func (w *Writer) Gather() { w.running.Store(true) }
+// Gather lets all calls share transactions, the first of which begins when Run does.
+func (w *Writer) Gather() {
+	w.running.Store(true)
+	w.callers.Add(1)
+}
 
 // Gathered is how many calls wait.
 func (w *Writer) Gathered() int { return w.batcher.Stats().Pending }

@@ -29,7 +29,7 @@ type WriterConfig struct {
 // calls while Run does not run.
 //
 // An item that another transaction has locked holds up nobody else: its call goes
-// to the Store alone and waits there.
+// to the Store alone and waits there. So does the call of who is alone anyway.
 //
 // On failure nothing was written, unless the error is [pg.ErrOutcomeUnknown]; that
 // is also what a call gets whose ctx ends while a transaction carries it.
@@ -37,6 +37,7 @@ type Writer struct {
 	s       *Store
 	batcher *pg.Batcher[target, call, answer]
 	running atomic.Bool
+	callers atomic.Int64 // whose calls may share
 }
 
 // target is the item a call is about.
@@ -63,8 +64,8 @@ const (
 
 // answer is what became of a call.
 type answer struct {
-	n      int64
-	locked bool // by another transaction: nothing was done
+	n     int64
+	alone bool // nothing was done: the caller is to go to the Store
 }
 
 // NewWriter returns a Writer on s. It starts nothing. In a transaction nothing is
@@ -148,13 +149,17 @@ func (w *Writer) Fail(ctx context.Context, l Lease, fs ...Failure) (int64, error
 func (w *Writer) shares(items int) bool { return items == 1 && w.running.Load() }
 
 // share makes a call, unless it was refused, in a transaction with others, or
-// alone where its item is locked.
+// alone where that cannot be.
 func (w *Writer) share(ctx context.Context, op string, refused error, t target, c call, alone func() (int64, error)) (int64, error) {
 	if refused != nil {
 		return 0, pg.Wrap(op, refused)
 	}
+	defer w.callers.Add(-1)
+	if w.callers.Add(1) == 1 {
+		return alone() // with nobody to share with: a round trip, not three
+	}
 	a, err := w.batcher.Put(ctx, t, c)
-	if err == nil && a.locked {
+	if err == nil && a.alone {
 		return alone()
 	}
 	if err == nil && c.token != "" {

@@ -64,9 +64,10 @@ func steps(batch pg.Batch[target, call, answer]) []*step {
 // flush writes a batch in one round trip.
 //
 // It waits for no lock that another transaction has on an item: the callers of
-// such an item are told, and wait alone. Hence it needs no order to lock in. What
-// it could wait for is somebody's INSERT or DELETE of an item that it inserts, or
-// the whole table: then, after a moment, all of its callers go alone.
+// such an item go to the Store alone, and wait there. Hence it needs no order to
+// lock in. What it could wait for is somebody's INSERT or DELETE of an item that it
+// inserts, or the whole table: after a moment all of its callers go alone, and so
+// they do where the server refuses something for one of them.
 func (w *Writer) flush(ctx context.Context, tx pgx.Tx, batch pg.Batch[target, call, answer]) error {
 	full, err := w.s.WithTx(tx).full(ctx)
 	if err != nil {
@@ -80,17 +81,28 @@ func (w *Writer) flush(ctx context.Context, tx pgx.Tx, batch pg.Batch[target, ca
 		b.Queue(w.s.sql(sql), args...).Query(s.take)
 	}
 	err = tx.SendBatch(ctx, &b).Close()
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || pgErr.Code != "55P03" { // lock_not_available
-		return w.s.told(err)
+	var refused *pgconn.PgError
+	if !errors.As(err, &refused) || passes(refused) {
+		return err
 	}
+	_ = w.s.told(err) // the Store may have to look at the table again
 	for _, e := range batch.Entries {
 		for i := range e.Results {
-			e.Results[i] = answer{locked: true}
+			e.Results[i] = answer{alone: true}
 		}
 	}
 	_, err = tx.Exec(ctx, `ROLLBACK TO SAVEPOINT howdah_writer`)
 	return err
+}
+
+// passes reports whether the whole batch is to be repeated: the server is going
+// away, out of resources or a standby, or gave this transaction up for another.
+func passes(err *pgconn.PgError) bool {
+	switch err.Code[:2] {
+	case "08", "25", "40", "53", "57", "58":
+		return true
+	}
+	return false
 }
 
 // take reads the items that were changed, and those that could not be.
@@ -104,7 +116,7 @@ func (s *step) take(rows pgx.Rows) error {
 	_, err := pgx.ForEachRow(rows, []any{&item, &locked}, func() error {
 		for i := range at[item].answers {
 			if locked {
-				at[item].answers[i].locked = true
+				at[item].answers[i].alone = true
 			} else if i == 0 || s.verb == incrementing { // the others found it done
 				at[item].answers[i].n = 1
 			}

@@ -84,7 +84,7 @@ type insertOutput struct {
 }
 
 func (a *api) insertItems(ctx context.Context, in *itemsInput) (*insertOutput, error) {
-	added, err := a.client.Checklists.Insert(ctx, in.List, in.Body.Items...)
+	added, err := a.client.Writer.Insert(ctx, in.List, in.Body.Items...)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +141,7 @@ type incrementOutput struct {
 }
 
 func (a *api) incrementItems(ctx context.Context, in *itemsInput) (*incrementOutput, error) {
-	n, err := a.client.Checklists.Increment(ctx, in.List, in.Body.Items...)
+	n, err := a.client.Writer.Increment(ctx, in.List, in.Body.Items...)
 	out := new(incrementOutput)
 	out.Body.Incremented = n
 	return out, err
@@ -154,7 +154,7 @@ type deleteOutput struct {
 }
 
 func (a *api) deleteItems(ctx context.Context, in *itemsInput) (*deleteOutput, error) {
-	n, err := a.client.Checklists.Delete(ctx, in.List, in.Body.Items...)
+	n, err := a.client.Writer.Delete(ctx, in.List, in.Body.Items...)
 	out := new(deleteOutput)
 	out.Body.Deleted = n
 	return out, err
