@@ -28,81 +28,60 @@ type Failure struct {
 // asked for, or none: what the lease still held is done all the same, the rest
 // is not touched.
 func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, error) {
-	const op = "checklists: done"
-	h, err := s.held(ctx, l, items)
-	if err != nil {
-		return 0, pg.Wrap(op, err)
-	}
 	// By the place of the row, which spares a second search for its key. A row that
 	// another has changed while this one waited for it is at a place that the snapshot
 	// cannot see: where some are missing, they are searched for.
-	var n int64
-	if h.asked > 0 {
-		n, err = s.run(ctx, h.sql+`
-			DELETE FROM {lists}
-			WHERE ctid = ANY(ARRAY(SELECT place FROM k))`, h.args...)
-	}
-	if err == nil && (h.asked == 0 || n < int64(h.asked)) {
-		var more int64
-		more, err = s.run(ctx, h.sql+`
-			DELETE FROM {lists} l
-			USING k
-			WHERE l.list = $1 AND l.item = k.item`, h.args...)
-		n += more
-	}
-	if err == nil {
-		err = lost(n, h.asked)
-	}
-	return n, pg.Wrap(op, err)
+	return s.finish(ctx, "checklists: done", s.run, l, items, `
+		DELETE FROM {lists}
+		WHERE ctid = ANY(ARRAY(SELECT place FROM k))`, `
+		DELETE FROM {lists} l
+		USING k
+		WHERE l.list = $1 AND l.item = k.item`)
 }
 
 // Release gives items back at once, or without items all that the lease still
 // holds, as if they had never been claimed, and returns how many. ErrLost is as
 // with [Store.Done].
 func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, error) {
-	const op = "checklists: release"
-	h, err := s.held(ctx, l, items)
-	if err != nil {
-		return 0, pg.Wrap(op, err)
-	}
-	n, err := s.run(ctx, h.sql+`
+	return s.finish(ctx, "checklists: release", s.run, l, items, `
 		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
 		FROM k
-		WHERE l.list = $1 AND l.item = k.item`, h.args...)
-	if err == nil {
-		err = lost(n, h.asked)
-	}
-	return n, pg.Wrap(op, err)
+		WHERE l.list = $1 AND l.item = k.item`)
 }
 
-// holding is how a statement begins that is about k, some or all items of a lease:
-// locked in the order in which Kill, Extend and the services' other statements lock
-// items.
-type holding struct {
-	sql   string
-	args  []any
-	asked int // 0: all
-}
-
-func (s *Store) held(ctx context.Context, l Lease, items []string) (h holding, err error) {
+// finish runs a statement on k, which is some or all items of a lease, locked in
+// the order that Kill, Extend and the services' other statements lock items in.
+// Of several statements the last is enough; those before it are quicker, and may
+// leave some of the items named.
+func (s *Store) finish(ctx context.Context, op string, run func(context.Context, string, ...any) (int64, error), l Lease, items []string, sqls ...string) (n int64, err error) {
 	if err := s.checkHeld(ctx, l, items); err != nil {
-		return h, err
+		return 0, pg.Wrap(op, err)
 	}
-	named := ""
-	h.args = []any{l.List, l.Token}
+	args, asked, named := []any{l.List, l.Token}, 0, ""
 	if len(items) > 0 {
 		set := sortedSet(items)
-		h.args, h.asked, named = append(h.args, set), len(set), " AND item = ANY($3)"
+		args, asked, named = append(args, set), len(set), " AND item = ANY($3)"
+	} else {
+		sqls = sqls[len(sqls)-1:]
 	}
-	h.sql = `
-		WITH k AS MATERIALIZED (
-			SELECT item, ctid AS place
-			FROM {lists}
-			WHERE list = $1 AND lease = $2::uuid` + named + `
-			ORDER BY item COLLATE "C"
-			FOR UPDATE)`
-	return h, nil
+	for _, sql := range sqls {
+		var more int64
+		more, err = run(ctx, `
+			WITH k AS MATERIALIZED (
+				SELECT item, ctid AS place
+				FROM {lists}
+				WHERE list = $1 AND lease = $2::uuid`+named+`
+				ORDER BY item COLLATE "C"
+				FOR UPDATE)`+sql, args...)
+		if n += more; err != nil || n == int64(asked) {
+			break
+		}
+	}
+	if err == nil {
+		err = lost(n, asked)
+	}
+	return n, pg.Wrap(op, err)
 }
 
 // Fail reports attempts that failed and returns how many. Each item waits for
@@ -126,22 +105,24 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 		texts[i], waits[i] = cleaned(f.Error), int64(f.RetryIn)
 	}
 	err = s.row(ctx, `
-		WITH `+failSettings+`,
+		WITH s AS (`+backoffSettings+`),
 		k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND lease = $2::uuid AND item = ANY($3)
-			ORDER BY item COLLATE "C"
-			FOR NO KEY UPDATE),
+			SELECT l.item, f.error, f.wait
+			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
+			JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease::text = lower($2)
+			ORDER BY l.item COLLATE "C"
+			FOR NO KEY UPDATE OF l),
 		u AS (
 			UPDATE {lists} l
-			`+failChange+`
-			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
-			JOIN k USING (item)
-			CROSS JOIN s
-			WHERE l.list = $1 AND l.item = f.item
+			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
+			FROM k, s
+			WHERE l.list = $1 AND l.item = k.item
 			RETURNING l.due),
-		`+failCount+`
+		d AS (
+			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
+			SELECT {relation}, $1, howdah.checklist_bucket(), count(*), count(*) FILTER (WHERE due = 'infinity')
+			FROM u
+			HAVING count(*) > 0)
 		SELECT count(*) FROM u`, []any{l.List, l.Token, names, texts, waits}, &n)
 	if err == nil {
 		err = lost(n, len(names))
@@ -149,25 +130,21 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 	return n, pg.Wrap(op, err)
 }
 
-// What failing is to an item l of list $1, for a failure f.
-const (
-	failSettings = `s AS (
+// backoffSettings are those of list $1 that say what follows a failure, in seconds.
+const backoffSettings = `
 			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
 				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
 				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
 			FROM howdah.checklist
-			WHERE relation = {relation} AND list = $1)`
-	failChange = `SET lease = NULL, error = f.error, due = CASE
-				WHEN f.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
+			WHERE relation = {relation} AND list = $1`
+
+// dueAfterFailure is when an item l is due again that failed, k.wait being the
+// failure's RetryIn and s the settings.
+const dueAfterFailure = `CASE
+				WHEN k.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
 				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
-					WHEN f.wait > 0 THEN f.wait / 1e9::float8
+					WHEN k.wait > 0 THEN k.wait / 1e9::float8
 					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END`
-	failCount = `d AS (
-			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
-			SELECT {relation}, $1, howdah.checklist_bucket(), count(*), count(*) FILTER (WHERE due = 'infinity')
-			FROM u
-			HAVING count(*) > 0)`
-)
 
 // Extend lets the lease of all items that it still holds end d from now, and
 // returns how many. It returns ErrLost when it holds none.

@@ -158,25 +158,26 @@ func column[T any](runs []run, of func(run) T) []T {
 
 // Changes of those of the items $2 on list $1 that nobody has locked.
 var (
-	incrementFree = free(`unnest($2::text[], $3::int[]) AS f(item, n)`, ``, `u AS (
+	incrementFree = free(`item, n`, `unnest($2::text[], $3::int[])`, ``, `u AS (
 			UPDATE {lists} l
-			SET attempts = least(l.attempts, 2147483647 - f.n) + f.n
-			FROM f
-			JOIN k USING (item)
-			WHERE l.list = $1 AND l.item = f.item
+			SET attempts = least(l.attempts, 2147483647 - k.n) + k.n
+			FROM k
+			WHERE l.list = $1 AND l.item = k.item
 			RETURNING l.item)`)
-	deleteFree = free(`unnest($2::text[]) AS f(item)`, ``, takenOff)
-	doneFree   = free(`unnest($2::text[], $3::uuid[]) AS f(item, lease)`, heldBy, takenOff)
-	failFree   = free(`unnest($2::text[], $3::uuid[], $4::text[], $5::bigint[]) AS f(item, lease, error, wait)`, heldBy, failSettings+`,
+	deleteFree = free(`item`, `unnest($2::text[])`, ``, takenOff)
+	doneFree   = free(`item, lease`, `unnest($2::text[], $3::uuid[])`, heldBy, takenOff)
+	failFree   = free(`item, lease, error, wait`, `unnest($2::text[], $3::uuid[], $4::text[], $5::bigint[])`, heldBy, `s AS (`+backoffSettings+`),
 		u AS (
 			UPDATE {lists} l
-			`+failChange+`
-			FROM f
-			JOIN k USING (item)
-			CROSS JOIN s
-			WHERE l.list = $1 AND l.item = f.item
+			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
+			FROM k, s
+			WHERE l.list = $1 AND l.item = k.item
 			RETURNING l.item, l.due),
-		`+failCount)
+		d AS (
+			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
+			SELECT {relation}, $1, howdah.checklist_bucket(), count(*), count(*) FILTER (WHERE due = 'infinity')
+			FROM u
+			HAVING count(*) > 0)`)
 )
 
 const (
@@ -190,19 +191,19 @@ const (
 	heldBy = ` AND l.lease IS NOT DISTINCT FROM f.lease`
 )
 
-// free returns a statement about items f whose rows meet a condition. Its CTEs make
-// u, the items changed, of k, those that nobody else has locked. It answers the
-// items changed, and as true the others.
-func free(f, condition, ctes string) string {
+// free returns a statement about items f, with more columns, whose rows meet a
+// condition. Its CTEs make u, the items changed, of k, those of f that nobody else
+// has locked. It answers the items changed, and as true the others.
+func free(columns, items, condition, ctes string) string {
 	rows := `
 			FROM f
 			JOIN {lists} l ON l.list = $1 AND l.item = f.item` + condition
 	return `
 		WITH f AS MATERIALIZED (
 			SELECT *
-			FROM ` + f + `),
+			FROM ` + items + ` AS f(` + columns + `)),
 		k AS MATERIALIZED (
-			SELECT l.item` + rows + `
+			SELECT f.*` + rows + `
 			FOR UPDATE OF l SKIP LOCKED),
 		` + ctes + `
 		SELECT item, false
