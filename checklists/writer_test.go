@@ -398,3 +398,33 @@ func TestWriterThatDoesNotRunIsItsStore(t *testing.T) {
 		t.Errorf("left: %q", got)
 	}
 }
+
+// Where sessions change under it, as behind a pooler, there are no prepared statements.
+func TestWriterWithoutPreparedStatements(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeExec, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeSimpleProtocol} {
+		_, pool := newStore(t)
+		cfg := pool.Config()
+		cfg.ConnConfig.DefaultQueryExecMode = mode
+		pool, err := pgxpool.NewWithConfig(ctx, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(pool.Close)
+		s := checklists.New(pool, checklists.Config{Table: tableOf(t, pool)})
+		insert(t, s, "l", "a", "b", "c")
+		c := claim(t, s, "l", 2)
+		got := together(ctx, t, s, 100, []oneCall{
+			{Verb: "insert", List: "l", Item: "d"}, {Verb: "increment", List: "l", Item: "c"}, {Verb: "increment", List: "l", Item: "c"},
+			{Verb: "done", List: "l", Item: "a", Token: c.Token}, {Verb: "fail", List: "l", Item: "b", Token: c.Token, Wait: time.Hour},
+			{Verb: "delete", List: "l", Item: "d"},
+		})
+		if want := slices.Repeat([]string{"1 <nil>"}, len(got)); !slices.Equal(got, want) {
+			t.Errorf("%v: %q", mode, got)
+		}
+		if item, err := s.Get(ctx, "l", "c"); err != nil || item.Attempts != 2 {
+			t.Errorf("%v: %+v, %v", mode, item, err)
+		}
+	}
+}
