@@ -19,7 +19,7 @@ var leaseRows = []Row{
 	Ratio{
 		Work: "done 1,000 a call, as claimed", Control: "one DELETE of the same, item IN (SELECT unnest)", Bar: 0.8,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			n := lab.N(300_000, 50_000)
+			n := lab.N(300_000, 20_000)
 			own, theirs, err := openLists(ctx, lab)
 			var claims []checklists.Claim
 			var names []string
@@ -54,7 +54,7 @@ var leaseRows = []Row{
 			if err != nil {
 				return control, ours, err
 			}
-			n := lab.N(100_000, 20_000)
+			n := lab.N(100_000, 10_000)
 			r, err := openRiver(ctx, lab, n)
 			return Side{r.refill, r.work}, Side{s.refill(n), s.workAll(n)}, err
 		},
@@ -62,7 +62,7 @@ var leaseRows = []Row{
 	Ratio{
 		Work: "claim and done, 100 a call, 8 workers, an old snapshot held", Control: "the same without", Bar: 0.8,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			n := lab.N(200_000, 50_000)
+			n := lab.N(200_000, 20_000)
 			s, err := openStore(ctx, lab, pgx.Identifier{"iidy", "lists"})
 			var holder *pgx.Conn
 			return Side{s.refill(n), s.workAll(n)}, Side{func(ctx context.Context) (err error) {
@@ -90,6 +90,15 @@ var leaseRows = []Row{
 		Open: func(ctx context.Context, lab *Lab, size int) ([]Op, error) {
 			progress, err := openProgress(ctx, lab, size)
 			return []Op{{"Progress, 1,000 leased", progress}}, err
+		},
+	},
+	Ratio{
+		Work: "progress of a million items, while 16 write", Control: "the same of 10,000", Bar: 0.5,
+		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
+			if control, err = progressUnderLoad(ctx, lab, 10_000); err == nil {
+				ours, err = progressUnderLoad(ctx, lab, lab.N(1_000_000, 100_000))
+			}
+			return control, ours, err
 		},
 	},
 	Latency{
@@ -158,23 +167,59 @@ func (s store) workAll(n int) func(context.Context) (int, error) {
 // openProgress makes a table with size items, 1,000 of them leased, and returns
 // what asks for the progress of their list.
 func openProgress(ctx context.Context, lab *Lab, size int) (func(context.Context) error, error) {
-	s, err := openStore(ctx, lab, pgx.Identifier{fmt.Sprintf("progress_of_%d", size), "lists"})
-	if err != nil {
-		return nil, err
-	}
-	if err := s.refill(size)(ctx); err != nil {
-		return nil, err
-	}
-	for range 10 {
-		if _, err := s.Claim(ctx, list, "bench", 100, 24*time.Hour); err != nil {
-			return nil, err
-		}
-	}
+	s, err := openLeased(ctx, lab, size)
 	return func(ctx context.Context) error {
 		p, err := s.Progress(ctx, list)
 		if err == nil && (p.Left != int64(size) || p.Leased != 1000) {
 			err = fmt.Errorf("%+v of %d items", p, size)
 		}
 		return err
-	}, nil
+	}, err
+}
+
+func openLeased(ctx context.Context, lab *Lab, size int) (store, error) {
+	s, err := openStore(ctx, lab, pgx.Identifier{fmt.Sprintf("progress_of_%d", size), "lists"})
+	if err != nil {
+		return s, err
+	}
+	if err := s.refill(size)(ctx); err != nil {
+		return s, err
+	}
+	for range 10 {
+		if _, err := s.Claim(ctx, list, "bench", 100, 24*time.Hour); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// progressUnderLoad asks while 16 put items on the list and take them off, one a call.
+func progressUnderLoad(ctx context.Context, lab *Lab, size int) (Side, error) {
+	s, err := openLeased(ctx, lab, size)
+	if err != nil {
+		return Side{}, err
+	}
+	pool, err := lab.OpenPool(ctx, 16)
+	writing := checklists.New(pool, checklists.Config{Table: pgx.Identifier{fmt.Sprintf("progress_of_%d", size), "lists"}})
+	return Side{Run: func(ctx context.Context) (n int, err error) {
+		running, stop := context.WithCancel(ctx)
+		var writers sync.WaitGroup
+		errs := make([]error, 16)
+		for w := range errs {
+			writers.Go(func() {
+				name := fmt.Sprint("of writer ", w)
+				for errs[w] == nil && running.Err() == nil {
+					if errs[w] = one(writing.Insert(ctx, list, name)); errs[w] == nil {
+						errs[w] = one(writing.Delete(ctx, list, name))
+					}
+				}
+			})
+		}
+		for ; n < 200 && err == nil; n++ {
+			_, err = s.Progress(ctx, list)
+		}
+		stop()
+		writers.Wait()
+		return n, errors.Join(append(errs, err)...)
+	}}, err
 }
