@@ -304,9 +304,9 @@ func TestWriterPassesOverLocks(t *testing.T) {
 // Two Writers and the Store, on the same items at once: what they were told adds up.
 func TestWritersShareATable(t *testing.T) {
 	t.Parallel()
-	s, pool := newStore(t)
+	_, pool := newStore(t)
 	ctx := t.Context()
-	s = checklists.New(wide(t, pool), checklists.Config{Table: tableOf(t, pool)})
+	s := checklists.New(wide(t, pool), checklists.Config{Table: tableOf(t, pool)})
 	ways := []writing{running(t, s), running(t, s), s}
 	var callers errgroup.Group
 	told := make([]struct{ added, deleted, done int64 }, 24)
