@@ -18,25 +18,25 @@ type run struct {
 	answers []answer
 }
 
-// step is what one statement does: runs of one kind, on items of one list, each
+// change is what one statement does: runs of one kind, on items of one list, each
 // item once.
-type step struct {
+type change struct {
 	nth  int // run of its items
 	verb verb
 	list string
 	runs []run
 }
 
-// steps brings the calls of a batch into statements: the second run of an item
+// changesOf brings the calls of a batch into statements: the second run of an item
 // comes after its first. Almost always there is but one.
-func steps(batch pg.Batch[target, call, answer]) []*step {
+func changesOf(batch pg.Batch[target, call, answer]) []*change {
 	type place struct {
 		nth  int
 		verb verb
 		list string
 	}
-	at := map[place]*step{}
-	var all []*step
+	at := map[place]*change{}
+	var all []*change
 	for _, e := range batch.Entries {
 		for from, to, nth := 0, 1, 0; from < len(e.Values); to++ {
 			first := e.Values[from]
@@ -45,14 +45,14 @@ func steps(batch pg.Batch[target, call, answer]) []*step {
 			}
 			p := place{nth, first.verb, e.Key.list}
 			if at[p] == nil {
-				at[p] = &step{nth: nth, verb: first.verb, list: e.Key.list}
+				at[p] = &change{nth: nth, verb: first.verb, list: e.Key.list}
 				all = append(all, at[p])
 			}
 			at[p].runs = append(at[p].runs, run{e.Key.item, first, e.Results[from:to]})
 			from, nth = to, nth+1
 		}
 	}
-	slices.SortStableFunc(all, func(a, b *step) int { // lists are in order already
+	slices.SortStableFunc(all, func(a, b *change) int { // lists are in order already
 		if a.nth != b.nth {
 			return a.nth - b.nth
 		}
@@ -76,9 +76,9 @@ func (w *Writer) flush(ctx context.Context, tx pgx.Tx, batch pg.Batch[target, ca
 	var b pgx.Batch
 	b.Queue(`SELECT set_config('lock_timeout', '100ms', true)`)
 	b.Queue(`SAVEPOINT howdah_writer`)
-	for _, s := range steps(batch) {
-		sql, args := s.statement(full)
-		b.Queue(w.s.sql(sql), args...).Query(s.take)
+	for _, c := range changesOf(batch) {
+		sql, args := c.statement(full)
+		b.Queue(w.s.sql(sql), args...).Query(c.take)
 	}
 	err = tx.SendBatch(ctx, &b).Close()
 	var refused *pgconn.PgError
@@ -106,9 +106,9 @@ func passes(err *pgconn.PgError) bool {
 }
 
 // take reads the items that were changed, and those that could not be.
-func (s *step) take(rows pgx.Rows) error {
-	at := make(map[string]run, len(s.runs))
-	for _, r := range s.runs {
+func (c *change) take(rows pgx.Rows) error {
+	at := make(map[string]run, len(c.runs))
+	for _, r := range c.runs {
 		at[r.item] = r
 	}
 	var item string
@@ -117,7 +117,7 @@ func (s *step) take(rows pgx.Rows) error {
 		for i := range at[item].answers {
 			if locked {
 				at[item].answers[i].alone = true
-			} else if i == 0 || s.verb == incrementing { // the others found it done
+			} else if i == 0 || c.verb == incrementing { // the others found it done
 				at[item].answers[i].n = 1
 			}
 		}
@@ -126,25 +126,25 @@ func (s *step) take(rows pgx.Rows) error {
 	return err
 }
 
-// statement returns the SQL of a step, and what it is about.
-func (s *step) statement(full bool) (sql string, args []any) {
-	items := column(s.runs, func(r run) string { return r.item })
-	tokens := func() []string { return column(s.runs, func(r run) string { return r.token }) }
-	switch s.verb {
+// statement returns the SQL of a change, and what it is about.
+func (c *change) statement(full bool) (sql string, args []any) {
+	items := column(c.runs, func(r run) string { return r.item })
+	tokens := func() []string { return column(c.runs, func(r run) string { return r.token }) }
+	switch c.verb {
 	case inserting:
 		if full {
-			return insertFull + ` RETURNING item, false`, []any{s.list, items}
+			return insertFull + ` RETURNING item, false`, []any{c.list, items}
 		}
-		return insertPlain + ` RETURNING item, false`, []any{s.list, items}
+		return insertPlain + ` RETURNING item, false`, []any{c.list, items}
 	case incrementing:
-		return incrementFree, []any{s.list, items, column(s.runs, func(r run) int { return len(r.answers) })}
+		return incrementFree, []any{c.list, items, column(c.runs, func(r run) int { return len(r.answers) })}
 	case deleting:
-		return deleteFree, []any{s.list, items}
+		return deleteFree, []any{c.list, items}
 	case finishing:
-		return doneFree, []any{s.list, items, tokens()}
+		return doneFree, []any{c.list, items, tokens()}
 	default:
-		return failFree, []any{s.list, items, tokens(),
-			column(s.runs, func(r run) string { return r.text }), column(s.runs, func(r run) int64 { return int64(r.wait) })}
+		return failFree, []any{c.list, items, tokens(),
+			column(c.runs, func(r run) string { return r.text }), column(c.runs, func(r run) int64 { return int64(r.wait) })}
 	}
 }
 
