@@ -120,13 +120,14 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if !full {
 		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
-	return s.exec(ctx, op, items, `
+	added, err = s.runRinging(ctx, `
 		INSERT INTO {lists} (list, item, due)
 		SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
 		FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
 		WHERE `+notDone("u.item")+`
 		ORDER BY u.item COLLATE "C", u.n
 		ON CONFLICT DO NOTHING`, list, items)
+	return added, pg.Wrap(op, err)
 }
 
 const insertPlain = `

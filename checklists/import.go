@@ -175,7 +175,11 @@ func (s *Store) inChunk(ctx context.Context, list string, do func(tx pgx.Tx, now
 		if err != nil {
 			return err
 		}
-		return do(tx, now, keeps)
+		if err := do(tx, now, keeps); err != nil || pg.InTx(s.db) {
+			return err
+		}
+		_, err = tx.Exec(ctx, ring)
+		return err
 	}))
 }
 

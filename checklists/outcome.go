@@ -28,7 +28,7 @@ type Failure struct {
 // asked for, or none: what the lease still held is done all the same, the rest
 // is not touched.
 func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, error) {
-	return s.finish(ctx, "checklists: done", l, items, `
+	return s.finish(ctx, "checklists: done", s.run, l, items, `
 		DELETE FROM {lists} l
 		USING k
 		WHERE l.list = $1 AND l.item = k.item`)
@@ -38,7 +38,7 @@ func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, erro
 // holds, as if they had never been claimed, and returns how many. ErrLost is as
 // with [Store.Done].
 func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, error) {
-	return s.finish(ctx, "checklists: release", l, items, `
+	return s.finish(ctx, "checklists: release", s.runRinging, l, items, `
 		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
 		FROM k
@@ -47,7 +47,7 @@ func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, e
 
 // finish runs a statement on k, which is some or all items of a lease, locked in
 // the order that Kill, Extend and the services' other statements lock items in.
-func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, sql string) (int64, error) {
+func (s *Store) finish(ctx context.Context, op string, run func(context.Context, string, ...any) (int64, error), l Lease, items []string, sql string) (int64, error) {
 	if err := s.checkHeld(ctx, l, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
@@ -56,7 +56,7 @@ func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, 
 		set := sortedSet(items)
 		args, asked, named = append(args, set), len(set), " AND item = ANY($3)"
 	}
-	n, err := s.run(ctx, `
+	n, err := run(ctx, `
 		WITH k AS MATERIALIZED (
 			SELECT item
 			FROM {lists}
