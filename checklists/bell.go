@@ -20,16 +20,12 @@ const bellChannel = "howdah_checklists"
 const ring = `SELECT pg_notify('` + bellChannel + `', '') WHERE pg_try_advisory_xact_lock(1752135524, 2)`
 
 // ringing runs a statement that makes items ready, reads its result, and rings the
-// bell, in one transaction and one round trip. In a transaction of the caller's it
-// does not ring: the lock would be held, and others' bells be left out, until he
-// commits; and one with a NOTIFY cannot be prepared.
+// bell, in one transaction and one round trip.
 func (s *Store) ringing(ctx context.Context, sql string, args []any, read func(pgx.BatchResults) error) error {
 	return s.told(pg.Retry(ctx, s.db, func() error {
 		var b pgx.Batch
 		b.Queue(s.sql(sql), args...)
-		if !pg.InTx(s.db) {
-			b.Queue(ring)
-		}
+		b.Queue(ring)
 		results := s.db.SendBatch(ctx, &b)
 		err := read(results)
 		if closed := results.Close(); err == nil {
@@ -39,8 +35,13 @@ func (s *Store) ringing(ctx context.Context, sql string, args []any, read func(p
 	}))
 }
 
-// runRinging is run, heard.
+// runRinging is run, and rings. In a transaction of the caller's it does not: the
+// lock would be held, and others' bells be left out, until he commits; and one with
+// a NOTIFY cannot be prepared.
 func (s *Store) runRinging(ctx context.Context, sql string, args ...any) (n int64, err error) {
+	if pg.InTx(s.db) {
+		return s.run(ctx, sql, args...)
+	}
 	err = s.ringing(ctx, sql, args, func(r pgx.BatchResults) error {
 		tag, err := r.Exec()
 		n = tag.RowsAffected()
@@ -49,8 +50,11 @@ func (s *Store) runRinging(ctx context.Context, sql string, args ...any) (n int6
 	return n, err
 }
 
-// rowRinging is row, heard.
+// rowRinging is row, and rings as runRinging does.
 func (s *Store) rowRinging(ctx context.Context, sql string, args []any, into ...any) error {
+	if pg.InTx(s.db) {
+		return s.row(ctx, sql, args, into...)
+	}
 	return s.ringing(ctx, sql, args, func(r pgx.BatchResults) error { return r.QueryRow().Scan(into...) })
 }
 

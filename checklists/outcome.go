@@ -90,29 +90,18 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 		texts[i], waits[i] = cleaned(f.Error), int64(f.RetryIn)
 	}
 	err = s.row(ctx, `
-		WITH s AS (
-			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
-				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
-				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
-			FROM howdah.checklist
-			WHERE relation = {relation} AND list = $1),
+		WITH s AS (`+backoffSettings+`),
 		k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND lease = $2::uuid AND item = ANY($3)
-			ORDER BY item COLLATE "C"
-			FOR NO KEY UPDATE),
+			SELECT l.item, f.error, f.wait
+			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
+			JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease = $2::uuid
+			ORDER BY l.item COLLATE "C"
+			FOR NO KEY UPDATE OF l),
 		u AS (
 			UPDATE {lists} l
-			SET lease = NULL, error = f.error, due = CASE
-				WHEN f.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
-				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
-					WHEN f.wait > 0 THEN f.wait / 1e9::float8
-					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END
-			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
-			JOIN k USING (item)
-			CROSS JOIN s
-			WHERE l.list = $1 AND l.item = f.item
+			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
+			FROM k, s
+			WHERE l.list = $1 AND l.item = k.item
 			RETURNING l.due),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
@@ -125,6 +114,22 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 	}
 	return n, pg.Wrap(op, err)
 }
+
+// backoffSettings are those of list $1 that say what follows a failure, in seconds.
+const backoffSettings = `
+			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
+				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
+				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
+			FROM howdah.checklist
+			WHERE relation = {relation} AND list = $1`
+
+// dueAfterFailure is when an item l is due again that failed, k.wait being the
+// failure's RetryIn and s the settings.
+const dueAfterFailure = `CASE
+				WHEN k.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
+				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
+					WHEN k.wait > 0 THEN k.wait / 1e9::float8
+					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END`
 
 // Extend lets the lease of all items that it still holds end d from now, and
 // returns how many. It returns ErrLost when it holds none.

@@ -76,8 +76,7 @@ func hear(t testing.TB, c <-chan pg.Notice) pg.Notice {
 }
 
 // Whatever makes items ready, and each change of settings, rings once; nothing else
-// does, and nothing in a
-// transaction of the caller's.
+// does, and nothing in a transaction of the caller's.
 func TestTheBellRings(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
