@@ -94,7 +94,7 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 		k AS MATERIALIZED (
 			SELECT l.item, f.error, f.wait
 			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
-			JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease = $2::uuid
+			JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease::text = lower($2)
 			ORDER BY l.item COLLATE "C"
 			FOR NO KEY UPDATE OF l),
 		u AS (

@@ -13,6 +13,7 @@ import (
 )
 
 const (
+	atOnce    = 2                     // claims, and tellings, under way
 	tellAt    = 100                   // results are told when there are so many,
 	tellAfter = 20 * time.Millisecond // or the oldest has waited so long, or nothing runs
 	lastWords = time.Second           // for handlers to end that were told to
@@ -36,8 +37,10 @@ type shift struct {
 	ended    chan *task
 	answers  chan func() // what a call of the database found, to be run by work
 	calls    sync.WaitGroup
-	claiming bool
-	telling  bool
+	claiming int  // claims under way
+	asked    int  // items that they ask for
+	plenty   bool // the last claim got all that it asked for
+	telling  int  // tellings under way
 	extended bool // an extension is under way
 
 	tellFrom   time.Time // not before: the last attempt failed
@@ -62,7 +65,7 @@ func newShift(ctx context.Context, w *Worker, b *bell) *shift {
 	s := &shift{
 		Worker: w, bell: b, running: map[*task]bool{}, leases: map[string]*held{},
 		ended:   make(chan *task, w.cfg.Parallel), // who ends late finds room
-		answers: make(chan func(), 3),             // a claim, a telling, an extension
+		answers: make(chan func(), 2*atOnce+1),    // for all calls of the database under way
 	}
 	s.life, s.end = context.WithCancelCause(context.WithoutCancel(ctx))
 	s.db, s.hang = context.WithCancel(context.WithoutCancel(ctx))
@@ -211,45 +214,57 @@ func (w *shift) call(do func(context.Context) func()) {
 // inHand is how many items are claimed and not done.
 func (w *shift) inHand() int { return len(w.queue) + len(w.running) }
 
+// mayClaim reports whether less than half of a batch is in hand, or on its way, or
+// handlers have nothing to do.
 func (w *shift) mayClaim() bool {
-	hungry := w.inHand() < (w.cfg.Batch+1)/2 || len(w.queue) == 0 && len(w.running) < w.cfg.Parallel
-	return hungry && !w.stopping && !w.claiming && len(w.untold) < tellAt+w.cfg.Batch
+	hungry := w.inHand()+w.asked < (w.cfg.Batch+1)/2 || len(w.queue) == 0 && len(w.running) < w.cfg.Parallel
+	return hungry && !w.stopping && w.claiming < atOnce && len(w.untold) < tellAt+w.cfg.Batch
 }
 
-// claim takes more items when less than half of a batch is in hand.
-func (w *shift) claim(now time.Time) {
-	if !w.mayClaim() || now.Before(w.bell.due()) {
-		return
+// claimAt is when to claim, if more may be claimed. A second claim only goes out
+// where there is plenty.
+func (w *shift) claimAt() time.Time {
+	switch {
+	case w.plenty:
+		return time.Time{}
+	case w.claiming > 0:
+		return time.Now().Add(time.Minute)
 	}
-	w.claiming = true
-	w.bell.looking()
-	n := max(w.cfg.Batch-w.inHand(), 1)
-	w.call(func(ctx context.Context) func() {
-		c, err := w.store.Claim(ctx, w.cfg.List, w.cfg.Name, n, w.cfg.Lease)
-		left := true
-		if err == nil && len(c.Items) == 0 && w.cfg.UntilEmpty {
-			left, err = w.store.anyLeft(ctx, w.cfg.List)
-		}
-		return func() { w.claimed(c, n, now, left, err) }
-	})
+	return w.bell.due()
 }
 
-func (w *shift) claimed(c Claim, asked int, began time.Time, left bool, err error) {
-	w.claiming = false
+// claim takes more items.
+func (w *shift) claim(now time.Time) {
+	for w.mayClaim() && !now.Before(w.claimAt()) {
+		n := max(w.cfg.Batch-w.inHand()-w.asked, 1)
+		w.claiming++
+		w.asked += n
+		w.bell.looking()
+		w.call(func(ctx context.Context) func() {
+			c, err := w.store.Claim(ctx, w.cfg.List, w.cfg.Name, n, w.cfg.Lease)
+			left := true
+			if err == nil && len(c.Items) == 0 && w.cfg.UntilEmpty {
+				left, err = w.store.anyLeft(ctx, w.cfg.List)
+			}
+			return func() { w.claimed(c, n, now, left, err) }
+		})
+	}
+}
+
+func (w *shift) claimed(c Claim, n int, began time.Time, left bool, err error) {
+	w.claiming--
+	w.asked -= n
+	w.plenty = len(c.Items) == n
 	if !w.answered(err) {
 		return
 	}
-	switch len(c.Items) {
-	case 0:
+	if len(c.Items) == 0 {
 		if !left {
 			w.stop(nil)
 		}
 		return
-	case asked:
-		w.bell.looked = time.Time{} // there may well be more
-	default:
-		w.bell.found()
 	}
+	w.bell.found()
 	l := &held{token: c.Token, until: began.Add(w.cfg.Lease), tasks: len(c.Items)}
 	w.leases[l.token] = l
 	w.extendBy(began)
@@ -287,10 +302,10 @@ func (w *shift) answered(err error) bool {
 
 // tell tells what became of tasks: many at a time, but none waits for long.
 func (w *shift) tell(now time.Time) {
-	if len(w.untold) == 0 || w.telling || now.Before(w.tellAt()) {
+	if len(w.untold) == 0 || w.telling == atOnce || now.Before(w.tellAt()) {
 		return
 	}
-	w.telling = true
+	w.telling++
 	batch := w.untold
 	w.untold = nil
 	w.call(func(ctx context.Context) func() {
@@ -310,7 +325,7 @@ func (w *shift) tellAt() time.Time {
 // heard takes in that tasks were told. What the database did not hear is told
 // again while the leases live.
 func (w *shift) heard(batch, lost []*task, err error) {
-	w.telling = false
+	w.telling--
 	if w.answered(err) {
 		for _, t := range lost {
 			if !t.again { // else the first time may have been heard
@@ -389,9 +404,9 @@ func (w *shift) next() time.Time {
 		}
 	}
 	if w.mayClaim() {
-		sooner(w.bell.due())
+		sooner(w.claimAt())
 	}
-	if len(w.untold) > 0 && !w.telling {
+	if len(w.untold) > 0 && w.telling < atOnce {
 		sooner(w.tellAt())
 	}
 	if len(w.leases) > 0 && !w.extended {
@@ -429,7 +444,7 @@ func (w *shift) finished(now time.Time) bool {
 	if w.over.IsZero() {
 		w.over = now.Add(patience)
 	}
-	return len(w.untold) == 0 && !w.telling && !w.claiming || !now.Before(w.over)
+	return len(w.untold) == 0 && w.telling+w.claiming == 0 || !now.Before(w.over)
 }
 
 // leave logs what could not be told and returns why the shift ended.

@@ -38,22 +38,23 @@ func (s *Store) tell(ctx context.Context, list string, tasks []*task) (lost []*t
 		return err
 	}
 	args := []any{list, tokens, items, outcomes, errors, waits}
-	if ready {
+	if ready && !pg.InTx(s.db) {
 		return lost, s.ringing(ctx, tellSQL, args, func(r pgx.BatchResults) error { return read(r.Query()) })
 	}
 	return lost, s.told(pg.Retry(ctx, s.db, func() error { return read(s.db.Query(ctx, s.sql(tellSQL), args...)) }))
 }
 
-// tellSQL is Done, Fail and Release in one.
+// tellSQL is Done, Fail and Release in one. Leases are compared as text, or each item
+// might be looked for among all that its lease holds.
 const tellSQL = `
 	WITH s AS (` + backoffSettings + `),
 	f AS MATERIALIZED (
 		SELECT *
-		FROM unnest($2::text[]::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[]) WITH ORDINALITY AS f(lease, item, outcome, error, wait, n)),
+		FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[]) WITH ORDINALITY AS f(lease, item, outcome, error, wait, n)),
 	k AS MATERIALIZED (
 		SELECT l.item, f.outcome, f.error, f.wait, f.n
 		FROM f
-		JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease = f.lease
+		JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease::text = f.lease
 		ORDER BY l.item COLLATE "C"
 		FOR UPDATE OF l),
 	done AS (
@@ -116,7 +117,8 @@ func (s *Store) anyLeft(ctx context.Context, list string) (left bool, err error)
 	return left, err
 }
 
-// anyLeftSQL walks the priorities because the index has them before due.
+// anyLeftSQL walks the priorities because the index has them before due; without an
+// order, a priority that nothing has is looked for in the whole table.
 const anyLeftSQL = `
 	SELECT EXISTS (
 		SELECT
@@ -125,4 +127,5 @@ const anyLeftSQL = `
 			SELECT
 			FROM {lists} l
 			WHERE l.list = $1 AND l.priority = p.priority::smallint AND l.due < 'infinity'
+			ORDER BY l.due
 			LIMIT 1) x)`
