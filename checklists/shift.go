@@ -16,7 +16,7 @@ const (
 	atOnce    = 2                     // claims, and tellings, under way
 	tellAt    = 100                   // results are told when there are so many,
 	tellAfter = 20 * time.Millisecond // or the oldest has waited so long, or nothing runs
-	lastWords = time.Second           // for handlers to end that were told to
+	lastWords = 3 * time.Second       // for handlers to end that were told to
 )
 
 // shift is one Run of a Worker. What it knows belongs to the goroutine of work;
@@ -49,6 +49,7 @@ type shift struct {
 
 	stopping bool
 	graceEnd time.Time
+	hurried  bool      // Grace is over as soon as it begins
 	over     time.Time // no attempt to tell after it; set when nothing runs any more
 	err      error     // why it stops
 }
@@ -79,7 +80,7 @@ func (w *shift) work(ctx context.Context) error {
 	defer w.end(errStopped)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	stopped := ctx.Done()
+	stopped, hurry := ctx.Done(), w.cfg.Hurry
 	for {
 		now := time.Now()
 		w.expire(now)
@@ -105,6 +106,9 @@ func (w *shift) work(ctx context.Context) error {
 		case <-stopped:
 			stopped = nil
 			w.stop(nil)
+		case <-hurry:
+			hurry = nil
+			w.hurried = true
 		}
 	}
 }
@@ -434,6 +438,9 @@ func (w *shift) next() time.Time {
 func (w *shift) finished(now time.Time) bool {
 	if !w.stopping {
 		return false
+	}
+	if w.hurried && now.Before(w.graceEnd) {
+		w.graceEnd = now
 	}
 	if !now.Before(w.graceEnd) {
 		w.end(errStopped)

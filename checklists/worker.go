@@ -33,13 +33,14 @@ type WorkerConfig struct {
 	// not at all. Each of Parallel calls has a connection of the store's pool.
 	DoTx func(ctx context.Context, tx pgx.Tx, item Item) error
 
-	Parallel   int           // items done at the same time; default 8
-	Batch      int           // items in hand, those that wait included; default 4 × Parallel, at most 1,000
-	Lease      time.Duration // extended at a third of it while the worker lives; default 1 minute
-	Grace      time.Duration // for what runs, when the worker is to stop; default 10 s, negative: none
-	UntilEmpty bool          // return when nothing is left on the list: nothing ready, waiting or leased
-	Hub        *pg.Hub       // wakes the worker; without one it looks every second
-	Log        *slog.Logger  // default slog.Default
+	Parallel   int             // items done at the same time; default 8
+	Batch      int             // items in hand, those that wait included; default 4 × Parallel, at most 1,000
+	Lease      time.Duration   // extended at a third of it while the worker lives; default 1 minute
+	Grace      time.Duration   // for what runs, when the worker is to stop; default 10 s, negative: none
+	Hurry      <-chan struct{} // ends Grace early when it is closed
+	UntilEmpty bool            // return when nothing is left on the list: nothing ready, waiting or leased
+	Hub        *pg.Hub         // wakes the worker; without one it looks every second
+	Log        *slog.Logger    // default slog.Default
 }
 
 // Worker does the items of a list, with as many others as there are, in any
