@@ -200,15 +200,16 @@ func (r *runner) do(ctx context.Context, item checklists.Item) error {
 		return nil
 	}
 	var exit *exec.ExitError
-	if text := strings.TrimSpace(said.String()); text != "" && errors.As(err, &exit) {
+	if !errors.As(err, &exit) {
+		return err // it never ran
+	}
+	if text := strings.TrimSpace(said.String()); text != "" {
 		err = errors.New(text)
 	}
-	switch {
-	case exit == nil:
-		return err
-	case exit.ExitCode() == exitDead:
+	switch exit.ExitCode() {
+	case exitDead:
 		return checklists.Dead(err)
-	case exit.ExitCode() == exitLater:
+	case exitLater:
 		return checklists.Release(err)
 	}
 	return err
