@@ -78,7 +78,6 @@ func workerProcess(url, does string) int {
 type process struct {
 	*exec.Cmd
 	in    io.WriteCloser
-	said  *bufio.Scanner
 	ended chan error // of the process, once its lines are read
 	log   lines
 }

@@ -289,12 +289,12 @@ func TestAWorkerExtendsItsLeases(t *testing.T) {
 // The effect and the tick of DoTx are one.
 func TestAWorkerInTransactions(t *testing.T) {
 	t.Parallel()
-	s, pool := newStore(t)
+	_, pool := newStore(t)
 	ctx := within(t, time.Minute)
 	if _, err := pool.Exec(ctx, `CREATE TABLE effects (item text)`); err != nil {
 		t.Fatal(err)
 	}
-	s = checklists.New(wide(t, pool), checklists.Config{Table: tableOf(t, pool)})
+	s := checklists.New(wide(t, pool), checklists.Config{Table: tableOf(t, pool)})
 	insert(t, s, "l", numbered(50)...)
 	set := checklists.DefaultSettings
 	set.MaxAttempts, set.Backoff = 2, 0

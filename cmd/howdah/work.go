@@ -130,6 +130,7 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	if p, err := client.Checklists.Progress(ending, w.list); err == nil {
+		p.Rate = 0 // it has come to its end
 		c.note(progressWords(p))
 	}
 	if ctx.Err() != nil && !w.follow {
@@ -187,6 +188,7 @@ func (r *runner) do(ctx context.Context, item checklists.Item) error {
 	// A group of its own: an interrupt typed at the terminal is ours, and what it
 	// started ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	defer tie(cmd.SysProcAttr)()
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = time.Second // then it is killed; nor is a child waited for that holds its stderr
 	err := cmd.Run()
