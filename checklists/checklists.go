@@ -26,6 +26,7 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -83,6 +84,10 @@ func (s *Store) sql(text string) string { return s.relation.Replace(s.names.SQL(
 
 // WithTx returns a Store that works inside tx. The caller commits.
 func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
+
+// Table returns the table that the lists are in, for statements of the program's
+// own.
+func (s *Store) Table() pgx.Identifier { return slices.Clone(s.table) }
 
 // Migrations are the files that make or adopt the Store's table.
 func (s *Store) Migrations() pg.Migrations {

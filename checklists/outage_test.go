@@ -66,7 +66,7 @@ func TestAWorkerWhoseTellingIsCut(t *testing.T) {
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{
 		UntilEmpty: true, Log: slog.New(slog.NewTextHandler(&log, nil)),
 		Do: func(context.Context, checklists.Item) error {
-			proxy.CutOn([]byte("item-000000"))
+			proxy.CutOn([]byte("item-00000"))
 			return nil
 		},
 	}))
@@ -98,7 +98,7 @@ func TestAWorkerWithoutADatabase(t *testing.T) {
 		Do: func(ctx context.Context, item checklists.Item) error {
 			began <- true
 			<-ctx.Done()
-			if item.Name == "item-000001" {
+			if item.Name == "item-00001" {
 				return nil // it managed to finish
 			}
 			causes <- context.Cause(ctx)
@@ -115,7 +115,7 @@ func TestAWorkerWithoutADatabase(t *testing.T) {
 		t.Errorf("its ctx ended with %v", cause)
 	}
 	eventually(t, "it gives up", func() bool {
-		return strings.Contains(log.String(), `could not be recorded; it will come round again" list=l item=item-000001 outcome=done`)
+		return strings.Contains(log.String(), `could not be recorded; it will come round again" list=l item=item-00001 outcome=done`)
 	})
 	stop()
 	if err := <-ended; err != nil {

@@ -89,6 +89,14 @@ func TestPlansOfLeasesUseTheirIndexes(t *testing.T) {
 		{"tell", "using list_pk", func() error { return second(in.Tell(ctx, l, "item-0000010", "item-0009990", "item-0000020")) }},
 		{"extendAll", "lists_lease", func() error { return second(in.ExtendAll(ctx, "big", time.Minute, l.Token)) }},
 		{"anyLeft", "using lists_due", func() error { return second(in.AnyLeft(ctx, "big")) }},
+		{"Export of what is left", "using list_pk", func() error {
+			for _, err := range in.Find(ctx, "big", checklists.Query{State: checklists.StateLeft, After: new("item-0500000"), Limit: 1000}) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
 		{"Kill", "list_pk", func() error { return second(in.Kill(ctx, "big", "", "item-0000020", "item-0000030")) }},
 	} {
 		if err := ignoreLost(tc.do()); err != nil {

@@ -62,7 +62,7 @@ func TestTellLocksInTheCommonOrder(t *testing.T) {
 				}
 				names := claimed(c)
 				for i := 0; i < len(names); i += 4 {
-					names[i] = "item-999999" // nothing is done
+					names[i] = "item-99999" // nothing is done
 				}
 				if _, err := s.Tell(ctx, c.Lease, names...); err != nil {
 					return err

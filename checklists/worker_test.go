@@ -43,14 +43,6 @@ func (t *tally) add(item string) {
 	t.count[item]++
 }
 
-func numbered(n int) []string {
-	items := make([]string, n)
-	for i := range items {
-		items[i] = fmt.Sprintf("item-%06d", i)
-	}
-	return items
-}
-
 func TestAWorkerDoesEachItemOnce(t *testing.T) {
 	t.Parallel()
 	s, pool := newStore(t)

@@ -100,6 +100,9 @@ func TestHelpExamplesWork(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
+				if err := os.WriteFile(filepath.Join(dir, "files.csv"), []byte("item,size\na.txt,1\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
 				captures := []byte(`{"captures":[{"table":"public.orders","payload":"diff"}]}`)
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {
 					t.Fatal(err)
