@@ -189,13 +189,14 @@ func TestAWorkerWhoseGraceIsOver(t *testing.T) {
 	finish := make(chan struct{})
 	var deaf sync.WaitGroup
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Grace: -1, Do: func(ctx context.Context, item checklists.Item) error {
-		began <- item.Name
 		if item.Name == "deaf" {
 			deaf.Add(1)
 			defer deaf.Done()
+			began <- item.Name
 			<-finish
 			return nil
 		}
+		began <- item.Name
 		<-ctx.Done()
 		return ctx.Err()
 	}}))
