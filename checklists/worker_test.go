@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
@@ -371,5 +372,44 @@ func TestTheBellWakesAWorker(t *testing.T) {
 	stop()
 	if err := <-ended; err != nil {
 		t.Error(err)
+	}
+}
+
+// Where statements cannot be prepared, as behind a pooler, all of it works too.
+func TestAWorkerThroughAPooler(t *testing.T) {
+	t.Parallel()
+	_, pool := newStore(t)
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		cfg := pool.Config()
+		cfg.ConnConfig.DefaultQueryExecMode = mode
+		unprepared, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unprepared.Close()
+		s := checklists.New(unprepared, checklists.Config{Table: tableOf(t, pool)})
+		insert(t, s, "l", "dead", "fine", "later")
+		var tries atomic.Int64
+		w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Lease: time.Second, UntilEmpty: true, Do: func(_ context.Context, item checklists.Item) error {
+			switch {
+			case item.Name == "dead":
+				return checklists.Dead(errors.New("dead"))
+			case item.Name == "later" && tries.Add(1) == 1:
+				return checklists.RetryIn(time.Second, errors.New("later")) // an extension comes between
+			}
+			return nil
+		}}))
+		if err := w.Run(within(t, time.Minute)); err != nil {
+			t.Errorf("%v: %v", mode, err)
+		}
+		if n, err := s.Redrive(t.Context(), "l", checklists.Query{}); n != 1 || err != nil {
+			t.Errorf("%v: Redrive = %d, %v", mode, n, err)
+		}
+		if n, err := s.Release(t.Context(), claim(t, s, "l", 1).Lease); n != 1 || err != nil {
+			t.Errorf("%v: Release = %d, %v", mode, n, err)
+		}
+		if n, err := s.Delete(t.Context(), "l", "dead"); n != 1 || err != nil {
+			t.Errorf("%v: Delete = %d, %v", mode, n, err)
+		}
 	}
 }
