@@ -2,7 +2,8 @@
 // attempted.
 //
 // It works on the table of iidy (iidy.lists), beside a running iidy, and creates
-// that table where it is missing. Insert the items, Page through them, Delete
+// that table where it is missing; [Store.Adopt] adds to one that was there what
+// leases and progress need. Insert the items, Page through them, Delete
 // what is done and Increment what failed:
 //
 //	s := checklists.New(pool, checklists.Config{})
@@ -28,6 +29,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -54,6 +56,8 @@ type Store struct {
 	relation *strings.Replacer
 	layout   *layout
 	marks    *marks
+
+	lockPatience time.Duration // of Adopt; 0 but in tests
 }
 
 // List is one of the lists of a table.

@@ -130,7 +130,7 @@ func TestHelpExamplesWork(t *testing.T) {
 				}
 				follows := strings.HasPrefix(line, "howdah changes tail") // and may have nothing to say
 				if strings.HasPrefix(line, "howdah changes listen") {
-					line = "timeout --preserve-status -s INT 2 " + line // it ends well when it is interrupted, after its first line
+					line = "timeout --foreground --preserve-status -s INT 2 " + line // it ends well when it is interrupted, once, after its first line
 				}
 				if follows && !strings.Contains(line, "--until") {
 					line += " --until now" // what follows without an end has a test of its own
