@@ -130,7 +130,8 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if !full {
 		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
-	return s.exec(ctx, op, items, insertFull, list, items)
+	added, err = s.runRinging(ctx, insertFull, list, items)
+	return added, pg.Wrap(op, err)
 }
 
 var insertFull = `

@@ -161,7 +161,7 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	}
 	cond, args := q.where()
 	args = append([]any{list}, args...)
-	err = s.row(ctx, fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`)), args, &n)
+	err = s.rowRinging(ctx, fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`)), args, &n)
 	return n, pg.Wrap(op, err)
 }
 

@@ -43,7 +43,7 @@ func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, erro
 // holds, as if they had never been claimed, and returns how many. ErrLost is as
 // with [Store.Done].
 func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, error) {
-	return s.finish(ctx, "checklists: release", s.run, l, items, `
+	return s.finish(ctx, "checklists: release", s.runRinging, l, items, `
 		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
 		FROM k

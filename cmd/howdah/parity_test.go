@@ -38,6 +38,7 @@ var apart = map[string]string{
 	"command changes tail":         "Page, and Tail.Watch",
 	"command changes position":     "Sync",
 	"command checklists resume":    "Pause, undone",
+	"command checklists work":      "Worker.Run, which is not of the Store",
 	"method checklists.Settings":   "howdah checklists set without flags; its route comes with the next step",
 	"method checklists.Find":       "its route comes with the next step",
 	"method checklists.Set":        "its route comes with the next step",
