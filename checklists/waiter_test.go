@@ -122,6 +122,10 @@ func TestTheBellRings(t *testing.T) {
 	step("import", true, err)
 	_, err = s.Import(ctx, "l", source("y", "z"), checklists.ImportOptions{})
 	step("import of some that are there", true, err)
+	w := running(t, s)
+	step("a Writer's insert", true, only(w.Insert(ctx, "l", "shared")))
+	step("a Writer's increment", false, only(w.Increment(ctx, "l", "shared")))
+	step("a Writer's delete", false, only(w.Delete(ctx, "l", "shared")))
 	step("transaction", false, pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		_, err := s.WithTx(tx).Insert(ctx, "l", "tx")
 		_, imported := s.WithTx(tx).Import(ctx, "l", source("ty"), checklists.ImportOptions{})

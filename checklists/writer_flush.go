@@ -76,9 +76,14 @@ func (w *Writer) flush(ctx context.Context, tx pgx.Tx, batch pg.Batch[target, ca
 	var b pgx.Batch
 	b.Queue(`SELECT set_config('lock_timeout', '100ms', true)`)
 	b.Queue(`SAVEPOINT howdah_writer`)
+	rings := false
 	for _, c := range changesOf(batch) {
 		sql, args := c.statement(full)
 		b.Queue(w.s.sql(sql), args...).Query(c.take)
+		rings = rings || full && c.verb == inserting
+	}
+	if rings {
+		b.Queue(ring)
 	}
 	err = tx.SendBatch(ctx, &b).Close()
 	var refused *pgconn.PgError
