@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -57,6 +58,18 @@ var leaseRows = []Row{
 			n := lab.N(100_000, 10_000)
 			r, err := openRiver(ctx, lab, n)
 			return Side{r.refill, r.work}, Side{s.refill(n), s.workAll(n)}, err
+		},
+	},
+	Ratio{
+		Work: "a Worker, 64 at a time, that does nothing", Control: "River: no-op jobs worked, 2,000 at a time", Bar: 1.2,
+		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
+			s, err := openStore(ctx, lab, pgx.Identifier{"iidy", "lists"})
+			if err != nil {
+				return control, ours, err
+			}
+			n := lab.N(100_000, 10_000)
+			r, err := openRiver(ctx, lab, n)
+			return Side{r.refill, r.work}, Side{s.refill(n), s.workerAll(n)}, err
 		},
 	},
 	Ratio{
@@ -161,6 +174,27 @@ func (s store) workAll(n int) func(context.Context) (int, error) {
 			return 0, fmt.Errorf("%d of %d items were done", done.Load(), n)
 		}
 		return n, nil
+	}
+}
+
+// workerAll returns what lets a Worker do the n items that are there; each must be
+// handed out once.
+func (s store) workerAll(n int) func(context.Context) (int, error) {
+	return func(ctx context.Context) (int, error) {
+		var calls atomic.Int64
+		w := checklists.NewWorker(s.Store, checklists.WorkerConfig{
+			List: list, Parallel: 64, UntilEmpty: true, Log: slog.New(slog.DiscardHandler),
+			Do: func(context.Context, checklists.Item) error { calls.Add(1); return nil },
+		})
+		if err := w.Run(ctx); err != nil {
+			return 0, err
+		}
+		var left int
+		err := s.pool.QueryRow(ctx, "SELECT count(*) FROM "+s.table).Scan(&left)
+		if err == nil && (left > 0 || int(calls.Load()) != n) {
+			err = fmt.Errorf("%d items are left, after %d calls for %d", left, calls.Load(), n)
+		}
+		return n, err
 	}
 }
 
