@@ -210,11 +210,13 @@ func shorten(name string) string {
 	return name
 }
 
+const tooDeep = "over 64 levels of lists and maps"
+
 // plain returns v as a leaf that is read: Number, string, bool, nil or []any. Maps,
 // as Values, are only in lists.
 func plain(v any, depth int) (leaf any, problem string) {
 	if depth > MaxLevels {
-		return nil, fmt.Sprintf("over %d levels", MaxLevels)
+		return nil, tooDeep
 	}
 	switch v := v.(type) {
 	case nil, bool:
@@ -252,7 +254,11 @@ func plain(v any, depth int) (leaf any, problem string) {
 		}
 		read := make([]any, list.Len())
 		for i := range read {
-			if read[i], problem = plain(list.Index(i).Interface(), depth+1); problem != "" {
+			switch read[i], problem = plain(list.Index(i).Interface(), depth+1); problem {
+			case "":
+			case tooDeep:
+				return nil, problem
+			default:
 				return nil, fmt.Sprintf("[%d]: %s", i, problem)
 			}
 		}
