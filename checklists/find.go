@@ -28,6 +28,7 @@ func (q Query) where() (sql string, args []any) {
 		StateWaiting: " AND due > statement_timestamp() AND due < 'infinity' AND lease IS NULL",
 		StateLeased:  " AND due > statement_timestamp() AND due < 'infinity' AND lease IS NOT NULL",
 		StateDead:    " AND due = 'infinity'",
+		StateLeft:    " AND due < 'infinity'",
 	}[q.State]
 	if q.Error != "" && q.State == StateDone {
 		sql += " AND false" // what is done keeps no error

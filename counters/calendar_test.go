@@ -117,7 +117,7 @@ func TestTimelineIsTheStartsOfAllInstants(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	for _, zone := range zones {
 		changes := transitions(t, zone, 2007, 2033) // timelines around those of 2010 to 2030 reach as far
-		if len(changes) == 0 { // Kathmandu
+		if len(changes) == 0 {                      // Kathmandu
 			changes = []int64{1293840000 - 20700, 1577836800}
 		}
 		for _, unit := range units {
