@@ -3,6 +3,7 @@ package checklists_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -102,6 +103,31 @@ func TestPlansOfLeasesUseTheirIndexes(t *testing.T) {
 		plan := explained.Plan()
 		if !strings.Contains(plan, tc.index) && !(tc.index == "list_pk" && strings.Contains(plan, "lists_lease")) || strings.Contains(plan, "Seq Scan on lists") {
 			t.Errorf("%s:\n%s", tc.name, plan)
+		}
+	}
+	mustPlanWriter(t, s, explained, l.Token)
+}
+
+// A Writer finds the items of a batch one by one, those of a large lease too.
+func mustPlanWriter(t *testing.T, s *checklists.Store, explained *pgtest.Explainer, token string) {
+	t.Helper()
+	items, tokens := make([]string, 200), make([]string, 200)
+	for i := range items {
+		items[i], tokens[i] = fmt.Sprintf("item-%07d", 10+9990*i), token
+	}
+	ones, none := make([]int, 200), make([]string, 200)
+	for name, args := range map[string][]any{
+		"increment": {"big", items, ones}, "delete": {"big", items}, "done": {"big", items, tokens},
+		"fail": {"big", items, tokens, none, make([]int64, 200)},
+	} {
+		rows, err := explained.Query(t.Context(), s.WriterStatements()[name], args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows.Close()
+		plan := explained.Plan()
+		if !strings.Contains(plan, "using list_pk") || strings.Contains(plan, "lists_lease") || strings.Contains(plan, "Seq Scan on lists") {
+			t.Errorf("a Writer's %s:\n%s", name, plan)
 		}
 	}
 }

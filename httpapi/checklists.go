@@ -85,7 +85,7 @@ type insertOutput struct {
 }
 
 func (a *api) insertItems(ctx context.Context, in *itemsInput) (*insertOutput, error) {
-	added, err := a.client.Checklists.Insert(ctx, in.List, in.Body.Items...)
+	added, err := a.client.Writer.Insert(ctx, in.List, in.Body.Items...)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ type incrementOutput struct {
 }
 
 func (a *api) incrementItems(ctx context.Context, in *itemsInput) (*incrementOutput, error) {
-	n, err := a.client.Checklists.Increment(ctx, in.List, in.Body.Items...)
+	n, err := a.client.Writer.Increment(ctx, in.List, in.Body.Items...)
 	out := new(incrementOutput)
 	out.Body.Incremented = n
 	return out, err
@@ -155,7 +155,7 @@ type deleteOutput struct {
 }
 
 func (a *api) deleteItems(ctx context.Context, in *itemsInput) (*deleteOutput, error) {
-	n, err := a.client.Checklists.Delete(ctx, in.List, in.Body.Items...)
+	n, err := a.client.Writer.Delete(ctx, in.List, in.Body.Items...)
 	out := new(deleteOutput)
 	out.Body.Deleted = n
 	return out, err

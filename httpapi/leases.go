@@ -70,7 +70,7 @@ type doneOutput struct {
 }
 
 func (a *api) doneItems(ctx context.Context, in *heldInput) (*doneOutput, error) {
-	n, err := in.finish(ctx, a.client.Checklists.Done)
+	n, err := in.finish(ctx, a.client.Writer.Done)
 	out := new(doneOutput)
 	out.Body.Done = n
 	return out, err
@@ -120,7 +120,7 @@ func (a *api) failItems(ctx context.Context, in *failInput) (*failOutput, error)
 			}
 		}
 	}
-	n, err := a.client.Checklists.Fail(ctx, in.lease(), failures...)
+	n, err := a.client.Writer.Fail(ctx, in.lease(), failures...)
 	out := new(failOutput)
 	out.Body.Failed = n
 	return out, err
