@@ -9,8 +9,8 @@ import (
 	"github.com/howdah-db/howdah/counters"
 )
 
-// dataset is one of those of datasets.json.
-type dataset struct {
+// replayed is a data set, one of those of datasets.json.
+type replayed struct {
 	Events []struct {
 		Op, Key string
 		At      int64
@@ -19,7 +19,7 @@ type dataset struct {
 }
 
 // counted adds up the events of a metric, as its rows have them.
-func counted(t *testing.T, set dataset, key string, from, to time.Time, g counters.Granularity) *counters.Series {
+func counted(t *testing.T, set replayed, key string, from, to time.Time, g counters.Granularity) *counters.Series {
 	t.Helper()
 	c := counters.Calendar{}
 	buckets := map[int64]map[string]counters.Number{}
@@ -75,7 +75,7 @@ func TestSeriesAsCompatible(t *testing.T) {
 	if len(file.Cases) != 14 {
 		t.Fatalf("%d cases", len(file.Cases))
 	}
-	all := golden[struct{ Datasets []dataset }](t, "datasets.json")
+	all := golden[struct{ Datasets []replayed }](t, "datasets.json")
 	for _, c := range file.Cases {
 		s := counted(t, all.Datasets[0], c.Key, c.From, c.To, c.Granularity)
 		var got any
