@@ -74,12 +74,13 @@ func TestLayers(t *testing.T) {
 		"./changes":          {"fault", "pg"},
 		"./checklists":       {"fault", "pg"},
 		"./counters":         {"fault", "pg"},
+		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
 		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
 		".":                  {"changes", "checklists", "counters", "fault", "pg", "pg/migrate"},
-		"./httpapi":          {"changes", "checklists", "counters", "fault", "pg", "pg/migrate"},
+		"./httpapi":          {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "pg", "pg/migrate"},
 		"./internal/localpg": {"fault"},
 		"./internal/pgtest":  {"fault", "internal/localpg"},
-		"./cmd/howdah":       {"changes", "checklists", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+		"./cmd/howdah":       {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)

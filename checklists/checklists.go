@@ -2,7 +2,8 @@
 // attempted.
 //
 // It works on the table of iidy (iidy.lists), beside a running iidy, and creates
-// that table where it is missing. Insert the items, Page through them, Delete
+// that table where it is missing; [Store.Adopt] adds to one that was there what
+// leases and progress need. Insert the items, Page through them, Delete
 // what is done and Increment what failed:
 //
 //	s := checklists.New(pool, checklists.Config{})
@@ -26,7 +27,9 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -53,6 +56,8 @@ type Store struct {
 	relation *strings.Replacer
 	layout   *layout
 	marks    *marks
+
+	lockPatience time.Duration // of Adopt; 0 but in tests
 }
 
 // List is one of the lists of a table.
@@ -84,7 +89,12 @@ func (s *Store) sql(text string) string { return s.relation.Replace(s.names.SQL(
 // WithTx returns a Store that works inside tx. The caller commits.
 func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
 
-// Migrations are the files that make or adopt the Store's table.
+// Table returns the table that the lists are in, for statements of the program's
+// own.
+func (s *Store) Table() pgx.Identifier { return slices.Clone(s.table) }
+
+// Migrations are the files that make the Store's table; one that is there stays as it
+// is.
 func (s *Store) Migrations() pg.Migrations {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -120,14 +130,17 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if !full {
 		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
-	return s.exec(ctx, op, items, `
-		INSERT INTO {lists} (list, item, due)
-		SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
-		FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
-		WHERE `+notDone("u.item")+`
-		ORDER BY u.item COLLATE "C", u.n
-		ON CONFLICT DO NOTHING`, list, items)
+	added, err = s.runRinging(ctx, insertFull, list, items)
+	return added, pg.Wrap(op, err)
 }
+
+var insertFull = `
+	INSERT INTO {lists} (list, item, due)
+	SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
+	FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
+	WHERE ` + notDone("u.item") + `
+	ORDER BY u.item COLLATE "C", u.n
+	ON CONFLICT DO NOTHING`
 
 const insertPlain = `
 	INSERT INTO {lists} (list, item)

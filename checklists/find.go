@@ -28,6 +28,7 @@ func (q Query) where() (sql string, args []any) {
 		StateWaiting: " AND due > statement_timestamp() AND due < 'infinity' AND lease IS NULL",
 		StateLeased:  " AND due > statement_timestamp() AND due < 'infinity' AND lease IS NOT NULL",
 		StateDead:    " AND due = 'infinity'",
+		StateLeft:    " AND due < 'infinity'",
 	}[q.State]
 	if q.Error != "" && q.State == StateDone {
 		sql += " AND false" // what is done keeps no error
@@ -160,7 +161,7 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	}
 	cond, args := q.where()
 	args = append([]any{list}, args...)
-	err = s.row(ctx, fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`)), args, &n)
+	err = s.rowRinging(ctx, fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`)), args, &n)
 	return n, pg.Wrap(op, err)
 }
 

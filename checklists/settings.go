@@ -100,10 +100,10 @@ func (s *Store) Set(ctx context.Context, list string, set Settings) error {
 		return pg.Wrap(op, err)
 	}
 	if set == DefaultSettings {
-		_, err := s.run(ctx, `DELETE FROM howdah.checklist WHERE relation = {relation} AND list = $1`, list)
+		_, err := s.runRinging(ctx, `DELETE FROM howdah.checklist WHERE relation = {relation} AND list = $1`, list)
 		return pg.Wrap(op, err)
 	}
-	_, err := s.run(ctx, `
+	_, err := s.runRinging(ctx, `
 		INSERT INTO howdah.checklist (relation, list, paused, max_attempts, backoff, backoff_max, keep_done, max_leased, rate)
 		VALUES ({relation}, $1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (relation, list) DO UPDATE
@@ -120,7 +120,7 @@ func (s *Store) Pause(ctx context.Context, list string, paused bool) error {
 	if err := s.checkList(ctx, list); err != nil {
 		return pg.Wrap(op, err)
 	}
-	_, err := s.run(ctx, `
+	_, err := s.runRinging(ctx, `
 		INSERT INTO howdah.checklist (relation, list, paused)
 		VALUES ({relation}, $1, $2)
 		ON CONFLICT (relation, list) DO UPDATE

@@ -1,101 +1,83 @@
 package counters_test
 
 import (
-	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"log"
-	"log/slog"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
-
 	"github.com/howdah-db/howdah/counters"
-	"github.com/howdah-db/howdah/internal/pgtest"
-	"github.com/howdah-db/howdah/pg/migrate"
 )
 
-// open returns a pool on a database that has been migrated.
-func open(ctx context.Context, url string) *pgxpool.Pool {
-	pool, err := pgxpool.New(ctx, url)
+// The bucket of an instant begins by the clocks of a zone.
+func ExampleCalendar_Floor() {
+	zone, err := counters.LoadLocation("America/New_York")
 	if err != nil {
-		log.Fatal(err)
+		fmt.Println(err)
+		return
 	}
-	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), counters.New(pool, counters.Config{}).Migrations()); err != nil {
-		log.Fatal(err)
+	c := counters.Calendar{Location: zone, WeekStart: counters.Sunday}
+	at := time.Date(2025, 3, 20, 13, 44, 0, 0, time.UTC)
+	for _, g := range []counters.Granularity{"15m", "1d", "1w", "1mo"} {
+		fmt.Println(g, c.Floor(g, at).Format(time.RFC3339))
 	}
-	return pool
+	// Output:
+	// 15m 2025-03-20T09:30:00-04:00
+	// 1d 2025-03-20T00:00:00-04:00
+	// 1w 2025-03-16T00:00:00-04:00
+	// 1mo 2025-03-01T00:00:00-05:00
 }
 
-// The session of the original's documentation.
-func ExampleStore_Inc() {
-	url, drop := pgtest.ForExample() // a program has its own
-	defer drop()
-	ctx := context.Background()
-	pool := open(ctx, url)
-	defer pool.Close()
-	s := counters.New(pool, counters.Config{})
-
-	get := func() {
-		values, err := s.Get(ctx, []counters.Key{{"test", "now"}})
-		text, _ := json.Marshal(values[0])
-		fmt.Println(string(text), err)
+// Percentiles of what a Hist has counted.
+func ExampleSeries_Quantile() {
+	s := &counters.Series{
+		At: []time.Time{time.Unix(0, 0), time.Unix(60, 0)},
+		Values: []counters.Values{
+			{"latency": counters.Values{"380e-1": 90, "420e-1": 5}},
+			{"latency": counters.Values{"900e-1": 4, "250e0": 1}},
+		},
 	}
-	inc := func(v counters.Values) {
-		if _, err := s.Inc(ctx, []counters.Key{{"test", "now"}}, v); err != nil {
-			log.Fatal(err)
+	for _, q := range []float64{0.5, 0.95, 1} {
+		values, err := s.Quantile(q, "latency", 1)
+		if err != nil {
+			fmt.Println(err)
+			return
 		}
+		fmt.Println(q, values[0])
 	}
-	get()
-	inc(counters.Values{"count": 1, "success": 1, "error": 0})
-	get()
-	inc(counters.Values{"count": 1, "success": 0, "error": 1, "account": counters.Values{"count": 1}})
-	get()
 	// Output:
-	// {} <nil>
-	// {"count":1,"error":0,"success":1} <nil>
-	// {"account":{"count":1},"count":2,"error":1,"success":1} <nil>
+	// 0.5 38.25
+	// 0.95 42.25
+	// 1 252.5
 }
 
-// An order and its counters, in one transaction: both are written or neither is.
-func ExampleStore_Track() {
-	url, drop := pgtest.ForExample() // a program has its own
-	defer drop()
-	ctx := context.Background()
-	pool := open(ctx, url)
-	defer pool.Close()
-	s := counters.New(pool, counters.Config{})
-	if _, err := pool.Exec(ctx, `CREATE TABLE orders (id text PRIMARY KEY, price numeric)`); err != nil {
-		log.Fatal(err)
+// A number that is calculated from others, in each point.
+func ExampleSeries_Expression() {
+	s := &counters.Series{
+		At:     []time.Time{time.Unix(0, 0), time.Unix(60, 0)},
+		Values: []counters.Values{{"revenue": 12.5, "orders": 2}, {"orders": 0}},
 	}
-
-	at := time.Date(2025, 5, 6, 9, 15, 0, 0, time.UTC)
-	order := func(id, price string, paid bool) error {
-		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, `INSERT INTO orders VALUES ($1, $2)`, id, price); err != nil {
-				return err
-			}
-			if err := s.WithTx(tx).Track(ctx, "orders", at, counters.Values{"count": 1, "revenue": json.Number(price)}); err != nil {
-				return err
-			}
-			if !paid {
-				return errors.New("not paid")
-			}
-			return nil
-		})
+	s, err := s.Expression([]string{"revenue", "orders"}, "a / b", "average")
+	if err != nil {
+		fmt.Println(err)
+		return
 	}
-	fmt.Println(order("a book", "12.50", true))
-	fmt.Println(order("a piano", "30000", false))
-	fmt.Println(order("a pen", "0.10", true))
+	fmt.Println(s.Values[0]["average"], s.Values[1]["average"])
+	// Output: 6.25 null
+}
 
-	series, err := s.Values(ctx, counters.Query{Key: "orders", From: at, To: at, Granularity: "1d"})
-	text, _ := json.Marshal(series)
-	fmt.Println(string(text), err)
+// Designators name the bucket of a histogram with bounds.
+func ExampleLinear() {
+	d, err := counters.Linear(0, 100, 10)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, v := range []any{0, 41.5, 100, 101} {
+		bucket, _ := d.Bucket(v)
+		fmt.Println(bucket)
+	}
 	// Output:
-	// <nil>
-	// not paid
-	// <nil>
-	// {"at":["2025-05-06T00:00:00Z"],"values":[{"count":2,"revenue":12.6}]} <nil>
+	// 0
+	// 50
+	// 100
+	// 100+
 }

@@ -19,6 +19,12 @@ func (e Encoding) PackJSON(v Values, op Op) (map[Op]string, error) {
 	return sent, err
 }
 
+// Repack returns the object that puts values back.
+func (e Encoding) Repack(v Values) (string, error) {
+	fields, err := e.repack(v)
+	return string(appendFields(nil, fields, OpPut)), err
+}
+
 func (e Encoding) Unpack(data string) (Values, error) { return newUnpacker(e).unpack([]byte(data)) }
 
 func (e Encoding) ParsePath(text string) (segments []string, wild []bool, rendered string) {

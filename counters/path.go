@@ -35,6 +35,15 @@ type place struct {
 	wild     []bool // segments that stand for every name
 }
 
+// Escape returns a name so that, given to an event of a table with V1 paths or as a
+// segment of a path, it is literal. Under Raw nothing can be escaped.
+func (e Encoding) Escape(name string) string {
+	if e != V1 {
+		return name
+	}
+	return escaper.Replace(name)
+}
+
 // parsePath reads a path as a caller writes it. The empty text leads nowhere else
 // than to the Values themselves.
 func (e Encoding) parsePath(text string) place {
@@ -83,7 +92,7 @@ func (e Encoding) render(p place) string {
 	segments := slices.Clone(p.segments)
 	for i, segment := range segments {
 		if !p.wild[i] {
-			segments[i] = escaper.Replace(segment)
+			segments[i] = e.Escape(segment)
 		}
 	}
 	return strings.Join(segments, ".")

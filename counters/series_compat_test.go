@@ -9,22 +9,21 @@ import (
 	"github.com/howdah-db/howdah/counters"
 )
 
-// counted adds up the events of a metric by day, as the rows of data set A have them.
-func counted(t *testing.T, key string, from, to time.Time, g counters.Granularity) *counters.Series {
+// replayed is a data set, one of those of datasets.json.
+type replayed struct {
+	Events []struct {
+		Op, Key string
+		At      int64
+		Values  counters.Values
+	}
+}
+
+// counted adds up the events of a metric, as its rows have them.
+func counted(t *testing.T, set replayed, key string, from, to time.Time, g counters.Granularity) *counters.Series {
 	t.Helper()
-	file := golden[struct {
-		Datasets []struct {
-			Name   string
-			Events []struct {
-				Op, Key string
-				At      int64
-				Values  counters.Values
-			}
-		}
-	}](t, "datasets.json")
 	c := counters.Calendar{}
 	buckets := map[int64]map[string]counters.Number{}
-	for _, event := range file.Datasets[0].Events {
+	for _, event := range set.Events {
 		if event.Key != key || event.Op != "track" {
 			continue
 		}
@@ -76,8 +75,9 @@ func TestSeriesAsCompatible(t *testing.T) {
 	if len(file.Cases) != 14 {
 		t.Fatalf("%d cases", len(file.Cases))
 	}
+	all := golden[struct{ Datasets []replayed }](t, "datasets.json")
 	for _, c := range file.Cases {
-		s := counted(t, c.Key, c.From, c.To, c.Granularity)
+		s := counted(t, all.Datasets[0], c.Key, c.From, c.To, c.Granularity)
 		var got any
 		var err error
 		switch c.Function {

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -64,6 +65,54 @@ func (e Encoding) pack(values Values, op Op) ([]field, error) {
 	}
 	slices.SortFunc(p.fields, func(a, b field) int { return strings.Compare(a.path, b.path) })
 	return p.fields, p.checkConflicts()
+}
+
+// repack is the other way of unpack: the fields that put back what was read, whatever
+// others wrote. Names are literal, and limits do not hold.
+func (e Encoding) repack(values Values) ([]field, error) {
+	var fields []field
+	err := e.repackBelow(nil, values, &fields)
+	slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.path, b.path) })
+	for i := 1; err == nil && i < len(fields); i++ {
+		if fields[i].path == fields[i-1].path {
+			err = refuse(fields[i].path, "there twice")
+		}
+	}
+	return fields, err
+}
+
+func (e Encoding) repackBelow(names []string, values Values, fields *[]field) error {
+	for name, v := range values {
+		below := append(names[:len(names):len(names)], e.encode(name))
+		if name == "" && len(names) > 0 && len(values) > 1 {
+			below = names // a leaf that the others are below
+		}
+		path := strings.Join(below, ".")
+		if !utf8.ValidString(path) || strings.Contains(path, "\x00") {
+			return refuse(path, "a name that PostgreSQL cannot store")
+		}
+		if m := mapOf(v); m != nil {
+			if err := e.repackBelow(below, m, fields); err != nil {
+				return err
+			}
+			continue
+		}
+		f := field{path: path, op: OpPut}
+		if n, ok := v.(Number); ok && n.known {
+			f.number = n
+		} else {
+			leaf, problem := plain(v, 0)
+			if problem != "" {
+				return refuse(path, "%s", problem)
+			}
+			if n, ok := leaf.(Number); ok {
+				f.number, leaf = n, nil
+			}
+			f.other = leaf
+		}
+		*fields = append(*fields, f)
+	}
+	return nil
 }
 
 type packer struct {
@@ -210,11 +259,13 @@ func shorten(name string) string {
 	return name
 }
 
+const tooDeep = "over 64 levels of lists and maps"
+
 // plain returns v as a leaf that is read: Number, string, bool, nil or []any. Maps,
 // as Values, are only in lists.
 func plain(v any, depth int) (leaf any, problem string) {
 	if depth > MaxLevels {
-		return nil, fmt.Sprintf("over %d levels", MaxLevels)
+		return nil, tooDeep
 	}
 	switch v := v.(type) {
 	case nil, bool:
@@ -252,7 +303,11 @@ func plain(v any, depth int) (leaf any, problem string) {
 		}
 		read := make([]any, list.Len())
 		for i := range read {
-			if read[i], problem = plain(list.Index(i).Interface(), depth+1); problem != "" {
+			switch read[i], problem = plain(list.Index(i).Interface(), depth+1); problem {
+			case "":
+			case tooDeep:
+				return nil, problem
+			default:
 				return nil, fmt.Sprintf("[%d]: %s", i, problem)
 			}
 		}

@@ -184,6 +184,39 @@ func TestPackedValuesComeBack(t *testing.T) {
 	})
 }
 
+// What was read is put back as it was, whoever wrote it.
+func TestRepack(t *testing.T) {
+	t.Parallel()
+	many := counters.Values{}
+	for i := range 3 * counters.MaxLeaves {
+		many[fmt.Sprint("keys.", i)] = number(1)
+	}
+	for _, e := range []counters.Encoding{counters.Raw, counters.V1} {
+		for _, data := range []string{
+			`{}`, `{"":1}`, `{"a":1,"a.b":2}`, `{"a.":1}`, `{"a..b":1}`, `{"a":"text","b":[1,{"c.d":null}],"c":null,"d":true,"e":"0.15e1"}`,
+			`{"a%2Eb":1,"a.b":2,"%":3,"\\":4,"*":5}`, `{"n":` + strings.Repeat("9", 300) + `}`, asJSON(t, many),
+		} {
+			if e == counters.V1 && strings.Contains(data, `\\`) {
+				data = `{"a%2Eb":1,"a.b":2,"%25":3,"%5C":4,"%2A":5}` // what V1 writes
+			}
+			v, err := e.Unpack(data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var want, got counters.Values
+			text, err := e.Repack(v)
+			if err != nil || json.Unmarshal([]byte(text), &got) != nil || json.Unmarshal([]byte(data), &want) != nil || cmp.Diff(want, got) != "" {
+				t.Errorf("%s: %.200s was put back as %.200s, %v", e, data, text, err)
+			}
+		}
+	}
+	for _, v := range []counters.Values{{"a\x00": 1}, {"a\xff": 1}, {"a": "\x00"}, {"a.b": 1, "a": counters.Values{"b": 1}}, {"a": counters.Max(1)}} {
+		if text, err := counters.Raw.Repack(v); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%v is put back as %s, %v, want Invalid", v, text, err)
+		}
+	}
+}
+
 func TestParseValues(t *testing.T) {
 	t.Parallel()
 	got, err := counters.ParseValues([]byte(` {"a":{"$max":120},"b":{"c":{"$distinct":"x"}},"d":{"$put":[1]},"e":{"$other":1},"f":{"$max":1,"x":2},"g":0.1,"$max":3} `))

@@ -2,7 +2,7 @@
 // 3.1, errors as problem+json (RFC 9457), streams where there is no end to hold
 // in memory.
 //
-// The whole API is in routes.go. A handler turns a request into one call of a
+// The whole API is in routes.go, but for that of iidy (iidy.go). A handler turns a request into one call of a
 // service and its answer into JSON; it holds no logic of its own.
 package httpapi
 
@@ -18,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/checklists"
 )
 
 // Config are settings of the API; the zero Config is right for most.
@@ -37,6 +38,7 @@ type api struct {
 	cfg    Config
 	mux    *http.ServeMux
 	huma   huma.API
+	waiter *checklists.Waiter
 
 	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
@@ -63,7 +65,7 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 		cfg.Log = slog.Default()
 	}
 	mux := http.NewServeMux()
-	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version))}
+	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version)), waiter: checklists.NewWaiter(client.Checklists, client.Hub)}
 }
 
 // handler adds what is not an operation: pages for people, and the document of
@@ -72,7 +74,7 @@ func (a *api) handler() http.Handler {
 	a.mux.HandleFunc("GET /{$}", a.index)
 	a.mux.HandleFunc("GET /docs", a.docs)
 	a.mux.Handle("GET /openapi.json", a.document())
-	return a.guard(problems(a.mux))
+	return a.guard(a.iidy(problems(a.mux)))
 }
 
 // openAPI describes the API as a whole; operations add themselves.

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -37,6 +38,7 @@ type Problem struct {
 	Status int            `json:"status" example:"400"`
 	Detail string         `json:"detail,omitempty" doc:"What was wrong, and what to do."`
 	Errors []ProblemField `json:"errors,omitempty" doc:"The fields that were wrong."`
+	Held   *int64         `json:"held,omitempty" doc:"Of a lease that was lost: how many of the items it still held. With them it was done."`
 
 	again bool // a repeat may help, and does no harm
 }
@@ -97,6 +99,9 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		if errors.Is(err, sentinel) {
 			p.Type = "urn:howdah:" + name
 		}
+	}
+	if lost := (*lostError)(nil); errors.As(err, &lost) {
+		p.Held = &lost.held
 	}
 	var input *pg.InputError
 	if errors.As(err, &input) {
@@ -162,8 +167,9 @@ var kindNames = map[fault.Kind]string{
 
 // sentinels are failures that a client acts on in a way of their own.
 var sentinels = map[error]string{
-	changes.ErrExpired: "position-expired",
-	changes.ErrAhead:   "position-ahead",
+	changes.ErrExpired:    "position-expired",
+	changes.ErrAhead:      "position-ahead",
+	checklists.ErrChanged: "source-changed",
 }
 
 // ours marks operations of this package: huma keeps the making of errors in a

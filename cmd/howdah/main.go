@@ -22,8 +22,9 @@ func main() { os.Exit(command()) }
 
 func command() int {
 	// A reader that has seen enough (| head) is told by an error of the write, so
-	// that what we started is stopped on the way out.
-	signal.Ignore(syscall.SIGPIPE)
+	// that what we started is stopped on the way out. Not ignored, because the
+	// programs that we run would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends us at once
@@ -122,7 +123,7 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	for _, name := range []string{"database-url", "listen-url", "replica-url"} {
 		flags.Lookup(name).DefValue = ""
 	}
-	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.changes(), c.checklists(), c.counters())
+	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.adopt(), c.changes(), c.checklists(), c.counters())
 	return root
 }
 
