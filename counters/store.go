@@ -94,8 +94,10 @@ func (c Config) check() error {
 		return pg.Refuse("time zone", "Local, which differs from machine to machine; want a name such as Europe/Bratislava or UTC")
 	}
 	if c.WeekStart != "" {
-		if _, err := ParseWeekday(string(c.WeekStart)); err != nil {
+		if day, err := ParseWeekday(string(c.WeekStart)); err != nil {
 			return err
+		} else if day != c.WeekStart {
+			return pg.Refuse("week start", "%q; want %s", c.WeekStart, day)
 		}
 	}
 	for i, g := range c.Granularities {

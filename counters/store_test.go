@@ -325,6 +325,40 @@ func TestSetup(t *testing.T) {
 	}
 }
 
+// Of two that set a table up otherwise at the same time, one is told, and has changed
+// nothing.
+func TestSetupAtOnceWithOtherSettings(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	pool := newPool(t)
+	zones := []string{"UTC", "America/New_York", "Asia/Kolkata", "Europe/Bratislava"}
+	for round := range 10 {
+		var group sync.WaitGroup
+		errs := make([]error, len(zones))
+		table := pgx.Identifier{fmt.Sprint("shop", round)}
+		for i, zone := range zones {
+			group.Go(func() {
+				loc, err := counters.LoadLocation(zone)
+				if err != nil {
+					t.Error(err)
+				}
+				errs[i] = counters.New(pool, counters.Config{Table: table, Location: loc, Granularities: []counters.Granularity{counters.Granularity(fmt.Sprintf("%dh", i+1))}}).Setup(ctx)
+			})
+		}
+		group.Wait()
+		got, err := counters.New(pool, counters.Config{Table: table}).Settings(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, zone := range zones {
+			first := zone == got.TimeZone
+			if first && (errs[i] != nil || string(got.Granularities[0]) != fmt.Sprintf("%dh", i+1)) || !first && !errors.Is(errs[i], counters.ErrSettings) {
+				t.Errorf("%s: %v; settings are %+v", zone, errs[i], got)
+			}
+		}
+	}
+}
+
 func TestTablesThatAreNone(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -181,6 +182,23 @@ func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
 	return r, nil
 }
 
+// fixed are the settings that say where a number lies, as they are recorded; "" of
+// those that are left out.
+func (c Config) fixed() map[string]string {
+	zone := ""
+	if c.Location != nil {
+		zone = zoneName(c.Location)
+	}
+	return map[string]string{"time_zone": zone, "week_start": string(c.WeekStart), "separator": c.Separator, "paths": string(c.Paths)}
+}
+
+func zoneName(loc *time.Location) string {
+	if name := loc.String(); name != "GMT" {
+		return name
+	}
+	return "UTC"
+}
+
 // settle fills in the settings that hold: those of the Config, else those recorded,
 // else the defaults. Those that say where a number lies must not differ.
 func (t *table) settle(cfg Config) error {
@@ -188,18 +206,15 @@ func (t *table) settle(cfg Config) error {
 	if r == nil {
 		r = &record{}
 	}
-	zone := ""
-	if cfg.Location != nil {
-		zone = cfg.Location.String()
-	}
-	for _, setting := range []struct{ name, wanted, recorded string }{
-		{"time zone", zone, r.TimeZone},
-		{"week start", string(cfg.WeekStart), string(r.WeekStart)},
-		{"separator", cfg.Separator, r.Separator},
-		{"path encoding", string(cfg.Paths), string(r.Paths)},
+	wanted := cfg.fixed()
+	for _, setting := range []struct{ name, member, recorded string }{
+		{"time zone", "time_zone", r.TimeZone},
+		{"week start", "week_start", string(r.WeekStart)},
+		{"separator", "separator", r.Separator},
+		{"path encoding", "paths", string(r.Paths)},
 	} {
-		if setting.wanted != "" && setting.recorded != "" && setting.wanted != setting.recorded {
-			return fmt.Errorf("%w: %s has the %s %q, not %q", ErrSettings, t.name, setting.name, setting.recorded, setting.wanted)
+		if w := wanted[setting.member]; w != "" && setting.recorded != "" && w != setting.recorded {
+			return fmt.Errorf("%w: %s has the %s %q, not %q", ErrSettings, t.name, setting.name, setting.recorded, w)
 		}
 	}
 	t.separator = either(cfg.Separator, r.Separator, "::")
@@ -281,7 +296,7 @@ func (s *Store) setup(ctx context.Context) error {
 
 // record keeps the settings of t, and takes over those that another kept first.
 func (s *Store) record(ctx context.Context, t *table) error {
-	zone := t.calendar.Location.String()
+	zone := zoneName(t.calendar.Location)
 	if _, err := LoadLocation(zone); err != nil {
 		return err // a zone of the program's own: nobody else could read the table
 	}
@@ -293,14 +308,18 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if err != nil {
 		return err
 	}
-	var change struct {
-		Granularities []Granularity `json:"granularities,omitempty"`
-		System        System        `json:"system,omitempty"`
+	named := map[string]any{} // what must not differ
+	for name, wanted := range s.cfg.fixed() {
+		if wanted != "" {
+			named[name] = wanted
+		}
 	}
-	change.Granularities, change.System = s.cfg.Granularities, s.cfg.System
-	changed, err := json.Marshal(change)
-	if err != nil {
-		return err
+	changed := map[string]any{}
+	if len(s.cfg.Granularities) > 0 {
+		changed["granularities"] = t.granularities
+	}
+	if s.cfg.System != "" {
+		changed["system"] = t.system
 	}
 	var settings []byte
 	err = pg.Retry(ctx, s.db, func() error {
@@ -309,8 +328,15 @@ func (s *Store) record(ctx context.Context, t *table) error {
 			VALUES ($1, $2)
 			ON CONFLICT (tbl) DO UPDATE
 			SET settings = t.settings || $3
-			RETURNING settings`, t.name, kept, changed).Scan(&settings)
+			WHERE t.settings @> $4
+			RETURNING settings`, t.name, kept, changed, named).Scan(&settings)
 	})
+	if errors.Is(err, pgx.ErrNoRows) { // another was first, and meant something else
+		if t.recorded, err = s.recorded(ctx, t.name); err == nil {
+			err = t.settle(s.cfg)
+		}
+		return err
+	}
 	if err != nil {
 		return err
 	}
@@ -328,7 +354,7 @@ func (s *Store) Settings(ctx context.Context) (Settings, error) {
 		return Settings{}, pg.Wrap("counters: settings", err)
 	}
 	return Settings{
-		Table: t.name, Mode: t.mode, TimeZone: t.calendar.Location.String(), WeekStart: t.calendar.WeekStart, Separator: t.separator,
+		Table: t.name, Mode: t.mode, TimeZone: zoneName(t.calendar.Location), WeekStart: t.calendar.WeekStart, Separator: t.separator,
 		Paths: t.paths, Granularities: t.granularities, System: t.system, Recorded: t.recorded != nil,
 	}, nil
 }
