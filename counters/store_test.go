@@ -250,13 +250,42 @@ func TestMerges(t *testing.T) {
 		}
 	}
 	// A search_path that leads elsewhere changes nothing.
-	if _, err := pool.Exec(ctx, `
-		CREATE FUNCTION wrong(jsonb, text) RETURNS boolean LANGUAGE sql RETURN false;
-		CREATE OPERATOR ? (FUNCTION = wrong, LEFTARG = jsonb, RIGHTARG = text)`); err != nil {
+	var schema string
+	if err := pool.QueryRow(ctx, `SELECT current_schema()`).Scan(&schema); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := pool.Exec(ctx, `
+		CREATE FUNCTION wrong(jsonb, text) RETURNS boolean LANGUAGE sql RETURN false;
+		CREATE FUNCTION wrong(numeric, numeric) RETURNS numeric LANGUAGE sql RETURN 0;
+		CREATE FUNCTION wrong(text, text) RETURNS boolean LANGUAGE sql RETURN false;
+		CREATE FUNCTION wrong(int, int) RETURNS boolean LANGUAGE sql RETURN false;
+		CREATE FUNCTION wrong(jsonb, jsonb) RETURNS jsonb LANGUAGE sql RETURN 'null'::jsonb;
+		CREATE FUNCTION jsonb_typeof(jsonb) RETURNS text LANGUAGE sql RETURN 'wrong';
+		CREATE FUNCTION jsonb_array_length(jsonb) RETURNS int LANGUAGE sql RETURN 0;
+		CREATE OPERATOR ? (FUNCTION = wrong, LEFTARG = jsonb, RIGHTARG = text);
+		CREATE OPERATOR + (FUNCTION = wrong, LEFTARG = numeric, RIGHTARG = numeric);
+		CREATE OPERATOR = (FUNCTION = wrong, LEFTARG = text, RIGHTARG = text);
+		CREATE OPERATOR < (FUNCTION = wrong, LEFTARG = int, RIGHTARG = int);
+		CREATE OPERATOR || (FUNCTION = wrong, LEFTARG = jsonb, RIGHTARG = jsonb)`); err != nil {
+		t.Fatal(err)
+	}
+	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `SET LOCAL search_path = `+schema+`, pg_catalog`); err != nil {
+			return err
+		}
+		for fn, want := range map[string]string{"add": `{"a": 6, "b": 3.5, "c": 1}`, "max": `{"a": 4, "b": 3, "c": 1}`, "min": `{"a": 2, "b": 0.5, "c": 1}`} {
+			var got string
+			if err := tx.QueryRow(ctx, `SELECT howdah.counters_`+fn+`('{"a": 4, "b": "3"}', '{"a": 2, "b": 0.5, "c": 1}')::pg_catalog.text`).Scan(&got); err != nil || got != want {
+				t.Errorf("%s: %s, %v, want %s", fn, got, err, want)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
 	var got int
-	if err := pool.QueryRow(ctx, `SELECT (howdah.counters_add(wide, wide) -> 'f17')::int FROM (SELECT jsonb_object_agg('f' || i, i) AS wide FROM generate_series(1, 1024) AS i) AS w`).Scan(&got); err != nil || got != 34 {
+	if err := pool.QueryRow(ctx, `SELECT (howdah.counters_add(howdah.counters_add(wide, wide), '{"f17": -17}') -> 'f17')::int FROM (SELECT jsonb_object_agg('f' || i, i) AS wide FROM generate_series(1, 1024) AS i) AS w`).Scan(&got); err != nil || got != 17 {
 		t.Errorf("1,024 fields: %d, %v", got, err)
 	}
 }
