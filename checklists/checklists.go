@@ -11,7 +11,7 @@
 //	n, err := s.Delete(ctx, "downloads", "a.txt")
 //	n, err = s.Increment(ctx, "downloads", "b.txt")
 //
-// A list exists while it has items. The names of lists and items are any text
+// A list is there while it has items, or settings of its own. The names of lists and items are any text
 // without NUL, the empty text included. Items are in the order of the table's
 // collation: bytewise in a table howdah made; do not compare with Go's < in an
 // adopted one.

@@ -64,11 +64,15 @@ func (s *Store) Upsert(ctx context.Context, list string, items ...Item) (added, 
 	}
 	// Which due times were given is asked of an object, whose keys are found by
 	// halving; a name of a million is not looked for in an array.
+	given, err := json.Marshal(dated)
+	if err != nil {
+		return 0, 0, pg.Wrap(op, err)
+	}
 	const due = `CASE WHEN l.lease IS NULL AND l.due < 'infinity' AND $6::jsonb ? EXCLUDED.item THEN EXCLUDED.due ELSE l.due END`
 	added, changed, err = s.give(ctx, op, list, folded, `
 			ON CONFLICT (list, item) DO UPDATE
 			SET payload = EXCLUDED.payload, priority = EXCLUDED.priority, due = `+due+`
-			WHERE l.payload IS DISTINCT FROM EXCLUDED.payload OR l.priority <> EXCLUDED.priority OR l.due <> `+due, dated)
+			WHERE l.payload IS DISTINCT FROM EXCLUDED.payload OR l.priority <> EXCLUDED.priority OR l.due <> `+due, string(given))
 	if changed > 0 {
 		s.forgetMarks(list)
 	}
