@@ -73,12 +73,13 @@ func TestLayers(t *testing.T) {
 		"./pg/migrate":       {"fault", "pg"},
 		"./changes":          {"fault", "pg"},
 		"./checklists":       {"fault", "pg"},
+		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
 		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
 		".":                  {"changes", "checklists", "fault", "pg", "pg/migrate"},
-		"./httpapi":          {"changes", "checklists", "fault", "pg", "pg/migrate"},
+		"./httpapi":          {"changes", "checklists", "compat/iidyhttp", "fault", "pg", "pg/migrate"},
 		"./internal/localpg": {"fault"},
 		"./internal/pgtest":  {"fault", "internal/localpg"},
-		"./cmd/howdah":       {"changes", "checklists", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+		"./cmd/howdah":       {"changes", "checklists", "compat/iidyhttp", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)

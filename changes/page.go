@@ -44,7 +44,7 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if err := f.check(); err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	lines, next, err := l.newest(ctx, after, n, f, true)
+	lines, next, err := l.newest(ctx, after, n, f)
 	if err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
@@ -52,18 +52,18 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 }
 
 // newest reads lines as [Log.lines] does; at the end of what is numbered it first
-// numbers what has committed meanwhile. Where another is at that, who does not wait
-// may miss what committed after the other began.
-func (l *Log) newest(ctx context.Context, after Position, n int, f Filter, wait bool) ([]line, Position, error) {
+// numbers what has committed meanwhile. Where another is at that, it waits: the
+// other may have begun too early.
+func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
 	lines, next, err := l.lines(ctx, after, n, f)
 	if err != nil || len(lines) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
 		return lines, next, err
 	}
-	head, err := l.tick(ctx, wait)
+	head, err := l.tick(ctx, true)
 	if err != nil && !readOnly(err) {
 		return nil, after, err
 	}
-	if err == nil && head != nil && *head == after.Commit {
+	if err == nil && *head == after.Commit {
 		return lines, next, nil
 	}
 	return l.lines(ctx, after, n, f)

@@ -88,21 +88,34 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 		return err
 	}
 	t.ring.reset(at)
-	for t.watched() {
-		lines, next, err := t.log.newest(ctx, at, MaxPage, Filter{}, false)
+	for end := true; t.watched(); { // of what is numbered
+		if end {
+			head, err := t.log.tick(ctx, false)
+			if err != nil && !readOnly(err) {
+				return err
+			}
+			if err == nil && head != nil && *head == at.Commit {
+				if !bell.wait(ctx) {
+					return nil
+				}
+				continue
+			}
+		}
+		lines, next, err := t.log.lines(ctx, at, MaxPage, Filter{})
 		switch {
 		case errors.Is(err, ErrExpired), errors.Is(err, ErrAhead):
 			return nil // begin anew; each watcher is told where it stands
 		case err != nil:
 			return err
-		case next == at:
-			if !bell.wait(ctx) {
+		case next == at: // a standby, or another is numbering and will ring
+			if end && !bell.wait(ctx) {
 				return nil
 			}
+			end = true
 			continue
 		}
 		t.ring.add(changesOf(lines, MaxPage), next)
-		at = next
+		at, end = next, len(lines) <= MaxPage
 		bell.busy()
 	}
 	return nil

@@ -2,7 +2,8 @@
 // attempted.
 //
 // It works on the table of iidy (iidy.lists), beside a running iidy, and creates
-// that table where it is missing. Insert the items, Page through them, Delete
+// that table where it is missing; [Store.Adopt] adds to one that was there what
+// leases and progress need. Insert the items, Page through them, Delete
 // what is done and Increment what failed:
 //
 //	s := checklists.New(pool, checklists.Config{})
@@ -26,7 +27,9 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -53,6 +56,8 @@ type Store struct {
 	relation *strings.Replacer
 	layout   *layout
 	marks    *marks
+
+	lockPatience time.Duration // of Adopt; 0 but in tests
 }
 
 // New returns a Store on db. It never fails: a Config that cannot be is told, as
@@ -79,6 +84,10 @@ func (s *Store) sql(text string) string { return s.relation.Replace(s.names.SQL(
 
 // WithTx returns a Store that works inside tx. The caller commits.
 func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
+
+// Table returns the table that the lists are in, for statements of the program's
+// own.
+func (s *Store) Table() pgx.Identifier { return slices.Clone(s.table) }
 
 // Migrations are the files that make or adopt the Store's table.
 func (s *Store) Migrations() pg.Migrations {

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/howdah-db/howdah/checklists"
@@ -17,8 +18,12 @@ import (
 // come back late: in the end each item is done or dead, and none is done twice.
 func TestLeasesThatEndUnderLoadLoseNothing(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
 	s, pool := newStore(t)
+	leasesEndUnderLoad(t, s, pool)
+}
+
+func leasesEndUnderLoad(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
+	ctx := t.Context()
 	const total = 2000
 	items := make([]string, total)
 	for i := range items {

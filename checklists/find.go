@@ -31,6 +31,7 @@ func (q Query) where() (sql string, args []any) {
 		StateWaiting: " AND due > statement_timestamp() AND due < 'infinity' AND lease IS NULL",
 		StateLeased:  " AND due > statement_timestamp() AND due < 'infinity' AND lease IS NOT NULL",
 		StateDead:    " AND due = 'infinity'",
+		StateLeft:    " AND due < 'infinity'",
 	}[q.State]
 	if q.Items != nil {
 		add("item = ANY($%d)", q.Items)

@@ -3,7 +3,6 @@ package checklists
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,116 +16,141 @@ import (
 // Format is how items are written one after the other.
 type Format string
 
-// The formats that [ReadItems] and [WriteItem] know.
+// The formats that [ReadItems] and [WriteItems] know. Text and NUL hold names only.
 const (
 	Text  Format = "text"  // an item a line; blank lines are nothing, a carriage return at the end of a line goes
 	NUL   Format = "nul"   // an item up to each NUL byte, as find -print0 and xargs -0 have it
-	JSONL Format = "jsonl" // an object a line: {"item":"a.txt","attempts":1}
+	CSV   Format = "csv"   // a row an item: see ReadItems
+	JSONL Format = "jsonl" // an object a line: {"item":"a.txt","priority":2,"due":"2026-11-20T14:05:00Z","payload":{}}
 )
 
 // Formats are the names of all formats.
-var Formats = []string{string(Text), string(NUL), string(JSONL)}
+var Formats = []string{string(Text), string(NUL), string(CSV), string(JSONL)}
 
-// maxLine bounds the memory of a line; items are far shorter.
+// maxLine bounds the memory of a line; names are far shorter.
 const maxLine = 1 << 20
 
-// ReadItems returns the items of r, read as they are asked for. An error, Invalid
-// where the input is wrong, names the line and ends it.
+func checkFormat(format Format) error {
+	for _, known := range Formats {
+		if string(format) == known {
+			return nil
+		}
+	}
+	return pg.Refuse("format", "%q; want one of %s", format, strings.Join(Formats, ", "))
+}
+
+// each is called for the n-th line, from 1, of a format, with its item or with what
+// is wrong with it, and returns whether there should be more.
+type each func(n int, item Item, bad error) bool
+
+// ReadItems returns the items of r, read as they are asked for, with their names,
+// payloads, priorities and Due; what became of them elsewhere is passed over. What
+// gzip has packed is unpacked. An error, Invalid where the input is wrong, names
+// the line. A loop that goes on after a line that is wrong gets the next one; any
+// other error is the end.
+//
+// The header of CSV names the columns: item, and as one likes priority, due (a time
+// as in JSON) and payload (JSON). Without the last, all other columns together
+// are the payload: an object of texts.
 func ReadItems(r io.Reader, format Format) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		parse, split, unit := parseLine, bufio.ScanLines, "line"
+		if err := checkFormat(format); err != nil {
+			yield(Item{}, err)
+			return
+		}
+		plain, packed, err := unpack(r, format)
+		if err != nil {
+			yield(Item{}, err)
+			return
+		}
+		unit := "line"
+		if format == NUL {
+			unit = "item"
+		}
+		ended := false
+		tell := func(n int, item Item, bad error) bool {
+			if bad == nil && checkItem("item", "", &item) == nil {
+				ended = !yield(item, nil)
+			} else if bad == nil {
+				ended = !yield(Item{}, badItem{checkItem(unit+" "+thousands(n), "", &item)})
+			} else {
+				ended = !yield(Item{}, badItem{pg.Refuse(unit+" "+thousands(n), "%s", bad)})
+			}
+			return !ended
+		}
+		var n int
 		switch format {
 		case Text:
+			n, err = readLines(plain, '\n', maxLine, tell, parseLine)
 		case NUL:
-			parse, split, unit = parseExact, scanNUL, "item"
+			n, err = readLines(plain, 0, maxLine, tell, parseExact)
 		case JSONL:
-			parse = parseObject
-		default:
-			yield(Item{}, pg.Refuse("format", "%q; want one of %s", format, strings.Join(Formats, ", ")))
-			return
+			n, err = readLines(plain, '\n', maxLine+MaxPayload, tell, parseObject)
+		case CSV:
+			n, err = readCSV(plain, tell)
 		}
-		plain, packed, err := unpack(r)
-		if err != nil {
-			yield(Item{}, pg.Refuse("gzip", "%v", err))
-			return
-		}
-		src := &source{r: plain}
-		lines := bufio.NewScanner(src)
-		lines.Buffer(make([]byte, 64<<10), maxLine)
-		lines.Split(src.whole(split))
-		n := 0
-		for lines.Scan() {
-			n++
-			item, ok, err := parse(lines.Bytes())
-			if err != nil {
-				yield(Item{}, pg.Refuse(unit+" "+thousands(n), "%s", err))
-				return
-			}
-			if err := checkNth(unit, n, "", item.Name); err != nil {
-				yield(Item{}, err)
-				return
-			}
-			if ok && !yield(item, nil) {
-				return
-			}
-		}
-		if err := lines.Err(); errors.Is(err, bufio.ErrTooLong) {
-			yield(Item{}, pg.Refuse(unit+" "+thousands(n+1), "over %s bytes", thousands(maxLine)))
-		} else if err != nil && packed {
+		_, refused := err.(*pg.InputError) // by us, not by the source
+		switch {
+		case ended || err == nil:
+		case refused:
+			yield(Item{}, err)
+		case packed:
 			yield(Item{}, pg.Refuse("gzip", "%v after %s %s", err, unit, thousands(n)))
-		} else if err != nil {
+		default:
 			yield(Item{}, fmt.Errorf("after %s %s: %w", unit, thousands(n), err))
 		}
 	}
 }
 
-// source remembers why reading ended.
-type source struct {
-	r   io.Reader
-	err error
-}
-
-func (s *source) Read(p []byte) (n int, err error) {
-	n, err = s.r.Read(p)
-	if err != nil && err != io.EOF {
-		s.err = err
-	}
-	return n, err
-}
-
-// whole is split without what it takes for the last line where reading failed:
-// the rest of that line never came.
-func (s *source) whole(split bufio.SplitFunc) bufio.SplitFunc {
-	return func(data []byte, atEOF bool) (int, []byte, error) {
-		return split(data, atEOF && s.err == nil)
-	}
-}
-
-// unpack reads what gzip packed, and passes over the mark that some editors put
-// before UTF-8.
-func unpack(r io.Reader) (plain io.Reader, packed bool, err error) {
-	b := bufio.NewReader(r)
-	if magic, _ := b.Peek(2); string(magic) == "\x1f\x8b" {
-		unpacked, err := gzip.NewReader(b)
-		if err != nil {
-			return nil, true, err
+// readLines parses what ends with a byte, and what follows the last one. It returns
+// how many there were. Of a source that breaks off the rest of a line never came.
+func readLines(r io.Reader, end byte, longest int, tell each, parse func([]byte) (Item, bool, error)) (n int, err error) {
+	lines := bufio.NewReaderSize(r, longest+1)
+	for {
+		line, err := lines.ReadSlice(end)
+		if err != nil && err != io.EOF && err != bufio.ErrBufferFull || err == io.EOF && len(line) == 0 {
+			return n, unlessEnd(err)
 		}
-		b, packed = bufio.NewReader(unpacked), true
+		n++
+		if err == bufio.ErrBufferFull || err == io.EOF && len(line) > longest {
+			if !tell(n, Item{}, errors.New("over "+thousands(longest)+" bytes")) {
+				return n, nil
+			}
+			for err == bufio.ErrBufferFull {
+				_, err = lines.ReadSlice(end)
+			}
+			if err != nil {
+				return n, unlessEnd(err)
+			}
+			continue
+		}
+		if err == nil {
+			line = line[:len(line)-1]
+		}
+		if item, ok, bad := parse(line); (ok || bad != nil) && !tell(n, item, bad) {
+			return n, nil
+		}
 	}
-	if mark, _ := b.Peek(3); string(mark) == "\ufeff" {
-		b.Discard(3) // just peeked
+}
+
+func unlessEnd(err error) error {
+	if err == io.EOF {
+		return nil
 	}
-	return b, packed, nil
+	return err
 }
 
 func parseLine(line []byte) (Item, bool, error) {
-	name := string(line) // ScanLines took the carriage return
-	return Item{Name: name}, strings.TrimSpace(name) != "", nil
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	if len(bytes.TrimSpace(line)) == 0 {
+		return Item{}, false, nil
+	}
+	return Item{Name: string(line)}, true, nil
 }
 
 func parseExact(b []byte) (Item, bool, error) { return Item{Name: string(b)}, true, nil }
 
-func parseObject(line []byte) (Item, bool, error) {
+func parseObject(line []byte) (item Item, ok bool, err error) {
 	if len(bytes.TrimSpace(line)) == 0 {
 		return Item{}, false, nil
 	}
@@ -134,48 +158,112 @@ func parseObject(line []byte) (Item, bool, error) {
 		return Item{}, false, err
 	}
 	var object struct {
-		Item *string `json:"item"`
+		Item     *string         `json:"item"`
+		Payload  json.RawMessage `json:"payload"`
+		Priority int             `json:"priority"`
+		Due      *string         `json:"due"`
+		State    string          `json:"state"`
+
+		// Of an export, and passed over.
+		Attempts, Tried, Worker, Error json.RawMessage
+	}
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.DisallowUnknownFields()
+	err = d.Decode(&object)
+	if err == nil {
+		if _, err = d.Token(); err == io.EOF {
+			err = nil
+		} else {
+			err = errors.New("one object a line is wanted, and something follows it")
+		}
 	}
 	var syntax *json.SyntaxError
-	if err := json.Unmarshal(line, &object); errors.As(err, &syntax) {
+	var wrong *json.UnmarshalTypeError
+	switch {
+	case errors.As(err, &syntax) || errors.Is(err, io.ErrUnexpectedEOF):
 		return Item{}, false, fmt.Errorf(`no JSON (%w); want an object such as {"item":"a.txt"}`, err)
-	} else if err != nil {
+	case errors.As(err, &wrong) && wrong.Field != "":
+		return Item{}, false, fmt.Errorf("%s: a %s; want a %s", wrong.Field, wrong.Value, jsonKinds[wrong.Field])
+	case errors.As(err, &wrong):
 		return Item{}, false, errors.New(`want an object such as {"item":"a.txt"}`)
-	}
-	if object.Item == nil {
+	case object.Item == nil:
 		return Item{}, false, errors.New(`the object has no "item"`)
+	case err != nil:
+		return Item{}, false, fmt.Errorf("%s; want item, payload, priority, due", strings.TrimPrefix(err.Error(), "json: "))
 	}
-	return Item{Name: *object.Item}, true, nil
+	item = Item{Name: *object.Item, Payload: object.Payload, Priority: object.Priority}
+	if string(item.Payload) == "null" {
+		item.Payload = nil
+	}
+	if object.Due != nil && State(object.State) != StateLeased {
+		if item.Due, err = parseDue(*object.Due); err != nil {
+			return Item{}, false, err
+		}
+	}
+	return item, true, nil
 }
 
-func scanNUL(data []byte, atEOF bool) (int, []byte, error) {
-	if i := bytes.IndexByte(data, 0); i >= 0 {
-		return i + 1, data[:i], nil
-	}
-	if atEOF && len(data) > 0 {
-		return len(data), data, nil
-	}
-	return 0, nil, nil
+// jsonKinds are what members of an item's object have to be.
+var jsonKinds = map[string]string{
+	"item": "text", "priority": "whole number from -5 to 5", "due": "time such as \"2026-11-20T14:05:00Z\"", "state": "text",
 }
 
-// WriteItem appends item to w so that [ReadItems] reads it back. Text and NUL
-// hold names only; an item that has no line of its own in Text (a line break in
-// its name, or nothing but white space) is refused as Invalid.
-func WriteItem(w io.Writer, format Format, item Item) error {
-	switch format {
-	case Text:
+// WriteItems writes items to w as they come, so that [ReadItems] reads them back.
+// It ends at the first error; what came before it is written. An item that the
+// format cannot hold is refused as Invalid: a line break, or nothing but white
+// space, has no line of Text, and a carriage return before a line feed no cell of
+// CSV.
+func WriteItems(w io.Writer, format Format, items iter.Seq2[Item, error]) (err error) {
+	if err := checkFormat(format); err != nil {
+		return err
+	}
+	out := bufio.NewWriterSize(w, 64<<10)
+	defer func() {
+		if flushed := out.Flush(); err == nil {
+			err = flushed
+		}
+	}()
+	write := map[Format]func(Item) error{Text: textWriter(out), NUL: nulWriter(out), CSV: csvWriter(out), JSONL: jsonWriter(out)}[format]
+	if format == CSV {
+		if _, err := out.WriteString(csvHeader + "\n"); err != nil {
+			return err
+		}
+	}
+	for item, err := range items {
+		if err != nil {
+			return err
+		}
+		if err := write(item); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func textWriter(out *bufio.Writer) func(Item) error {
+	first := true
+	return func(item Item) error {
 		if strings.ContainsAny(item.Name, "\r\n") || strings.TrimSpace(item.Name) == "" {
 			return pg.Refuse("item", "%q does not fit into a line of text; use the format nul or jsonl", item.Name)
 		}
-		_, err := io.WriteString(w, item.Name+"\n")
-		return err
-	case NUL:
-		_, err := io.WriteString(w, item.Name+"\x00")
-		return err
-	case JSONL:
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		return e.Encode(item)
+		if first && strings.HasPrefix(item.Name, byteOrderMark) {
+			out.WriteString(byteOrderMark) // of two, a reader takes one away
+		}
+		first = false
+		out.WriteString(item.Name)
+		return out.WriteByte('\n') // a buffer keeps its first error
 	}
-	return pg.Refuse("format", "%q; want one of %s", format, strings.Join(Formats, ", "))
+}
+
+func nulWriter(out *bufio.Writer) func(Item) error {
+	return func(item Item) error {
+		out.WriteString(item.Name)
+		return out.WriteByte(0)
+	}
+}
+
+func jsonWriter(out *bufio.Writer) func(Item) error {
+	e := json.NewEncoder(out)
+	e.SetEscapeHTML(false)
+	return func(item Item) error { return e.Encode(item) }
 }

@@ -1,19 +1,13 @@
 package checklists
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"regexp"
 	"time"
 
 	"github.com/howdah-db/howdah/pg"
 )
-
-// MaxPayload is how many bytes the payload of an item may have.
-const MaxPayload = 1 << 20
 
 // InsertItems is [Store.Insert] of items with a payload, a priority, or a time from
 // which they may be claimed (Due); what else an Item says is not looked at. Of
@@ -128,12 +122,6 @@ func bareNames(items []Item) (names []string, bare bool) {
 	return names, true
 }
 
-// hasPayload is false of null, too.
-func hasPayload(item Item) bool {
-	text := bytes.TrimSpace(item.Payload)
-	return len(text) > 0 && !bytes.Equal(text, []byte("null"))
-}
-
 // checkGiven refuses items that cannot be stored with what they say.
 func (s *Store) checkGiven(list string, items []Item) error {
 	names := make([]string, len(items))
@@ -156,27 +144,4 @@ func (s *Store) checkGiven(list string, items []Item) error {
 		}
 	}
 	return nil
-}
-
-// nulEscape is an escape of NUL that no backslash escapes.
-var nulEscape = regexp.MustCompile(`(?:^|[^\\])(?:\\\\)*\\u0000`)
-
-// badPayload says why a payload cannot be stored, or nothing.
-func badPayload(item Item) string {
-	payload := item.Payload
-	switch {
-	case !hasPayload(item):
-		return ""
-	case len(payload) > MaxPayload:
-		return fmt.Sprintf("%s bytes; want at most %s", thousands(len(payload)), thousands(MaxPayload))
-	case !json.Valid(payload):
-		return "no JSON"
-	case nulEscape.Match(payload):
-		return `\u0000 in a string; PostgreSQL cannot store it`
-	}
-	var input *pg.InputError
-	if errors.As(pg.CheckJSON("payload", payload), &input) {
-		return input.Problem
-	}
-	return ""
 }

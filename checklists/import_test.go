@@ -1,22 +1,17 @@
 package checklists_test
 
 import (
-	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
-	"pgregory.net/rapid"
 
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
@@ -27,6 +22,17 @@ func source(names ...string) iter.Seq2[checklists.Item, error] {
 	return func(yield func(checklists.Item, error) bool) {
 		for _, name := range names {
 			if !yield(checklists.Item{Name: name}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// these are items as a source.
+func these(items ...checklists.Item) iter.Seq2[checklists.Item, error] {
+	return func(yield func(checklists.Item, error) bool) {
+		for _, item := range items {
+			if !yield(item, nil) {
 				return
 			}
 		}
@@ -198,113 +204,5 @@ func TestImportsOfTheSameItemsMeet(t *testing.T) {
 	}
 	if sum != n || len(names(t, s, "l")) != n {
 		t.Errorf("added %v, together %d, on the list %d; want %d", added, sum, len(names(t, s, "l")), n)
-	}
-}
-
-// Whatever is written in a format is read back as it was.
-func TestFormatsRoundTrip(t *testing.T) {
-	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		format := checklists.Format(rapid.SampledFrom(checklists.Formats).Draw(t, "format"))
-		items := rapid.SliceOf(rapid.StringOf(rapid.RuneFrom([]rune("ab \t\n\r\\\"'😀é\u2028")))).Draw(t, "items")
-		var buffer bytes.Buffer
-		var want []string
-		for _, item := range items {
-			switch err := checklists.WriteItem(&buffer, format, checklists.Item{Name: item}); {
-			case err == nil:
-				want = append(want, item)
-			case !errors.Is(err, fault.Invalid) || format != checklists.Text:
-				t.Fatalf("WriteItem(%s, %q): %v", format, item, err)
-			}
-		}
-		var got []string
-		for item, err := range checklists.ReadItems(&buffer, format) {
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, item.Name)
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("%s: read %q, wrote %q", format, got, want)
-		}
-	})
-}
-
-func gzipped(t *testing.T, text string) string {
-	t.Helper()
-	var b bytes.Buffer
-	w := gzip.NewWriter(&b)
-	if _, err := io.WriteString(w, text); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
-
-func TestReadItems(t *testing.T) {
-	t.Parallel()
-	for name, tc := range map[string]struct {
-		format checklists.Format
-		in     string
-		want   []string
-		err    string
-	}{
-		"lines":               {checklists.Text, "one\n\ntwo\r\n  \nthree ", []string{"one", "two", "three "}, ""},
-		"byte order mark":     {checklists.Text, "\ufeffone\n", []string{"one"}, ""},
-		"nothing":             {checklists.Text, "", nil, ""},
-		"a line too long":     {checklists.Text, "a\n" + strings.Repeat("x", 1<<21), []string{"a"}, "line 2: over 1,048,576 bytes"},
-		"NULs":                {checklists.NUL, "a\nb\x00\x00c", []string{"a\nb", "", "c"}, ""},
-		"objects":             {checklists.JSONL, "{\"item\":\"a\",\"attempts\":3}\n\n{\"item\":\"\"}\n", []string{"a", ""}, ""},
-		"a NUL":               {checklists.Text, "a\n\nb\x00\n", []string{"a"}, "line 3: a NUL byte at byte 1"},
-		"too long":            {checklists.Text, "a\n" + strings.Repeat("x", 2601), []string{"a"}, "line 2: 2,601 bytes"},
-		"gzip":                {checklists.Text, gzipped(t, "a\nb\n"), []string{"a", "b"}, ""},
-		"a gzip cut short":    {checklists.Text, gzipped(t, strings.Repeat("abcdefgh\n", 3)+"last")[:30], []string{"abcdefgh", "abcdefgh", "abcdefgh"}, "gzip: unexpected EOF after line"},
-		"half a gzip":         {checklists.Text, "\x1f\x8b", nil, "gzip: unexpected EOF"},
-		"no object":           {checklists.JSONL, "{\"item\":\"a\"}\nb\n", []string{"a"}, "line 2: no JSON"},
-		"object with no item": {checklists.JSONL, "{}\n", nil, `line 1: the object has no "item"`},
-		"invalid UTF-8":       {checklists.JSONL, "{\"item\":\"a\"}\n{\"item\":\"\xff\"}\n", []string{"a"}, "line 2: item: invalid UTF-8 at byte 9"},
-		"half a surrogate":    {checklists.JSONL, `{"item":"\ud800"}`, nil, `line 1: item: half a surrogate pair at byte 9: \ud800`},
-		"unknown":             {"xml", "<a/>", nil, `format: "xml"; want one of text, nul, jsonl`},
-	} {
-		var got []string
-		var failed error
-		for item, err := range checklists.ReadItems(strings.NewReader(tc.in), tc.format) {
-			if err != nil {
-				failed = err
-				break
-			}
-			got = append(got, item.Name)
-		}
-		if !slices.Equal(got, tc.want) {
-			t.Errorf("%s: %q, want %q", name, got, tc.want)
-		}
-		if tc.err == "" && failed != nil || tc.err != "" && (!errors.Is(failed, fault.Invalid) || !strings.Contains(failed.Error(), tc.err)) {
-			t.Errorf("%s: error %v, want %q", name, failed, tc.err)
-		}
-	}
-}
-
-// A source that breaks off in the middle of a name has no such name.
-func TestReadItemsOfABrokenSource(t *testing.T) {
-	t.Parallel()
-	broken := errors.New("broken")
-	for _, format := range []checklists.Format{checklists.Text, checklists.NUL, checklists.JSONL} {
-		whole := map[checklists.Format]string{
-			checklists.Text:  "one\ntw",
-			checklists.NUL:   "one\x00tw",
-			checklists.JSONL: "{\"item\":\"one\"}\n{\"item\":\"tw\"}", // whole as it stands, and yet perhaps not
-		}[format]
-		var got []string
-		var failed error
-		for item, err := range checklists.ReadItems(io.MultiReader(strings.NewReader(whole), iotest.ErrReader(broken)), format) {
-			if failed = err; err == nil {
-				got = append(got, item.Name)
-			}
-		}
-		if !slices.Equal(got, []string{"one"}) || !errors.Is(failed, broken) {
-			t.Errorf("%s: %q, %v, want one and what broke", format, got, failed)
-		}
 	}
 }

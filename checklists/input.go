@@ -46,14 +46,6 @@ func checkItems(items []string, check func(field, item string) error) error {
 	return nil
 }
 
-// checkNth is checkName of the n-th of many, with its place.
-func checkNth(unit string, n int, list, item string) error {
-	if checkName("item", list, item) == nil {
-		return nil
-	}
-	return checkName(unit+" "+thousands(n), list, item)
-}
-
 // checkName refuses an item that cannot be stored on list.
 func checkName(field, list, item string) error {
 	if err := pg.CheckText(field, item); err != nil {

@@ -21,10 +21,12 @@ const (
 	StateLeased  State = "leased"  // a worker has it until Due
 	StateDead    State = "dead"    // given up, kept with its last error until redriven or deleted
 	StateDone    State = "done"    // off the list, of a list that keeps what is done
+
+	StateLeft State = "left" // in queries only: ready, waiting or leased
 )
 
-// States are the names of all states.
-var States = []string{string(StateReady), string(StateWaiting), string(StateLeased), string(StateDead), string(StateDone)}
+// States are the names of all states that can be asked for.
+var States = []string{string(StateReady), string(StateWaiting), string(StateLeased), string(StateDead), string(StateDone), string(StateLeft)}
 
 // IsZero reports whether JSON leaves the state out: ready goes without saying.
 func (s State) IsZero() bool { return s == "" || s == StateReady }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
@@ -13,14 +14,19 @@ import (
 )
 
 // ErrPlain reports that the table was there before howdah and lacks the columns
-// that the call needs: it has lists, items and attempts only.
-var ErrPlain = fmt.Errorf("the table was there before howdah and has no columns for this: %w", fault.Conflict)
+// that the call needs: it has lists, items and attempts only. [Store.Adopt] adds them.
+var ErrPlain = fmt.Errorf("the table was there before howdah and has no columns for this; howdah adopt iidy --yes adds them: %w", fault.Conflict)
+
+// lookAgain is for how long a table that was plain is taken for plain: somebody
+// may have adopted it.
+const lookAgain = 5 * time.Second
 
 // layout is what a look at the table found. It is shared by a store's copies.
 type layout struct {
 	mu    sync.Mutex
 	known bool
 	full  bool // with the columns of migration 002
+	at    time.Time
 
 	collation string // of names, quoted
 }
@@ -28,14 +34,14 @@ type layout struct {
 func (l *layout) get() (full, known bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.full, l.known
+	return l.full, l.known && (l.full || time.Since(l.at) < lookAgain)
 }
 
 // found keeps what a look found; a table that is missing is looked for again.
 func (l *layout) found(exists, full bool, collation string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.known, l.full, l.collation = exists, full, collation
+	l.known, l.full, l.collation, l.at = exists, full, collation, time.Now()
 }
 
 // forget makes the next call look again.
@@ -49,7 +55,8 @@ func (l *layout) order() string {
 }
 
 // full reports whether the table has howdah's columns. It asks the catalogs
-// once; a table that is missing is for the statement that follows to tell.
+// once; a table that is missing is for the statement that follows to tell. One that
+// is being adopted has its columns before it has indexes and counts.
 func (s *Store) full(ctx context.Context) (bool, error) {
 	if full, known := s.layout.get(); known {
 		return full, nil
@@ -59,7 +66,8 @@ func (s *Store) full(ctx context.Context) (bool, error) {
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT to_regclass($1) IS NOT NULL,
-				count(*) FILTER (WHERE attname IN ('priority', 'due', 'lease', 'worker', 'tried', 'error', 'payload')) = 7,
+				count(*) FILTER (WHERE attname IN ('priority', 'due', 'lease', 'worker', 'tried', 'error', 'payload')) = 7
+					AND coalesce(obj_description(to_regclass($1), 'pg_class'), '') NOT LIKE 'Being adopted by howdah%',
 				coalesce((
 					SELECT format('%I.%I', nspname, collname)
 					FROM pg_collation c

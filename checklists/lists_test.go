@@ -343,11 +343,6 @@ func TestDropAndRenameTakeImportsAlong(t *testing.T) {
 	pool := pgtest.Pool(t, pgtest.Database(t))
 	s := checklists.New(pool, checklists.Config{})
 	up(t, pool, s)
-	if _, err := pool.Exec(ctx, `CREATE TABLE IF NOT EXISTS howdah.checklist_import (
-		relation regclass NOT NULL, list text COLLATE "C" NOT NULL, id text NOT NULL, items bigint NOT NULL DEFAULT 0, digest bytea NOT NULL DEFAULT '',
-		PRIMARY KEY (relation, list, id))`); err != nil {
-		t.Fatal(err)
-	}
 	if _, err := pool.Exec(ctx, `INSERT INTO howdah.checklist_import (relation, list, id, items, digest)
 		SELECT 'iidy.lists'::regclass, list, id, n, '' FROM (VALUES ('l', 'x', 1), ('l', 'y', 2), ('m', 'y', 3), ('m', 'z', 4)) AS v(list, id, n)`); err != nil {
 		t.Fatal(err)

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"pgregory.net/rapid"
 
 	"github.com/howdah-db/howdah/checklists"
@@ -25,6 +26,10 @@ type modelItem struct {
 func TestCallsAnswerAsTheModel(t *testing.T) {
 	t.Parallel()
 	s, pool := newStore(t)
+	callsAnswerAsTheModel(t, s, pool)
+}
+
+func callsAnswerAsTheModel(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
 	ctx := t.Context()
 	const maxAttempts = 3
 	rapid.Check(t, func(r *rapid.T) {

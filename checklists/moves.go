@@ -36,7 +36,7 @@ func (s *Store) Rename(ctx context.Context, from, to string) (n int64, err error
 	if err != nil {
 		return 0, pg.Wrap(op, err)
 	}
-	err = s.alone(ctx, []string{from, to}, func(in *Store, full bool) (err error) {
+	err = s.exclusively(ctx, []string{from, to}, func(in *Store, full bool) (err error) {
 		n, err = in.rename(ctx, from, to, full)
 		return err
 	})
@@ -107,17 +107,16 @@ func (s *Store) rename(ctx context.Context, from, to string, full bool) (n int64
 	if err != nil {
 		return 0, err
 	}
-	tables, err := s.besides(ctx)
-	for _, t := range tables {
+	for _, t := range besides {
 		if err == nil {
 			_, err = s.run(ctx, `
-				DELETE FROM `+t.name+` o
+				DELETE FROM `+t.table+` o
 				WHERE relation = {relation} AND list = $2
-					AND EXISTS (SELECT FROM `+t.name+` n WHERE n.relation = {relation} AND n.list = $1`+t.same+`)`, from, to)
+					AND EXISTS (SELECT FROM `+t.table+` n WHERE n.relation = {relation} AND n.list = $1`+t.same+`)`, from, to)
 		}
 		if err == nil {
 			_, err = s.run(ctx, `
-				UPDATE `+t.name+`
+				UPDATE `+t.table+`
 				SET list = $2
 				WHERE relation = {relation} AND list = $1`, from, to)
 		}
@@ -136,7 +135,7 @@ func (s *Store) Drop(ctx context.Context, list string) (n int64, err error) {
 	if err := s.check(list, nil); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
-	err = s.alone(ctx, []string{list}, func(in *Store, full bool) (err error) {
+	err = s.exclusively(ctx, []string{list}, func(in *Store, full bool) (err error) {
 		n, err = in.drop(ctx, list, full)
 		return err
 	})
@@ -196,10 +195,9 @@ func (s *Store) drop(ctx context.Context, list string, full bool) (n int64, err 
 	if err != nil {
 		return 0, err
 	}
-	tables, err := s.besides(ctx)
-	for _, t := range tables {
+	for _, t := range besides {
 		if err == nil {
-			_, err = s.run(ctx, `DELETE FROM `+t.name+` WHERE relation = {relation} AND list = $1`, list)
+			_, err = s.run(ctx, `DELETE FROM `+t.table+` WHERE relation = {relation} AND list = $1`, list)
 		}
 	}
 	if err == nil {
@@ -208,30 +206,17 @@ func (s *Store) drop(ctx context.Context, list string, full bool) (n int64, err 
 	return n, err
 }
 
-// table is one of howdah's own with rows of lists.
-type table struct {
-	name string
-	same string // what two rows, n and o, of the same thing have in common
+// besides are howdah's own tables with rows of lists, counts excepted, and what two
+// rows of the same thing, n and o, have in common.
+var besides = []struct{ table, same string }{
+	{"howdah.checklist", ""},
+	{"howdah.checklist_done", " AND n.item = o.item"},
+	{"howdah.checklist_import", " AND n.id = o.id"},
 }
 
-// besides are howdah's own tables with rows of lists, counts excepted.
-func (s *Store) besides(ctx context.Context) ([]table, error) {
-	tables := []table{
-		{"howdah.checklist", ""},
-		{"howdah.checklist_done", " AND n.item = o.item"},
-		{"howdah.checklist_import", " AND n.id = o.id"},
-	}
-	var imports bool
-	err := s.row(ctx, `SELECT to_regclass('howdah.checklist_import') IS NOT NULL`, nil, &imports)
-	if !imports {
-		tables = tables[:2]
-	}
-	return tables, err
-}
-
-// alone runs do in one transaction, in which no other Drop or Rename works on any
+// exclusively runs do in one transaction, in which no other Drop or Rename works on any
 // of lists: all take away what they have read of the counts.
-func (s *Store) alone(ctx context.Context, lists []string, do func(in *Store, full bool) error) error {
+func (s *Store) exclusively(ctx context.Context, lists []string, do func(in *Store, full bool) error) error {
 	full, err := s.full(ctx)
 	if err != nil {
 		return err

@@ -99,6 +99,14 @@ func TestPlansOfLeasesUseTheirIndexes(t *testing.T) {
 		{"Release", "list_pk", func() error { return second(in.Release(ctx, l, "item-0000010")) }},
 		{"Fail", "list_pk", func() error { return second(in.Fail(ctx, l, checklists.Failure{Item: "item-0009990"})) }},
 		{"Done of all", "lists_lease", func() error { return ignoreLost(second(in.Done(ctx, l))) }},
+		{"Export of what is left", "using list_pk", func() error {
+			for _, err := range in.Find(ctx, "big", checklists.Query{State: checklists.StateLeft, After: new("item-0500000"), Limit: 1000}) {
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
 		{"Kill", "list_pk", func() error { return second(in.Kill(ctx, "big", "", "item-0000020", "item-0000030")) }},
 	} {
 		if err := ignoreLost(tc.do()); err != nil {

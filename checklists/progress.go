@@ -151,24 +151,26 @@ func (s *Store) Recount(ctx context.Context, list string) error {
 	if err != nil {
 		return pg.Wrap(op, err)
 	}
-	// One statement has one snapshot, in which rows and counts of every
-	// transaction are there together or not at all.
-	_, err = s.run(ctx, `
-		WITH fact AS (
-			SELECT list, count(*) AS items, count(*) FILTER (WHERE due = 'infinity') AS dead
-			FROM {lists}
-			WHERE list = $1 OR $1 = ''
-			GROUP BY list),
-		kept AS (
-			SELECT list, sum(items) AS items, sum(dead) AS dead
-			FROM howdah.checklist_count
-			WHERE relation = {relation} AND (list = $1 OR $1 = '')
-			GROUP BY list)
-		INSERT INTO howdah.checklist_count (relation, list, bucket, items, dead)
-		SELECT {relation}, coalesce(fact.list, kept.list), '-infinity',
-			coalesce(fact.items, 0) - coalesce(kept.items, 0), coalesce(fact.dead, 0) - coalesce(kept.dead, 0)
-		FROM fact
-		FULL JOIN kept ON fact.list COLLATE "C" = kept.list COLLATE "C"
-		WHERE coalesce(fact.items, 0) <> coalesce(kept.items, 0) OR coalesce(fact.dead, 0) <> coalesce(kept.dead, 0)`, list)
+	_, err = s.run(ctx, recount, list)
 	return pg.Wrap(op, err)
 }
+
+// recount is one statement because that has one snapshot, in which rows and counts of
+// every transaction are there together or not at all.
+const recount = `
+	WITH fact AS (
+		SELECT list, count(*) AS items, count(*) FILTER (WHERE due = 'infinity') AS dead
+		FROM {lists}
+		WHERE list = $1 OR $1 = ''
+		GROUP BY list),
+	kept AS (
+		SELECT list, sum(items) AS items, sum(dead) AS dead
+		FROM howdah.checklist_count
+		WHERE relation = {relation} AND (list = $1 OR $1 = '')
+		GROUP BY list)
+	INSERT INTO howdah.checklist_count (relation, list, bucket, items, dead)
+	SELECT {relation}, coalesce(fact.list, kept.list), '-infinity',
+		coalesce(fact.items, 0) - coalesce(kept.items, 0), coalesce(fact.dead, 0) - coalesce(kept.dead, 0)
+	FROM fact
+	FULL JOIN kept ON fact.list COLLATE "C" = kept.list COLLATE "C"
+	WHERE coalesce(fact.items, 0) <> coalesce(kept.items, 0) OR coalesce(fact.dead, 0) <> coalesce(kept.dead, 0)`

@@ -1,14 +1,15 @@
 package httpapi
 
 import (
-	"bufio"
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // ListPath is the list an operation is about. Exported, because huma passes over
@@ -142,17 +143,24 @@ func (a *api) deleteItems(ctx context.Context, in *itemsInput) (*deleteOutput, e
 // formats are the media types of a stream of items.
 var formats = map[string]checklists.Format{
 	"text/plain":           checklists.Text,
+	"text/csv":             checklists.CSV,
 	"application/x-nul":    checklists.NUL,
 	"application/x-ndjson": checklists.JSONL,
 }
 
 type importInput struct {
 	ListPath
+	ID      string `query:"id" doc:"Names the source: an import that broke off is gone on with by the next one of the same id, which sends the whole source again." example:"/data/urls.txt"`
+	Again   bool   `query:"again" doc:"Begin at the start, whatever is known of the id."`
+	SkipBad bool   `query:"skip_bad" doc:"Leave out what cannot be stored, instead of ending there."`
 	stream
 }
 
 type importOutput struct {
-	Body checklists.Imported `example:"{\"added\":63664,\"skipped\":0}"`
+	Body struct {
+		checklists.Imported
+		Errors []ProblemField `json:"errors,omitempty" nullable:"false" doc:"With skip_bad: the first of what was left out."`
+	} `example:"{\"added\":63664,\"skipped\":0}"`
 }
 
 func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, error) {
@@ -161,7 +169,17 @@ func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, 
 		in.giveUp()
 		return nil, err
 	}
-	done, err := a.client.Checklists.Import(ctx, in.List, checklists.ReadItems(in.body, format), checklists.ImportOptions{})
+	out := new(importOutput)
+	opt := checklists.ImportOptions{ID: in.ID, Again: in.Again}
+	if in.SkipBad {
+		opt.SkipBad = func(err error) {
+			var bad *pg.InputError
+			if len(out.Body.Errors) < maxFields && errors.As(err, &bad) {
+				out.Body.Errors = append(out.Body.Errors, ProblemField{Location: bad.Field, Message: bad.Problem})
+			}
+		}
+	}
+	done, err := a.client.Checklists.Import(ctx, in.List, checklists.ReadItems(in.body, format), opt)
 	if err != nil {
 		in.giveUp()
 		if done.Added+done.Skipped > 0 {
@@ -169,32 +187,28 @@ func (a *api) importItems(ctx context.Context, in *importInput) (*importOutput, 
 		}
 		return nil, err
 	}
-	return &importOutput{Body: done}, nil
+	out.Body.Imported = done
+	return out, nil
 }
 
 func (a *api) exportItems(ctx context.Context, in *struct {
 	ListPath
-	Format string `query:"format" enum:"text,nul,jsonl" default:"jsonl" doc:"text: a name a line; nul: each name ended by a NUL byte; jsonl: an object a line."`
+	Format string `query:"format" enum:"text,nul,csv,jsonl" default:"jsonl" doc:"text: a name a line; nul: each name ended by a NUL byte; csv: a row an item; jsonl: an object a line."`
+	State  string `query:"state" enum:"ready,waiting,leased,left,dead,done" doc:"Only items in this state; left: ready, waiting or leased."`
 }) (*huma.StreamResponse, error) {
 	lists := a.client.Reads().Checklists
 	// What fails at once gets a proper answer.
-	if _, err := lists.Page(ctx, in.List, nil, 1); err != nil {
-		return nil, err
+	for _, err := range lists.Export(ctx, in.List, checklists.State(in.State)) {
+		if err != nil {
+			return nil, err
+		}
+		break
 	}
 	format := checklists.Format(in.Format)
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
 		_, w := humago.Unwrap(hctx)
 		w.Header().Set("Content-Type", mediaType(format))
-		out := bufio.NewWriterSize(w, 64<<10)
-		for item, err := range lists.All(ctx, in.List) {
-			if err == nil {
-				err = checklists.WriteItem(out, format, item)
-			}
-			if err != nil {
-				a.abort(ctx, "checklists-export", err)
-			}
-		}
-		if err := out.Flush(); err != nil {
+		if err := checklists.WriteItems(w, format, lists.Export(ctx, in.List, checklists.State(in.State))); err != nil {
 			a.abort(ctx, "checklists-export", err)
 		}
 	}}, nil

@@ -2,7 +2,7 @@
 // 3.1, errors as problem+json (RFC 9457), streams where there is no end to hold
 // in memory.
 //
-// The whole API is in routes.go. A handler turns a request into one call of a
+// The whole API is in routes.go, but for that of iidy (iidy.go). A handler turns a request into one call of a
 // service and its answer into JSON; it holds no logic of its own.
 package httpapi
 
@@ -72,7 +72,7 @@ func (a *api) handler() http.Handler {
 	a.mux.HandleFunc("GET /{$}", a.index)
 	a.mux.HandleFunc("GET /docs", a.docs)
 	a.mux.Handle("GET /openapi.json", a.document())
-	return a.guard(problems(a.mux))
+	return a.guard(a.iidy(problems(a.mux)))
 }
 
 // openAPI describes the API as a whole; operations add themselves.

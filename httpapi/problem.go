@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -162,8 +163,9 @@ var kindNames = map[fault.Kind]string{
 
 // sentinels are failures that a client acts on in a way of their own.
 var sentinels = map[error]string{
-	changes.ErrExpired: "position-expired",
-	changes.ErrAhead:   "position-ahead",
+	changes.ErrExpired:    "position-expired",
+	changes.ErrAhead:      "position-ahead",
+	checklists.ErrChanged: "source-changed",
 }
 
 // ours marks operations of this package: huma keeps the making of errors in a

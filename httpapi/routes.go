@@ -25,8 +25,8 @@ func (a *api) routes() {
 	add(a, get, "/v1/checklists/{list}/items/{item}", "checklists-get", "One item", a.getItem, mayMiss)
 	add(a, post, "/v1/checklists/{list}/increment", "checklists-increment", "Add an attempt to items", a.incrementItems)
 	add(a, post, "/v1/checklists/{list}/delete", "checklists-delete", "Take items off a list", a.deleteItems)
-	add(a, post, "/v1/checklists/{list}/import", "checklists-import", "Put a stream of items on a list", a.importItems, streamIn)
-	add(a, get, "/v1/checklists/{list}/export", "checklists-export", "All items of a list as a stream", a.exportItems, streamOut)
+	add(a, post, "/v1/checklists/{list}/import", "checklists-import", "Put a stream of items on a list", a.importItems, streamIn, mayConflict)
+	add(a, get, "/v1/checklists/{list}/export", "checklists-export", "The items of a list as a stream", a.exportItems, streamOut, mayConflict)
 
 	add(a, post, "/v1/checklists/{list}/claim", "checklists-claim", "Take items that are ready, for some time", a.claimItems, mayConflict)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/done", "checklists-done", "Take claimed items off their list, as done", a.doneItems, mayConflict)

@@ -116,9 +116,9 @@ func streams() map[string]*huma.MediaType {
 	content := map[string]*huma.MediaType{}
 	for media, format := range formats {
 		var example strings.Builder
-		for _, item := range []checklists.Item{{Name: "a.txt"}, {Name: "b.txt", Attempts: 1}} {
-			checklists.WriteItem(&example, format, item) // both fit into a line
-		}
+		checklists.WriteItems(&example, format, func(yield func(checklists.Item, error) bool) {
+			_ = yield(checklists.Item{Name: "a.txt"}, nil) && yield(checklists.Item{Name: "b.txt", Priority: 2, Payload: []byte(`{"size":1}`)}, nil)
+		}) // both fit into a line
 		content[media] = &huma.MediaType{Schema: &huma.Schema{Type: "string", Format: "binary"}, Example: example.String()}
 	}
 	return content

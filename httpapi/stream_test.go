@@ -49,6 +49,7 @@ func TestImport(t *testing.T) {
 		"charset": {"text/plain; charset=utf-8", "ä", `{"added":1,"skipped":0}`, []string{"ä"}},
 		"nul":     {"application/x-nul", "a\nb\x00\x00c", `{"added":3,"skipped":0}`, []string{"", "a\nb", "c"}},
 		"ndjson":  {"application/x-ndjson", "{\"item\":\"a\\nb\",\"attempts\":7}\n\n{\"item\":\"\\ud83d\\ude00\"}", `{"added":2,"skipped":0}`, []string{"a\nb", "😀"}},
+		"csv":     {"text/csv", "size,item\r\n1,\"a\nb\"\r\n2,c", `{"added":2,"skipped":0}`, []string{"a\nb", "c"}},
 		"nothing": {"text/plain", "", `{"added":0,"skipped":0}`, []string{}},
 	} {
 		wantJSON(t, s.importTo(list, tc.contentType, strings.NewReader(tc.body)), tc.answer)
@@ -89,7 +90,7 @@ func TestImportRefuses(t *testing.T) {
 		what              string
 		locations         []string
 	}{
-		"no type":          {"", "a", 415, `Content-Type ""; want one of application/x-ndjson, application/x-nul, text/plain`, nil},
+		"no type":          {"", "a", 415, `Content-Type ""; want one of application/x-ndjson, application/x-nul, text/csv, text/plain`, nil},
 		"a form":           {"application/x-www-form-urlencoded", "a", 415, "want one of", nil},
 		"JSON":             {"application/json", `{"items":["a"]}`, 415, "want one of", nil},
 		"NUL in a line":    {"text/plain", "a\n\nb\x00\nc", 400, "line 3: a NUL byte at byte 1", []string{"line 3"}},
@@ -99,6 +100,15 @@ func TestImportRefuses(t *testing.T) {
 		"another object":   {"application/x-ndjson", "{\"item\":\"a\"}\n{\"name\":\"b\"}", 400, `line 2: the object has no "item"`, []string{"line 2"}},
 		"half a surrogate": {"application/x-ndjson", "{\"item\":\"\\ud800\"}", 400, "line 1: item: half a surrogate pair", []string{"line 1"}},
 		"NUL in JSON":      {"application/x-ndjson", "{\"item\":\"\\u0000\"}", 400, "line 1: a NUL byte", []string{"line 1"}},
+		"no column item":   {"text/csv", "name\na\n", 400, "line 1: the header has no column item", []string{"line 1"}},
+		"a ragged row":     {"text/csv", "item,size\na,1\nb\n", 400, "line 3: 1 fields; the header has 2", []string{"line 3"}},
+		"an open quote":    {"text/csv", "item\n\"a\n", 400, "line 2: column 4: extraneous or missing", []string{"line 2"}},
+		"no number":        {"application/x-ndjson", `{"item":"a","priority":"high"}`, 400, "line 1: priority: a string; want a whole number", []string{"line 1"}},
+		"too high":         {"application/x-ndjson", `{"item":"a","priority":6}`, 400, "line 1: priority 6; want -5 to 5", []string{"line 1"}},
+		"never due":        {"application/x-ndjson", `{"item":"a","due":"infinity"}`, 400, `line 1: due: "infinity"; want a time`, []string{"line 1"}},
+		"NUL in a payload": {"application/x-ndjson", `{"item":"a","payload":"\u0000"}`, 400, `line 1: payload: \u0000 in a string; PostgreSQL cannot store it`, []string{"line 1"}},
+		"a large payload":  {"application/x-ndjson", `{"item":"a","payload":"` + strings.Repeat("x", 1<<20) + `"}`, 400, "line 1: payload: 1,048,578 bytes; want at most 1,048,576", []string{"line 1"}},
+		"a picture":        {"text/plain", "\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", 400, "source: binary data; want text in UTF-8", []string{"source"}},
 		"an endless line":  {"text/plain", strings.Repeat("x", 1<<20+1), 400, "line 1: over 1,048,576 bytes", []string{"line 1"}},
 	} {
 		var headers []string
@@ -130,6 +140,59 @@ func TestImportRefuses(t *testing.T) {
 	if strings.Contains(s.log.String(), "level=ERROR") {
 		t.Errorf("bad input is no error of ours: %s", s.log)
 	}
+}
+
+// An import that broke off is gone on with under its id, and refused where it is
+// another; items and all that belongs to them arrive.
+func TestImportGoesOn(t *testing.T) {
+	t.Parallel()
+	const chunk = 250_000
+	s := serve(t, "", httpapi.Config{})
+	var names strings.Builder
+	for i := range chunk {
+		fmt.Fprintf(&names, "%06d\n", i)
+	}
+	first := names.String()
+	r := s.do("POST", "/v1/checklists/l/import?id=urls", strings.NewReader(first+"one\n\xff\n"), "Content-Type: text/plain")
+	wantProblem(t, r, 400, "line 250,002: invalid UTF-8", "line 250,002")
+	if _, err := s.db.Checklists.Delete(t.Context(), "l", "000000", "000001"); err != nil {
+		t.Fatal(err)
+	}
+	p := wantProblem(t, s.do("POST", "/v1/checklists/l/import?id=urls", strings.NewReader("one\n"), "Content-Type: text/plain"), 409, "import it again from the start")
+	if p.Type != "urn:howdah:source-changed" {
+		t.Errorf("type %q", p.Type)
+	}
+	r = s.do("POST", "/v1/checklists/l/import?id=urls&skip_bad=true", strings.NewReader(first+"one\n\xff\ntwo"), "Content-Type: text/plain")
+	wantJSON(t, r, `{"added":2,"skipped":0,"resumed":250000,"bad":1,"errors":[{"location":"line 250,002","message":"invalid UTF-8 at byte 0"}]}`)
+	if n := len(s.items("l")); n != chunk {
+		t.Errorf("%d items, want %d", n, chunk)
+	}
+	r = s.do("POST", "/v1/checklists/l/import?id=urls&again=true", strings.NewReader("000000\n"), "Content-Type: text/plain")
+	wantJSON(t, r, `{"added":1,"skipped":0}`)
+}
+
+func TestExportByState(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{})
+	in := `{"item":"a","payload":{"n":[1]},"priority":5}` + "\n" + `{"item":"b","due":"2999-01-02T03:04:05.6Z"}` + "\n" + `{"item":"c"}` + "\n"
+	wantJSON(t, s.importTo("l", "application/x-ndjson", strings.NewReader(in)), `{"added":3,"skipped":0}`)
+	if _, err := s.db.Checklists.Kill(t.Context(), "l", "gone", "c"); err != nil {
+		t.Fatal(err)
+	}
+	for query, want := range map[string]string{
+		"format=csv":               "item,priority,due,payload\na,5,,\"{\"\"n\"\":[1]}\"\nb,,2999-01-02T03:04:05.6Z,\nc,,,\n",
+		"format=text&state=left":   "a\nb\n",
+		"format=text&state=ready":  "a\n",
+		"format=text&state=leased": "",
+		"state=waiting":            `{"item":"b","attempts":0,"state":"waiting","due":"2999-01-02T03:04:05.6Z"}` + "\n",
+		"format=csv&state=dead":    "item,priority,due,payload\nc,,,\n",
+		"format=nul&state=done":    "",
+	} {
+		if r := s.get("/v1/checklists/l/export?" + query); r.StatusCode != 200 || r.body != want {
+			t.Errorf("%s: %s %q, want %q", query, r.Status, r.body, want)
+		}
+	}
+	wantProblem(t, s.get("/v1/checklists/l/export?state=lost"), 400, "query.state", "query.state")
 }
 
 // The answer to a stream that is refused does not wait for the rest of it.
@@ -188,7 +251,7 @@ func TestExport(t *testing.T) {
 	if _, err := s.db.Checklists.Insert(t.Context(), "l", names...); err != nil {
 		t.Fatal(err)
 	}
-	for format, media := range map[string]string{"text": "text/plain", "nul": "application/x-nul", "jsonl": "application/x-ndjson"} {
+	for format, media := range map[string]string{"text": "text/plain", "nul": "application/x-nul", "csv": "text/csv", "jsonl": "application/x-ndjson"} {
 		r := s.get("/v1/checklists/l/export?format=" + format)
 		if r.StatusCode != 200 || r.Header.Get("Content-Type") != media {
 			t.Errorf("%s: %s, %s", format, r.Status, r.Header.Get("Content-Type"))

@@ -315,12 +315,6 @@ BEGIN
 		snap := pg_current_snapshot();
 	END IF;
 
-	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
-		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
-		RAISE EXCEPTION 'the feed belongs to another cluster: the database was restored from a dump, or upgraded' USING ERRCODE = 'HD001',
-			HINT = 'howdah changes uninstall --yes, howdah migrate and the captures again begin a new feed';
-	END IF;
-
 	-- Open at the last tick and visible now: named one by one, because to look
 	-- among the rows of a bulk load that is still open takes seconds.
 	SELECT array_agg(x) INTO doubt
@@ -333,11 +327,17 @@ BEGIN
 
 	-- The usual look finds nothing. Nobody has finished since but the last tick itself,
 	-- and what its transaction wrote after it has drawn an id.
-	IF doubt IS NULL AND pg_snapshot_xmax(snap)::text::bigint <= prev.next::text::bigint + 1 THEN
+	IF doubt IS NULL AND pg_snapshot_xmax(snap)::text::bigint BETWEEN prev.next::text::bigint AND prev.next::text::bigint + 1 THEN
 		SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
 		IF seq = prev.seq THEN
 			RETURN prev.n;
 		END IF;
+	END IF;
+
+	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
+		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
+		RAISE EXCEPTION 'the feed belongs to another cluster: the database was restored from a dump, or upgraded' USING ERRCODE = 'HD001',
+			HINT = 'howdah changes uninstall --yes, howdah migrate and the captures again begin a new feed';
 	END IF;
 
 	base := prev.n;

@@ -58,25 +58,36 @@ func (db *database) leave(ctx context.Context) error {
 }
 
 // with runs do on an open client. The private database is ours to migrate; one
-// that a URL names is migrated when asked to, by migrate or serve.
-func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) error) (err error) {
+// that a URL names is migrated when asked to, by migrate, serve or adopt.
+func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) error) error {
+	return c.open(cmd, nil, func(ctx context.Context, client *howdah.Client, private bool) error {
+		if private {
+			if err := client.Migrate(ctx); err != nil {
+				return err
+			}
+		}
+		return do(ctx, client)
+	})
+}
+
+// open runs do on an open client, whose settings set may change; nothing is migrated.
+func (c *cli) open(cmd *cobra.Command, set func(*howdah.Config), do func(ctx context.Context, client *howdah.Client, private bool) error) (err error) {
 	ctx := cmd.Context()
 	db, err := c.locate(ctx, false)
 	if err != nil {
 		return err
 	}
 	defer func() { err = cmp.Or(err, db.leave(ctx)) }()
-	client, err := howdah.OpenConfig(ctx, howdah.Config{Database: db.Config, Log: c.log(slog.LevelWarn)})
+	cfg := howdah.Config{Database: db.Config, Log: c.log(slog.LevelWarn)}
+	if set != nil {
+		set(&cfg)
+	}
+	client, err := howdah.OpenConfig(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	if db.private != nil {
-		if err := client.Migrate(ctx); err != nil {
-			return err
-		}
-	}
-	return do(ctx, client)
+	return do(ctx, client, db.private != nil)
 }
 
 func (c *cli) migrate() *cobra.Command {

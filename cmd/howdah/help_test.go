@@ -100,6 +100,9 @@ func TestHelpExamplesWork(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
+				if err := os.WriteFile(filepath.Join(dir, "files.csv"), []byte("item,size\na.txt,1\n"), 0o644); err != nil {
+					t.Fatal(err)
+				}
 				captures := []byte(`{"captures":[{"table":"public.orders","payload":"diff"}]}`)
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {
 					t.Fatal(err)
@@ -127,7 +130,7 @@ func TestHelpExamplesWork(t *testing.T) {
 				}
 				follows := strings.HasPrefix(line, "howdah changes tail") // and may have nothing to say
 				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
-					line = "timeout --preserve-status -s INT 2 " + line // it ends well when it is interrupted, after its first line
+					line = "timeout --foreground --preserve-status -s INT 2 " + line // it ends well when it is interrupted, once, after its first line
 				}
 				if follows && !strings.Contains(line, "--until") {
 					line += " --until now" // what follows without an end has a test of its own

@@ -14,9 +14,12 @@ import (
 // or a route or command no method.
 var apart = map[string]string{
 	"method checklists.WithTx":      "transactions are the library's; over HTTP there will be one request for several operations",
+	"method checklists.Table":       "the name of the store's own table, for Go programs",
 	"method checklists.Migrations":  "howdah migrate, and every start of serve, for all services together",
-	"method checklists.All":         "checklists-export and howdah checklists export: without an end, it is a stream",
-	"route checklists-export":       "All",
+	"method checklists.All":         "Export without a state, which is checklists-export and howdah checklists export",
+	"method checklists.Survey":      "howdah adopt iidy",
+	"method checklists.Adopt":       "howdah adopt iidy --yes; takes too long for a request",
+	"method checklists.UndoAdopt":   "howdah adopt iidy --undo --yes; too much for a request",
 	"method changes.WithTx":         "as checklists.WithTx",
 	"method changes.Migrations":     "as checklists.Migrations",
 	"method changes.Mark":           "says something of the caller's own transaction",
@@ -34,7 +37,6 @@ var apart = map[string]string{
 	"command changes list":          "Captures and Triggers",
 	"command changes tail":          "Page, and Tail.Watch",
 	"command changes position":      "Sync",
-	"command checklists export":     "All",
 	"command checklists resume":     "Pause, undone",
 	"method checklists.Settings":    "howdah checklists set without flags",
 	"method checklists.Find":        "checklists-page with a state or an error",

@@ -125,8 +125,12 @@ func (p *PgStore) InsertBatch(ctx context.Context, list string, items []string) 
 		return 0, nil
 	}
 	rows := slices.Sorted(slices.Values(items)) // two that overlap wait in one direction only
-	n, err := p.pool.CopyFrom(ctx, pgx.Identifier{"iidy", "lists"}, []string{"list", "item"},
-		pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return []any{list, rows[i]}, nil }))
+	var n int64
+	err := pg.Retry(ctx, p.pool, func() (err error) { // a deadlock with whoever does not keep to that
+		n, err = p.pool.CopyFrom(ctx, p.lists.Table(), []string{"list", "item"},
+			pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return []any{list, rows[i]}, nil }))
+		return err
+	})
 	if err != nil {
 		return 0, asOriginal(err)
 	}
@@ -136,10 +140,10 @@ func (p *PgStore) InsertBatch(ctx context.Context, list string, items []string) 
 // GetOne returns the attempts of an item; false where there is none.
 func (p *PgStore) GetOne(ctx context.Context, list string, item string) (int, bool, error) {
 	found, err := p.lists.Get(ctx, list, item)
-	if errors.Is(err, checklists.ErrNoItem) {
+	if errors.Is(err, checklists.ErrNoItem) || found.State == checklists.StateDone { // kept, but off the list
 		return 0, false, nil
 	}
-	return found.Attempts, err == nil, asOriginal(err)
+	return found.Attempts, err == nil, p.told(ctx, err, list, item)
 }
 
 // GetBatch returns up to count entries of list in order, those after startID, or
@@ -158,7 +162,7 @@ func (p *PgStore) GetBatch(ctx context.Context, list string, startID string, cou
 		n := min(count-len(entries), checklists.MaxPage)
 		items, err := p.lists.Page(ctx, list, after, n)
 		if err != nil {
-			return nil, asOriginal(err)
+			return nil, p.told(ctx, err, list, startID)
 		}
 		for _, item := range items {
 			entries = append(entries, ListEntry{Item: item.Name, Attempts: item.Attempts})
@@ -179,7 +183,7 @@ func (p *PgStore) DeleteOne(ctx context.Context, list string, item string) (int6
 // DeleteBatch takes items off list and returns how many were on it.
 func (p *PgStore) DeleteBatch(ctx context.Context, list string, items []string) (int64, error) {
 	n, err := p.lists.Delete(ctx, list, items...)
-	return n, asOriginal(err)
+	return n, p.told(ctx, err, list, items...)
 }
 
 // IncrementOne adds an attempt to item and returns 1, or 0 where it is not there.
@@ -191,5 +195,5 @@ func (p *PgStore) IncrementOne(ctx context.Context, list string, item string) (i
 // list.
 func (p *PgStore) IncrementBatch(ctx context.Context, list string, items []string) (int64, error) {
 	n, err := p.lists.Increment(ctx, list, items...)
-	return n, asOriginal(err)
+	return n, p.told(ctx, err, list, items...)
 }

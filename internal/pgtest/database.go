@@ -19,8 +19,32 @@ import (
 // or extensions, or need whole schemas; others take a [Schema], which is faster.
 func Database(t testing.TB) string {
 	t.Helper()
+	return database(t, "")
+}
+
+// ICUDatabase is [Database] whose texts are in the order of locale, as ICU has it.
+// Before PostgreSQL 15 there is no such database; ok is false then.
+func ICUDatabase(t testing.TB, locale string) (url string, ok bool) {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), URL(t))
+	if err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	defer conn.Close(t.Context())
+	if err := conn.QueryRow(t.Context(), `SELECT current_setting('server_version_num')::int >= 150000`).Scan(&ok); err != nil {
+		t.Fatalf("pgtest: %v", err)
+	}
+	if !ok {
+		return "", false
+	}
+	return database(t, " LOCALE_PROVIDER icu ICU_LOCALE '"+locale+"'"), true
+}
+
+// database creates a database with options of CREATE DATABASE.
+func database(t testing.TB, options string) string {
+	t.Helper()
 	name := uniqueName()
-	if err := execute(URL(t), createDatabase(name)); err != nil {
+	if err := execute(URL(t), createDatabase(name)+options); err != nil {
 		t.Fatalf("pgtest: create database: %v", err)
 	}
 	t.Cleanup(func() {

@@ -223,6 +223,25 @@ func TestProxyTraps(t *testing.T) {
 	}
 }
 
+func TestProxyTrapForAnswers(t *testing.T) {
+	t.Parallel()
+	proxy := pgtest.NewProxy(t, pgtest.URL(t))
+	conn := connect(t, proxy.URL())
+	proxy.CutOnAnswer([]byte("row 90000"))
+	rows, err := conn.Query(within(t), "SELECT 'row ' || n FROM generate_series(1, 100000) AS n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for rows.Next() {
+		n++
+	}
+	if rows.Err() == nil || n == 0 || n >= 90_000 {
+		t.Errorf("%d rows came, %v, want some and an error", n, rows.Err())
+	}
+	ask[int](t, connect(t, proxy.URL()), "SELECT 1")
+}
+
 func TestProxyRewrite(t *testing.T) {
 	t.Parallel()
 	proxy := pgtest.NewProxy(t, pgtest.URL(t))

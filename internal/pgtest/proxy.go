@@ -38,10 +38,11 @@ type link struct {
 	cut            bool // no byte passes any more
 }
 
-// trap cuts the connection on which match comes by from the client.
+// trap cuts the connection on which match comes by.
 type trap struct {
 	match   []byte
-	forward bool // the server gets to see it
+	answer  bool // from the server, not from the client
+	forward bool // the other side gets to see it
 }
 
 // NewProxy puts a proxy on a loopback port in front of the server of url, be
@@ -97,13 +98,19 @@ func (p *Proxy) Stall(on bool) { p.set(func() { p.stall = on }) }
 // of what the network delivers, which holds for a statement), the server gets
 // it, and the connection is cut before any answer passes. What the server then
 // did, the client cannot know.
-func (p *Proxy) CutOn(match []byte) { p.arm(match, true) }
+func (p *Proxy) CutOn(match []byte) { p.arm(trap{match: match, forward: true}) }
 
 // Drop arms a trap like [Proxy.CutOn], but the server does not get what matched.
-func (p *Proxy) Drop(match []byte) { p.arm(match, false) }
+func (p *Proxy) Drop(match []byte) { p.arm(trap{match: match}) }
 
-func (p *Proxy) arm(match []byte, forward bool) {
-	p.set(func() { p.traps = append(p.traps, trap{bytes.Clone(match), forward}) })
+// CutOnAnswer arms a trap for what the server sends: the client gets what came
+// before the chunk of the network that holds match, and then the connection is
+// cut.
+func (p *Proxy) CutOnAnswer(match []byte) { p.arm(trap{match: match, answer: true}) }
+
+func (p *Proxy) arm(t trap) {
+	t.match = bytes.Clone(t.match)
+	p.set(func() { p.traps = append(p.traps, t) })
 }
 
 // Rewrite replaces from by to, which must have the same length, in every chunk
@@ -199,8 +206,14 @@ func (p *Proxy) fromClient(l *link, chunk []byte) (_ []byte, last bool) {
 	if !p.pass(l) {
 		return nil, true
 	}
+	return p.spring(l, chunk, false)
+}
+
+// spring springs the first trap that chunk goes into, and returns what of chunk
+// may pass and whether that is the last of this connection; the caller holds mu.
+func (p *Proxy) spring(l *link, chunk []byte, answer bool) (_ []byte, last bool) {
 	for i, trap := range p.traps {
-		if !bytes.Contains(chunk, trap.match) {
+		if trap.answer != answer || !bytes.Contains(chunk, trap.match) {
 			continue
 		}
 		p.traps = append(p.traps[:i:i], p.traps[i+1:]...)
@@ -220,9 +233,9 @@ func (p *Proxy) fromServer(l *link, chunk []byte) (_ []byte, last bool) {
 		return nil, true
 	}
 	if len(p.from) > 0 {
-		return bytes.ReplaceAll(chunk, p.from, p.to), false
+		chunk = bytes.ReplaceAll(chunk, p.from, p.to)
 	}
-	return chunk, false
+	return p.spring(l, chunk, true)
 }
 
 // pass waits out a stall. It reports false if the link was cut meanwhile.
