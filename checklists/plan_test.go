@@ -3,9 +3,13 @@ package checklists_test
 import (
 	"context"
 	"errors"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/internal/pgtest"
@@ -16,7 +20,9 @@ import (
 func TestPlansUseTheKey(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	s, pool := newStore(t)
+	pool := pgtest.Pool(t, pgtest.Database(t)) // in which howdah's own tables hold nothing of others
+	s := checklists.New(pool, checklists.Config{Table: pgx.Identifier{"public", "lists"}})
+	up(t, pool, s)
 	if _, err := pool.Exec(ctx, `
 		INSERT INTO lists (list, item)
 		SELECT 'big', 'item-' || to_char(i, 'FM0000000') FROM generate_series(1, 900000) AS i
@@ -66,6 +72,23 @@ func TestPlansUseTheKey(t *testing.T) {
 		if !usesKey || wasted || strings.Contains(plan, "Seq Scan on lists") {
 			t.Errorf("%s:\n%s", name, plan)
 		}
+	}
+	// How far a list is costs the same for a hundred items and for a million.
+	pages := map[string]int{}
+	for _, list := range []string{"list-0500", "big"} {
+		if _, err := in.Progress(ctx, list); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range regexp.MustCompile(`(?:hit|read)=(\d+)`).FindAllStringSubmatch(strings.SplitN(explained.Plan(), "->", 2)[0], -1) {
+			read, err := strconv.Atoi(n[1])
+			if err != nil {
+				t.Fatal(err)
+			}
+			pages[list] += read
+		}
+	}
+	if pages["big"] == 0 || pages["big"] > pages["list-0500"]+5 {
+		t.Errorf("progress reads %v pages", pages)
 	}
 }
 
