@@ -88,6 +88,7 @@ func (s *Store) rename(ctx context.Context, from, to string, full bool) (n int64
 	}
 	// The trigger functions know nothing of a new name: what is counted goes over
 	// here, as differences, so that what others are counting meanwhile is not lost.
+	// What is kept as done goes over with what was counted as done, in one snapshot.
 	err = s.row(ctx, fmt.Sprintf(move, "l.due = 'infinity' AS dead")+`,
 		side AS (
 			SELECT *
@@ -102,7 +103,18 @@ func (s *Store) rename(ctx context.Context, from, to string, full bool) (n int64
 			FROM howdah.checklist_count c, side
 			WHERE c.relation = {relation} AND c.list = $1
 			GROUP BY side.list, sign, bucket
-			HAVING sum(done) <> 0 OR sum(failed) <> 0)
+			HAVING sum(done) <> 0 OR sum(failed) <> 0),
+		kept AS (
+			DELETE FROM howdah.checklist_done
+			WHERE relation = {relation} AND list = $1
+			RETURNING *),
+		keep AS (
+			INSERT INTO howdah.checklist_done (relation, list, item, attempts, worker, payload, done_at)
+			SELECT relation, $2, item, attempts, worker, payload, done_at
+			FROM kept
+			ORDER BY item
+			ON CONFLICT (relation, list, item) DO UPDATE
+			SET attempts = EXCLUDED.attempts, worker = EXCLUDED.worker, payload = EXCLUDED.payload, done_at = EXCLUDED.done_at)
 		SELECT count(*) FROM moved`, []any{from, to}, &n)
 	if err != nil {
 		return 0, err
@@ -179,6 +191,9 @@ func (s *Store) drop(ctx context.Context, list string, full bool) (n int64, err 
 		settings AS (
 			DELETE FROM howdah.checklist
 			WHERE relation = {relation} AND list = $1),
+		kept AS (
+			DELETE FROM howdah.checklist_done
+			WHERE relation = {relation} AND list = $1),
 		undone AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, done, failed)
 			SELECT {relation}, $1, bucket, -sum(done), -sum(failed)
@@ -206,11 +221,10 @@ func (s *Store) drop(ctx context.Context, list string, full bool) (n int64, err 
 	return n, err
 }
 
-// besides are howdah's own tables with rows of lists, counts excepted, and what two
-// rows of the same thing, n and o, have in common.
+// besides are howdah's own tables with other rows of lists, and what two rows of the
+// same thing, n and o, have in common.
 var besides = []struct{ table, same string }{
 	{"howdah.checklist", ""},
-	{"howdah.checklist_done", " AND n.item = o.item"},
 	{"howdah.checklist_import", " AND n.id = o.id"},
 }
 
