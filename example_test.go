@@ -7,8 +7,10 @@ import (
 	"log"
 
 	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
@@ -48,4 +50,40 @@ func ExampleClient_Transact() {
 	// committed: <nil>
 	// rolled back: true
 	// to pack: a book <nil>
+}
+
+// Many goroutines, each with an item at a time, that share commits.
+func Example_writer() {
+	url, drop := pgtest.ForExample()
+	defer drop()
+	ctx := context.Background()
+	c, err := howdah.Open(ctx, url)
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Migrate(ctx); err != nil {
+		log.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	var background, callers errgroup.Group
+
+	w := checklists.NewWriter(c.Checklists, checklists.WriterConfig{})
+	background.Go(func() error { return w.Run(running) }) // until its context is done
+	for i := range 1000 {
+		callers.Go(func() error {
+			_, err := w.Insert(ctx, "downloads", fmt.Sprintf("https://example.com/%d", i))
+			return err
+		})
+	}
+
+	fmt.Println("callers:", callers.Wait())
+	stop()
+	fmt.Println("writer:", background.Wait())
+	p, err := c.Checklists.Progress(ctx, "downloads")
+	fmt.Println("left:", p.Left, err)
+	// Output:
+	// callers: <nil>
+	// writer: <nil>
+	// left: 1000 <nil>
 }

@@ -65,9 +65,10 @@ func services(db pg.DB, cfg Config) Services {
 // Client is the services on one database. It is safe for use by many goroutines.
 type Client struct {
 	Services
-	Pool *pgxpool.Pool // for SQL of the program's own
-	Hub  *pg.Hub       // hears notifications while Run runs
-	Tail *changes.Tail // follows the feed while Run runs
+	Pool   *pgxpool.Pool      // for SQL of the program's own
+	Hub    *pg.Hub            // hears notifications while Run runs
+	Tail   *changes.Tail      // follows the feed while Run runs
+	Writer *checklists.Writer // commits calls about single items together while Run runs
 
 	cfg     Config
 	replica *pgxpool.Pool
@@ -97,6 +98,7 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{Services: services(pool, cfg), Pool: pool, cfg: cfg}
 	c.Hub = pg.NewHub(pg.HubConfig{Conn: direct, Log: cfg.Log})
 	c.Tail = changes.NewTail(c.Changes, c.Hub)
+	c.Writer = checklists.NewWriter(c.Checklists, checklists.WriterConfig{Log: cfg.Log})
 	c.reads = c.Services
 	if c.replica, err = pg.OpenReplica(ctx, cfg.Database); err != nil {
 		pool.Close()
@@ -112,9 +114,10 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 // replica, or on the primary where there is none.
 func (c *Client) Reads() Services { return c.reads }
 
-// Migrate makes or adopts what the services' tables lack. It is safe on every
-// start and from several processes at once; when nothing is missing it only
-// reads. The error is Denied, and says what to grant, where the role may not.
+// Migrate makes what the services' tables lack; those of an original system stay as
+// they are. It is safe on every start and from several processes at once; when
+// nothing is missing it only reads. The error is Denied, and says what to grant,
+// where the role may not.
 func (c *Client) Migrate(ctx context.Context) error {
 	direct, err := c.cfg.Database.Direct()
 	if err != nil {
@@ -151,12 +154,13 @@ func (c *Client) Following(ctx context.Context, fn func(context.Context, *change
 }
 
 // Run does what the services need in the background until ctx is done: it hears
-// notifications for all of them on one connection, and reads the feed of changes
-// while somebody watches it.
+// notifications for all of them on one connection, reads the feed of changes
+// while somebody watches it, and lets writes share commits.
 func (c *Client) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.Hub.Run(ctx) })
 	group.Go(func() error { return c.Tail.Run(ctx) })
+	group.Go(func() error { return c.Writer.Run(ctx) })
 	return group.Wait()
 }
 

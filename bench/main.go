@@ -18,13 +18,14 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"syscall"
 	"time"
 )
 
 // suite is every row there is, by service.
 var suite = []Service{
-	{Name: "checklists", Rows: checklistsRows},
+	{Name: "checklists", Rows: slices.Concat(checklistsRows, leaseRows, singleRows)},
 	{Name: "pg.Batcher", Rows: batcherRows},
 	{Name: "changes", Rows: changesRows},
 }

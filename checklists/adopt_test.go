@@ -161,6 +161,14 @@ func TestATableOfTheOriginalIsAdoptedAndGivenBack(t *testing.T) {
 	if err := s.Set(ctx, "big", checklists.Settings{KeepDone: true}); err != nil {
 		t.Error(err)
 	}
+	insert(t, s, "kept", "a")
+	if err := s.Set(ctx, "kept", checklists.Settings{KeepDone: true}); err != nil {
+		t.Error(err)
+	}
+	if n, err := s.Delete(ctx, "kept", "a"); n != 1 || err != nil {
+		t.Errorf("Delete = %d, %v", n, err)
+	}
+	execute(t, pool, `INSERT INTO howdah.checklist_import (relation, list, id, items, digest) VALUES ('iidy.lists'::regclass, 'big', 'a file', 1, '')`)
 
 	// Again: nothing is missing.
 	now := schema(t, pool)
@@ -169,7 +177,7 @@ func TestATableOfTheOriginalIsAdoptedAndGivenBack(t *testing.T) {
 		t.Errorf("adopted twice:\n%s", diff)
 	}
 	v = mustSurvey(t, s)
-	if v.Layout != checklists.LayoutAdopted || len(v.Steps) != 0 || v.Loss == nil || v.Loss.Settings != 1 {
+	if v.Layout != checklists.LayoutAdopted || len(v.Steps) != 0 || v.Loss == nil || v.Loss.Settings != 2 || v.Loss.Done != 1 {
 		t.Errorf("survey: %+v, %+v", v, v.Loss)
 	}
 
@@ -182,7 +190,8 @@ func TestATableOfTheOriginalIsAdoptedAndGivenBack(t *testing.T) {
 	if md5 := one[string](t, pool, md5OfRows); md5 != end {
 		t.Errorf("rows after the undo: %s", md5)
 	}
-	if n := one[int](t, pool, `SELECT (SELECT count(*) FROM howdah.checklist) + (SELECT count(*) FROM howdah.checklist_count)`); n != 0 {
+	if n := one[int](t, pool, `SELECT (SELECT count(*) FROM howdah.checklist) + (SELECT count(*) FROM howdah.checklist_count)
+		+ (SELECT count(*) FROM howdah.checklist_done) + (SELECT count(*) FROM howdah.checklist_import)`); n != 0 {
 		t.Errorf("%d rows about it are left", n)
 	}
 	if items, err := s.Page(ctx, "big", nil, 1); err != nil || len(items) != 1 {

@@ -89,7 +89,8 @@ func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
 // own.
 func (s *Store) Table() pgx.Identifier { return slices.Clone(s.table) }
 
-// Migrations are the files that make or adopt the Store's table.
+// Migrations are the files that make the Store's table; one that is there stays as it
+// is.
 func (s *Store) Migrations() pg.Migrations {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -125,14 +126,17 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if !full {
 		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
-	return s.exec(ctx, op, items, `
-		INSERT INTO {lists} (list, item, due)
-		SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
-		FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
-		WHERE `+notDone("u.item")+`
-		ORDER BY u.item COLLATE "C", u.n
-		ON CONFLICT DO NOTHING`, list, items)
+	added, err = s.runRinging(ctx, insertFull, list, items)
+	return added, pg.Wrap(op, err)
 }
+
+var insertFull = `
+	INSERT INTO {lists} (list, item, due)
+	SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
+	FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
+	WHERE ` + notDone("u.item") + `
+	ORDER BY u.item COLLATE "C", u.n
+	ON CONFLICT DO NOTHING`
 
 const insertPlain = `
 	INSERT INTO {lists} (list, item)

@@ -2,6 +2,7 @@ package checklists_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
@@ -101,4 +102,47 @@ func leasesEndUnderLoad(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
 		t.Error("nothing failed: the test shows nothing")
 	}
 	mustNotDrift(t, pool)
+}
+
+// Rows that change while Done waits for them are not where it saw them; they are
+// done all the same.
+func TestDoneWaitsForWhoChangesItsItems(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t)
+	insert(t, s, "l", "a", "b", "c")
+	c := claim(t, s, "l", 3)
+	other, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Rollback(context.WithoutCancel(ctx))
+	if _, err := other.Exec(ctx, `
+		UPDATE lists SET due = due + interval '1 minute' WHERE item = 'b';
+		UPDATE lists SET lease = gen_random_uuid() WHERE item = 'c'`); err != nil {
+		t.Fatal(err)
+	}
+	var done errgroup.Group
+	done.Go(func() error {
+		n, err := s.Done(ctx, c.Lease, "a", "b", "c")
+		if n != 2 || !errors.Is(err, checklists.ErrLost) {
+			return fmt.Errorf("%d, %w; want 2 of 3", n, err)
+		}
+		return nil
+	})
+	for waits := 0; waits == 0; {
+		if err := pool.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))`,
+			other.Conn().PgConn().PID()).Scan(&waits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := other.Commit(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := done.Wait(); err != nil {
+		t.Error(err)
+	}
+	if got := progress(t, s, "l"); got.Done != 2 || got.Left != 1 {
+		t.Errorf("%+v", got)
+	}
 }

@@ -169,7 +169,7 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	args = append([]any{list}, args...)
 	sql = fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`))
 	if q.State == StateDead {
-		err = s.row(ctx, sql, args, &n)
+		err = s.rowRinging(ctx, sql, args, &n)
 		return n, pg.Wrap(op, err)
 	}
 	err = pg.Retry(ctx, s.db, func() error {

@@ -95,7 +95,7 @@ func (s *Store) give(ctx context.Context, op, list string, items []Item, conflic
 	}
 	// In the order of their bytes, as every statement locks items, and due in the
 	// order given, as Insert has it.
-	err = s.row(ctx, `
+	err = s.rowRinging(ctx, `
 		WITH w AS (
 			INSERT INTO {lists} AS l (list, item, priority, due, payload)
 			SELECT $1, u.item, u.priority,

@@ -252,10 +252,19 @@ func (s *Store) inChunk(ctx context.Context, list string, c *chunk, do func(tx p
 				return err
 			}
 		}
-		if added, err = do(tx, now, keeps); err != nil || c.id == "" {
+		if added, err = do(tx, now, keeps); err != nil {
 			return err
 		}
-		return s.moveBookmark(ctx, tx, list, c, added)
+		if c.id != "" {
+			if err := s.moveBookmark(ctx, tx, list, c, added); err != nil {
+				return err
+			}
+		}
+		if !full || pg.InTx(s.db) {
+			return nil
+		}
+		_, err = tx.Exec(ctx, ring)
+		return err
 	})
 	return added, s.told(err)
 }

@@ -3,6 +3,7 @@ package checklists_test
 import (
 	"context"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -14,7 +15,13 @@ import (
 	"github.com/howdah-db/howdah/pg/migrate"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+// TestMain is also the worker that tests start as a process of its own.
+func TestMain(m *testing.M) {
+	if url := os.Getenv(workerVar); url != "" {
+		os.Exit(workerProcess(url, os.Getenv(workerDoes)))
+	}
+	pgtest.Main(m)
+}
 
 // newStore returns a store on a table of the test's own.
 func newStore(t testing.TB) (*checklists.Store, *pgxpool.Pool) {

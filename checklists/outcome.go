@@ -28,7 +28,12 @@ type Failure struct {
 // asked for, or none: what the lease still held is done all the same, the rest
 // is not touched.
 func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, error) {
-	return s.finish(ctx, "checklists: done", l, items, `
+	// By the place of the row, which spares a second search for its key. A row that
+	// another has changed while this one waited for it is at a place that the snapshot
+	// cannot see: where some are missing, they are searched for.
+	return s.finish(ctx, "checklists: done", s.run, l, items, `
+		DELETE FROM {lists}
+		WHERE ctid = ANY(ARRAY(SELECT place FROM k))`, `
 		DELETE FROM {lists} l
 		USING k
 		WHERE l.list = $1 AND l.item = k.item`)
@@ -38,7 +43,7 @@ func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, erro
 // holds, as if they had never been claimed, and returns how many. ErrLost is as
 // with [Store.Done].
 func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, error) {
-	return s.finish(ctx, "checklists: release", l, items, `
+	return s.finish(ctx, "checklists: release", s.runRinging, l, items, `
 		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
 		FROM k
@@ -47,7 +52,9 @@ func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, e
 
 // finish runs a statement on k, which is some or all items of a lease, locked in
 // the order that Kill, Extend and the services' other statements lock items in.
-func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, sql string) (int64, error) {
+// Of several statements the last is enough; those before it are quicker, and may
+// leave some of the items named.
+func (s *Store) finish(ctx context.Context, op string, run func(context.Context, string, ...any) (int64, error), l Lease, items []string, sqls ...string) (n int64, err error) {
 	if err := s.checkHeld(ctx, l, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
@@ -55,14 +62,22 @@ func (s *Store) finish(ctx context.Context, op string, l Lease, items []string, 
 	if len(items) > 0 {
 		set := sortedSet(items)
 		args, asked, named = append(args, set), len(set), " AND item = ANY($3)"
+	} else {
+		sqls = sqls[len(sqls)-1:]
 	}
-	n, err := s.run(ctx, `
-		WITH k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND lease = $2::uuid`+named+`
-			ORDER BY item COLLATE "C"
-			FOR UPDATE)`+sql, args...)
+	for _, sql := range sqls {
+		var more int64
+		more, err = run(ctx, `
+			WITH k AS MATERIALIZED (
+				SELECT item, ctid AS place
+				FROM {lists}
+				WHERE list = $1 AND lease = $2::uuid`+named+`
+				ORDER BY item COLLATE "C"
+				FOR UPDATE)`+sql, args...)
+		if n += more; err != nil || n == int64(asked) {
+			break
+		}
+	}
 	if err == nil {
 		err = lost(n, asked)
 	}
@@ -90,29 +105,18 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 		texts[i], waits[i] = cleaned(f.Error), int64(f.RetryIn)
 	}
 	err = s.row(ctx, `
-		WITH s AS (
-			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
-				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
-				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
-			FROM howdah.checklist
-			WHERE relation = {relation} AND list = $1),
+		WITH s AS (`+backoffSettings+`),
 		k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND lease = $2::uuid AND item = ANY($3)
-			ORDER BY item COLLATE "C"
-			FOR NO KEY UPDATE),
+			SELECT l.item, f.error, f.wait
+			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
+			JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease::text = lower($2)
+			ORDER BY l.item COLLATE "C"
+			FOR NO KEY UPDATE OF l),
 		u AS (
 			UPDATE {lists} l
-			SET lease = NULL, error = f.error, due = CASE
-				WHEN f.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
-				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
-					WHEN f.wait > 0 THEN f.wait / 1e9::float8
-					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END
-			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
-			JOIN k USING (item)
-			CROSS JOIN s
-			WHERE l.list = $1 AND l.item = f.item
+			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
+			FROM k, s
+			WHERE l.list = $1 AND l.item = k.item
 			RETURNING l.due),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
@@ -125,6 +129,22 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 	}
 	return n, pg.Wrap(op, err)
 }
+
+// backoffSettings are those of list $1 that say what follows a failure, in seconds.
+const backoffSettings = `
+			SELECT coalesce(max(max_attempts), 10) AS max_attempts,
+				extract(epoch FROM coalesce(max(backoff), '10 seconds'))::float8 AS backoff,
+				extract(epoch FROM coalesce(max(backoff_max), '1 hour'))::float8 AS backoff_max
+			FROM howdah.checklist
+			WHERE relation = {relation} AND list = $1`
+
+// dueAfterFailure is when an item l is due again that failed, k.wait being the
+// failure's RetryIn and s the settings.
+const dueAfterFailure = `CASE
+				WHEN k.wait < 0 OR s.max_attempts > 0 AND l.attempts >= s.max_attempts THEN 'infinity'
+				ELSE date_trunc('milliseconds', statement_timestamp() + make_interval(secs => CASE
+					WHEN k.wait > 0 THEN k.wait / 1e9::float8
+					ELSE least(s.backoff_max, s.backoff * power(2, least(l.attempts, 61) - 1)) * (0.9 + 0.2 * random()) END)) END`
 
 // Extend lets the lease of all items that it still holds end d from now, and
 // returns how many. It returns ErrLost when it holds none.

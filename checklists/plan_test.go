@@ -3,6 +3,7 @@ package checklists_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -122,6 +123,9 @@ func TestPlansOfLeasesUseTheirIndexes(t *testing.T) {
 		{"Release", "list_pk", func() error { return second(in.Release(ctx, l, "item-0000010")) }},
 		{"Fail", "list_pk", func() error { return second(in.Fail(ctx, l, checklists.Failure{Item: "item-0009990"})) }},
 		{"Done of all", "lists_lease", func() error { return ignoreLost(second(in.Done(ctx, l))) }},
+		{"tell", "using list_pk", func() error { return second(in.Tell(ctx, l, "item-0000010", "item-0009990", "item-0000020")) }},
+		{"extendAll", "lists_lease", func() error { return second(in.ExtendAll(ctx, "big", time.Minute, l.Token)) }},
+		{"anyLeft", "using lists_due", func() error { return second(in.AnyLeft(ctx, "big")) }},
 		{"Export of what is left", "using list_pk", func() error {
 			for _, err := range in.Find(ctx, "big", checklists.Query{State: checklists.StateLeft, After: new("item-0500000"), Limit: 1000}) {
 				if err != nil {
@@ -136,8 +140,36 @@ func TestPlansOfLeasesUseTheirIndexes(t *testing.T) {
 			t.Errorf("%s: %v", tc.name, err)
 		}
 		plan := explained.Plan()
+		if tc.name == "tell" && strings.Contains(plan, "lists_lease") { // all that a lease holds, for each item
+			t.Errorf("%s:\n%s", tc.name, plan)
+		}
 		if !strings.Contains(plan, tc.index) && !(tc.index == "list_pk" && strings.Contains(plan, "lists_lease")) || strings.Contains(plan, "Seq Scan on lists") {
 			t.Errorf("%s:\n%s", tc.name, plan)
+		}
+	}
+	mustPlanWriter(t, s, explained, l.Token)
+}
+
+// A Writer finds the items of a batch one by one, those of a large lease too.
+func mustPlanWriter(t *testing.T, s *checklists.Store, explained *pgtest.Explainer, token string) {
+	t.Helper()
+	items, tokens := make([]string, 200), make([]string, 200)
+	for i := range items {
+		items[i], tokens[i] = fmt.Sprintf("item-%07d", 10+9990*i), token
+	}
+	ones, none := make([]int, 200), make([]string, 200)
+	for name, args := range map[string][]any{
+		"increment": {"big", items, ones}, "delete": {"big", items}, "done": {"big", items, tokens},
+		"fail": {"big", items, tokens, none, make([]int64, 200)},
+	} {
+		rows, err := explained.Query(t.Context(), s.WriterStatements()[name], args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rows.Close()
+		plan := explained.Plan()
+		if !strings.Contains(plan, "using list_pk") || strings.Contains(plan, "lists_lease") || strings.Contains(plan, "Seq Scan on lists") {
+			t.Errorf("a Writer's %s:\n%s", name, plan)
 		}
 	}
 }

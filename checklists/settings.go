@@ -119,10 +119,10 @@ func (s *Store) set(ctx context.Context, list string, set Settings) error {
 		return err
 	}
 	if set == DefaultSettings {
-		_, err := s.run(ctx, `DELETE FROM howdah.checklist WHERE relation = {relation} AND list = $1`, list)
+		_, err := s.runRinging(ctx, `DELETE FROM howdah.checklist WHERE relation = {relation} AND list = $1`, list)
 		return err
 	}
-	_, err := s.run(ctx, `
+	_, err := s.runRinging(ctx, `
 		INSERT INTO howdah.checklist (relation, list, paused, max_attempts, backoff, backoff_max, keep_done, max_leased, rate)
 		VALUES ({relation}, $1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (relation, list) DO UPDATE
@@ -169,7 +169,7 @@ func (s *Store) Pause(ctx context.Context, list string, paused bool) error {
 	if err := s.checkList(ctx, list); err != nil {
 		return pg.Wrap(op, err)
 	}
-	_, err := s.run(ctx, `
+	_, err := s.runRinging(ctx, `
 		INSERT INTO howdah.checklist (relation, list, paused)
 		VALUES ({relation}, $1, $2)
 		ON CONFLICT (relation, list) DO UPDATE

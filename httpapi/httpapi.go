@@ -18,6 +18,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/checklists"
 )
 
 // Config are settings of the API; the zero Config is right for most.
@@ -37,6 +38,7 @@ type api struct {
 	cfg    Config
 	mux    *http.ServeMux
 	huma   huma.API
+	waiter *checklists.Waiter
 
 	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
@@ -63,7 +65,7 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 		cfg.Log = slog.Default()
 	}
 	mux := http.NewServeMux()
-	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version))}
+	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version)), waiter: checklists.NewWaiter(client.Checklists, client.Hub)}
 }
 
 // handler adds what is not an operation: pages for people, and the document of

@@ -100,9 +100,10 @@ type insertOutput struct {
 }
 
 func (a *api) insertItems(ctx context.Context, in *insertInput) (*insertOutput, error) {
-	items := make([]checklists.Item, len(in.Body.Items))
+	items, names, bare := make([]checklists.Item, len(in.Body.Items)), make([]string, len(in.Body.Items)), true
 	for i, item := range in.Body.Items {
-		items[i] = item.Item
+		items[i], names[i] = item.Item, item.Name
+		bare = bare && item.Priority == 0 && item.Due.IsZero() && item.Payload == nil
 	}
 	out := new(insertOutput)
 	var changed int64
@@ -110,6 +111,8 @@ func (a *api) insertItems(ctx context.Context, in *insertInput) (*insertOutput, 
 	if in.Body.Overwrite {
 		out.Body.Added, changed, err = a.client.Checklists.Upsert(ctx, in.List, items...)
 		out.Body.Changed = &changed
+	} else if bare { // single ones share their commits
+		out.Body.Added, err = a.client.Writer.Insert(ctx, in.List, names...)
 	} else {
 		out.Body.Added, err = a.client.Checklists.InsertItems(ctx, in.List, items...)
 	}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/howdah-db/howdah/checklists"
@@ -23,6 +24,7 @@ type claimInput struct {
 		Count  int    `json:"count" example:"100" minimum:"1" maximum:"10000" doc:"At most so many."`
 		Lease  string `json:"lease" example:"5m" doc:"For how long, 1s to 24h."`
 		Worker string `json:"worker,omitempty" example:"w1" doc:"Who has them."`
+		Wait   string `json:"wait,omitempty" example:"20s" doc:"While nothing is ready, or the list is paused, wait so long for something: up to 1m."`
 	}
 }
 
@@ -31,10 +33,40 @@ func (a *api) claimItems(ctx context.Context, in *claimInput) (*claimOutput, err
 	if err != nil {
 		return nil, err
 	}
-	claim, err := a.client.Checklists.Claim(ctx, in.List, in.Body.Worker, in.Body.Count, d)
+	wait := time.Duration(0)
+	if in.Body.Wait != "" {
+		if wait, err = duration("wait", in.Body.Wait); err != nil {
+			return nil, err
+		}
+	}
+	// The database's time to answer comes after the waiting.
+	ctx, cancel := context.WithTimeout(ctx, max(wait, 0)+a.cfg.Timeout)
+	defer cancel()
+	stop := a.untilEnding(cancel)
+	defer stop()
+	claim, err := a.waiter.Claim(ctx, in.List, in.Body.Worker, in.Body.Count, d, wait)
 	out := new(claimOutput)
 	out.Body.Lease, out.Body.Until, out.Body.Paused, out.Body.Items = claim.Token, claim.Until, claim.Paused, claim.Items
 	return out, err
+}
+
+// untilEnding calls cancel when streams, and whoever waits, are to end; stop ends
+// that.
+func (a *api) untilEnding(cancel func()) (stop func()) {
+	over := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		select {
+		case <-a.cfg.Ending:
+			cancel()
+		case <-over:
+		}
+	}()
+	return func() {
+		close(over)
+		<-ended
+	}
 }
 
 // LeasePath is the claim an operation is about.
@@ -63,6 +95,21 @@ func (in *heldInput) finish(ctx context.Context, do func(context.Context, checkl
 	return do(ctx, in.lease(), *in.Body.Items...)
 }
 
+// withHeld adds to a lost lease how many items it still held.
+func withHeld(err error, n int64) error {
+	if errors.Is(err, checklists.ErrLost) {
+		return &lostError{err, n}
+	}
+	return err
+}
+
+type lostError struct {
+	error
+	held int64
+}
+
+func (e *lostError) Unwrap() error { return e.error }
+
 type doneOutput struct {
 	Body struct {
 		Done int64 `json:"done" example:"2"`
@@ -70,10 +117,10 @@ type doneOutput struct {
 }
 
 func (a *api) doneItems(ctx context.Context, in *heldInput) (*doneOutput, error) {
-	n, err := in.finish(ctx, a.client.Checklists.Done)
+	n, err := in.finish(ctx, a.client.Writer.Done)
 	out := new(doneOutput)
 	out.Body.Done = n
-	return out, err
+	return out, withHeld(err, n)
 }
 
 type releaseItemsOutput struct {
@@ -86,7 +133,7 @@ func (a *api) releaseItems(ctx context.Context, in *heldInput) (*releaseItemsOut
 	n, err := in.finish(ctx, a.client.Checklists.Release)
 	out := new(releaseItemsOutput)
 	out.Body.Released = n
-	return out, err
+	return out, withHeld(err, n)
 }
 
 // FailureBody is one attempt that failed.
@@ -120,10 +167,10 @@ func (a *api) failItems(ctx context.Context, in *failInput) (*failOutput, error)
 			}
 		}
 	}
-	n, err := a.client.Checklists.Fail(ctx, in.lease(), failures...)
+	n, err := a.client.Writer.Fail(ctx, in.lease(), failures...)
 	out := new(failOutput)
 	out.Body.Failed = n
-	return out, err
+	return out, withHeld(err, n)
 }
 
 type extendOutput struct {

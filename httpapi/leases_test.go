@@ -1,8 +1,13 @@
 package httpapi_test
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
 )
@@ -41,4 +46,60 @@ func TestLeases(t *testing.T) {
 	wantJSON(t, s.post("/v1/checklists/l/redrive", `{"error":"gone"}`), `{"redriven":1}`)
 	wantJSON(t, s.post("/v1/checklists/l/redrive", `{}`), `{"redriven":1}`)
 	wantJSON(t, s.get("/v1/checklists/l/progress"), `{"total":3,"left":2,"leased":0,"dead":0,"done":1,"failed":1,"rate":0,"eta_seconds":null,"paused":false}`)
+}
+
+// A claim that waits answers when there is something, and at the latest when its
+// time is over, whatever the time for a body to arrive; or at once, when the server
+// stops.
+func TestAClaimThatWaits(t *testing.T) {
+	t.Parallel()
+	ending := make(chan struct{})
+	s := serve(t, "", httpapi.Config{Ending: ending, BodyTimeout: 50 * time.Millisecond, Timeout: 5 * time.Second})
+	hearing, deaf := context.WithCancel(context.Background())
+	var hub sync.WaitGroup
+	hub.Go(func() { s.db.Run(hearing) })
+	defer hub.Wait()
+	defer deaf()
+
+	const nothing = `{"paused":false,"items":[]}`
+	wantJSON(t, s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m","wait":"200ms"}`), nothing)
+	answer := make(chan response, 1)
+	claim := func(wait string) {
+		go func() { answer <- s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m","wait":"`+wait+`"}`) }()
+	}
+	claim("1m")
+	wantJSON(t, s.post(someItems, `{"items":["a"]}`), `{"added":1,"skipped":0}`)
+	if r := <-answer; !strings.Contains(r.body, `"items":[{"item":"a","attempts":1}]`) {
+		t.Error(r.body)
+	}
+	claim("1m")
+	close(ending)
+	wantJSON(t, <-answer, nothing)
+	for wait, what := range map[string]string{"soon": "want a duration", "61s": "want 0s to 1m", "-1s": "want 0s to 1m"} {
+		wantProblem(t, s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m","wait":"`+wait+`"}`), 400, what, "body.wait")
+	}
+}
+
+// Who asks for more than the lease still holds is told how many it held.
+func TestALostLeaseSaysWhatItHeld(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{})
+	for i, tc := range []struct{ verb, body, held string }{
+		{"done", `{"items":["a","x"]}`, `"held":1`},
+		{"fail", `{"items":[{"item":"a"},{"item":"x"},{"item":"y"}]}`, `"held":1`},
+		{"release", `{"items":["x"]}`, `"held":0`},
+		{"release", `{"items":["a","b","x"]}`, `"held":2`},
+	} {
+		list := fmt.Sprint("/v1/checklists/", i)
+		wantJSON(t, s.post(list+"/items", `{"items":["a","b"]}`), `{"added":2,"skipped":0}`)
+		var claim struct{ Lease string }
+		if r := s.post(list+"/claim", `{"count":2,"lease":"1m"}`); json.Unmarshal([]byte(r.body), &claim) != nil {
+			t.Fatal(r.body)
+		}
+		r := s.post(list+"/leases/"+claim.Lease+"/"+tc.verb, tc.body)
+		wantProblem(t, r, 409, "lost")
+		if !strings.Contains(r.body, tc.held) {
+			t.Errorf("%s %s: %s, want %s", tc.verb, tc.body, r.body, tc.held)
+		}
+	}
 }

@@ -38,6 +38,7 @@ type Problem struct {
 	Status int            `json:"status" example:"400"`
 	Detail string         `json:"detail,omitempty" doc:"What was wrong, and what to do."`
 	Errors []ProblemField `json:"errors,omitempty" doc:"The fields that were wrong."`
+	Held   *int64         `json:"held,omitempty" doc:"Of a lease that was lost: how many of the items it still held. With them it was done."`
 
 	again bool // a repeat may help, and does no harm
 }
@@ -98,6 +99,9 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		if errors.Is(err, sentinel) {
 			p.Type = "urn:howdah:" + name
 		}
+	}
+	if lost := (*lostError)(nil); errors.As(err, &lost) {
+		p.Held = &lost.held
 	}
 	var input *pg.InputError
 	if errors.As(err, &input) {

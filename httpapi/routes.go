@@ -28,7 +28,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/checklists/{list}/import", "checklists-import", "Put a stream of items on a list", a.importItems, streamIn, mayConflict)
 	add(a, get, "/v1/checklists/{list}/export", "checklists-export", "The items of a list as a stream", a.exportItems, streamOut, mayConflict)
 
-	add(a, post, "/v1/checklists/{list}/claim", "checklists-claim", "Take items that are ready, for some time", a.claimItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/claim", "checklists-claim", "Take items that are ready, for some time", a.claimItems, mayConflict, mayWait)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/done", "checklists-done", "Take claimed items off their list, as done", a.doneItems, mayConflict)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/fail", "checklists-fail", "Say that attempts at claimed items failed", a.failItems, mayConflict)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/release", "checklists-release", "Give claimed items back, as if they had never been claimed", a.releaseItems, mayConflict)

@@ -67,6 +67,9 @@ const streamed = "streamed"
 // endless marks operations that take as long as they take.
 const endless = "endless"
 
+// mayWait is an operation that bounds its time by itself.
+func mayWait(op *huma.Operation) { op.Metadata[endless] = true }
+
 // streamIn describes a request body that huma does not read.
 func streamIn(op *huma.Operation) {
 	op.Metadata[streamed], op.Metadata[endless] = true, true

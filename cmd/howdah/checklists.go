@@ -37,6 +37,7 @@ func (c *cli) checklists() *cobra.Command {
 		c.checklistsFail(),
 		c.checklistsRelease(),
 		c.checklistsExtend(),
+		c.checklistsWork(),
 		c.checklistsKill(),
 		c.checklistsRedrive(),
 		c.checklistsFind(),

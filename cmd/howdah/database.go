@@ -93,7 +93,7 @@ func (c *cli) open(cmd *cobra.Command, set func(*howdah.Config), do func(ctx con
 func (c *cli) migrate() *cobra.Command {
 	return &cobra.Command{
 		Use:   "migrate",
-		Short: "Make or adopt the tables of the services",
+		Short: "Make the tables of the services",
 		Long: `Makes what the services' tables lack in the database. A table of an original
 system that is there stays as it is. Run it as often as you like.`,
 		Example: `  howdah migrate --database-url postgres://app@db.example.com/app`,

@@ -223,12 +223,15 @@ func makeRun(t *testing.T) {
 // Go in the documents is Go of the examples, which are run.
 func TestGoOfTheDocuments(t *testing.T) {
 	t.Parallel()
-	examples, err := os.ReadFile(filepath.Join(root, "example_test.go"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	space := regexp.MustCompile(`\s+`)
-	text := space.ReplaceAllString(string(examples), " ")
+	text := ""
+	for _, file := range []string{"example_test.go", "checklists/example_test.go"} {
+		examples, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text += space.ReplaceAllString(string(examples), " ")
+	}
 	for _, b := range blocks(t) {
 		if code := space.ReplaceAllString(strings.Join(b.lines, "\n"), " "); b.kind == "go" && !strings.Contains(text, code) {
 			t.Errorf("%s:%d is no part of an example", b.file, b.line)

@@ -11,13 +11,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/pg"
 )
 
 func (c *cli) checklistsClaim() *cobra.Command {
 	var n int
-	var lease time.Duration
+	var lease, wait time.Duration
 	var worker string
 	cmd := &cobra.Command{
 		Use:   "claim LIST",
@@ -29,7 +30,17 @@ comes an item a line.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				claim, err := client.Checklists.Claim(ctx, args[0], worker, n, lease)
+				var claim checklists.Claim
+				take := func(ctx context.Context, _ *changes.Tail) (err error) {
+					claim, err = checklists.NewWaiter(client.Checklists, client.Hub).Claim(ctx, args[0], worker, n, lease, wait)
+					return err
+				}
+				var err error
+				if wait == 0 {
+					err = take(ctx, nil)
+				} else {
+					err = client.Following(ctx, take)
+				}
 				if err != nil {
 					return err
 				}
@@ -56,6 +67,7 @@ comes an item a line.`,
 	}
 	cmd.Flags().IntVarP(&n, "count", "n", 1, fmt.Sprintf("at most so many, 1 to %d", checklists.MaxClaim))
 	cmd.Flags().DurationVar(&lease, "lease", time.Minute, "for so long, 1s to 24h")
+	cmd.Flags().DurationVar(&wait, "wait", 0, "while nothing is ready, wait so long for something, up to 1m")
 	cmd.Flags().StringVar(&worker, "worker", defaultWorker(), "who has them")
 	return cmd
 }

@@ -21,8 +21,9 @@ func main() { os.Exit(command()) }
 
 func command() int {
 	// A reader that has seen enough (| head) is told by an error of the write, so
-	// that what we started is stopped on the way out.
-	signal.Ignore(syscall.SIGPIPE)
+	// that what we started is stopped on the way out. Not ignored, because the
+	// programs that we run would inherit that.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends us at once

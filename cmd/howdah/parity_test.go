@@ -38,6 +38,7 @@ var apart = map[string]string{
 	"command changes tail":          "Page, and Tail.Watch",
 	"command changes position":      "Sync",
 	"command checklists resume":     "Pause, undone",
+	"command checklists work":       "Worker.Run, which is not of the Store",
 	"method checklists.Settings":    "howdah checklists set without flags",
 	"method checklists.Find":        "checklists-page with a state or an error",
 	"method checklists.Pause":       "checklists-set with paused",

@@ -1,0 +1,15 @@
+package main
+
+import (
+	"runtime"
+	"syscall"
+)
+
+// tie makes a command end when we do, even by kill -9: its item goes to somebody
+// else then. The system takes the end of the thread that starts it for ours, which
+// therefore is kept until untie.
+func tie(attr *syscall.SysProcAttr) (untie func()) {
+	runtime.LockOSThread()
+	attr.Pdeathsig = syscall.SIGKILL
+	return runtime.UnlockOSThread
+}
