@@ -73,6 +73,7 @@ func TestLayers(t *testing.T) {
 		"./pg/migrate":       {"fault", "pg"},
 		"./changes":          {"fault", "pg"},
 		"./checklists":       {"fault", "pg"},
+		"./counters":         {"fault", "pg"},
 		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
 		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
 		".":                  {"changes", "checklists", "fault", "pg", "pg/migrate"},
@@ -95,14 +96,16 @@ func TestLayers(t *testing.T) {
 	}
 }
 
-// A service alone links pgx, what pgx brings, and nothing else.
+// A service alone links pgx, what pgx brings, and nothing else; counters also exact
+// decimals.
 func TestAServiceAloneLinksLittle(t *testing.T) {
 	t.Parallel()
 	few := []string{
 		"github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/pgx/v5", "github.com/jackc/puddle/v2",
 		"golang.org/x/sync", "golang.org/x/text",
 	}
-	for pkg, allowed := range map[string][]string{"./fault": nil, "./pg": few, "./changes": few, "./checklists": few} {
+	exact := append(slices.Clone(few), "github.com/cockroachdb/apd/v3")
+	for pkg, allowed := range map[string][]string{"./fault": nil, "./pg": few, "./changes": few, "./checklists": few, "./counters": exact} {
 		for _, path := range modules(t, pkg) {
 			if !slices.Contains(allowed, path) {
 				t.Errorf("%s links %s", pkg, path)

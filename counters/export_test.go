@@ -1,0 +1,65 @@
+package counters
+
+// What tests look at beneath the exported names.
+
+func (e Encoding) Pack(v Values, op Op) (Values, error) {
+	fields, err := e.pack(v, op)
+	return flat(fields), err
+}
+
+// PackJSON returns the objects that are sent, by operation.
+func (e Encoding) PackJSON(v Values, op Op) (map[Op]string, error) {
+	fields, err := e.pack(v, op)
+	sent := map[Op]string{}
+	for _, op := range []Op{OpAdd, OpPut, OpMax, OpMin} {
+		if text := string(appendFields(nil, fields, op)); text != "{}" {
+			sent[op] = text
+		}
+	}
+	return sent, err
+}
+
+// Repack returns the object that puts values back.
+func (e Encoding) Repack(v Values) (string, error) {
+	fields, err := e.repack(v)
+	return string(appendFields(nil, fields, OpPut)), err
+}
+
+func (e Encoding) Unpack(data string) (Values, error) { return newUnpacker(e).unpack([]byte(data)) }
+
+func (e Encoding) ParsePath(text string) (segments []string, wild []bool, rendered string) {
+	p := e.parsePath(text)
+	return p.segments, p.wild, e.render(p)
+}
+
+func (e Encoding) Encode(segment string) string { return e.encode(segment) }
+func (e Encoding) Split(stored string) []string { return e.split(stored) }
+
+var (
+	DefaultGranularities = defaultGranularities
+
+	FullKey      = fullKey
+	SplitFull    = splitFull
+	SplitPartial = splitPartial
+	BucketOf     = bucketOf
+	RegisterOf   = registerOf
+	StoredNumber = storedNumber
+	ParseJSON    = parseJSON
+)
+
+func (n Number) Sub(m Number) Number { return n.sub(m) }
+func (n Number) Mul(m Number) Number { return n.mul(m) }
+func (n Number) Quo(m Number) Number { return n.quo(m) }
+func (n Number) Sqrt() Number        { return n.sqrt() }
+
+func (k Key) Join(separator string) string { return k.join(separator) }
+
+// Estimate estimates the number of n members with hashes.
+func Estimate(n int, hash func() uint64) uint64 {
+	var s sketch
+	for range n {
+		i, rank := split(hash())
+		s[i] = max(s[i], uint8(rank))
+	}
+	return s.estimate()
+}
