@@ -44,8 +44,13 @@ func (l *layout) found(exists, full bool, collation string) {
 	l.known, l.full, l.collation, l.at = exists, full, collation, time.Now()
 }
 
-// forget makes the next call look again.
-func (l *layout) forget() { l.found(false, false, "") }
+// forget makes the next call look again. The collation stays: one that has looked
+// may be about to ask for it.
+func (l *layout) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.known = false
+}
 
 // order is the collation of the table's names, once full has looked.
 func (l *layout) order() string {
