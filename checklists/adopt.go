@@ -68,7 +68,7 @@ func (s *Store) Adopt(ctx context.Context, told func(Adopting)) error {
 			}
 		}
 	})
-	s.layout.set(false, false)
+	s.layout.forget()
 	return pg.Wrap("checklists: adopt", err)
 }
 
@@ -107,7 +107,7 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 		_, err = a.conn.Exec(ctx, sql+` DELETE FROM howdah.checklist_count WHERE relation = $1`, sh.OID)
 		return err
 	})
-	s.layout.set(false, false)
+	s.layout.forget()
 	return pg.Wrap("checklists: undo adopt", err)
 }
 

@@ -119,8 +119,34 @@ func everyCallWorks(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
 	if set, err := s.Settings(ctx, "ord"); err != nil || !set.KeepDone {
 		t.Errorf("%+v, %v", set, err)
 	}
-	if lists, err := s.Lists(ctx, nil, 10); err != nil || len(lists) != 1 {
-		t.Errorf("%v, %v", lists, err)
+	added, changed, err := s.Upsert(ctx, "ord", checklists.Item{Name: "B", Priority: 2}, checklists.Item{Name: "zz"})
+	if added != 1 || changed != 1 || err != nil {
+		t.Errorf("Upsert = %d, %d, %v", added, changed, err)
+	}
+	insert(t, s, "a", "x")
+	if err := s.Pause(ctx, "B", true); err != nil { // without items, between the others
+		t.Error(err)
+	}
+	if n, err := s.Rename(ctx, "ord", "A"); n != 10 || err != nil {
+		t.Errorf("Rename = %d, %v", n, err)
+	}
+	var listed []string
+	for after := new(string); ; after = &listed[len(listed)-1] {
+		page, err := s.Lists(ctx, after, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(page) == 0 {
+			break
+		}
+		listed = append(listed, page[0].Name)
+	}
+	if want := []string{"a", "A", "B"}; !slices.Equal(listed, want) {
+		t.Errorf("Lists: %q, want %q", listed, want)
+	}
+	mustNotDrift(t, pool)
+	if n, err := s.Drop(ctx, "A"); n != 10 || err != nil {
+		t.Errorf("Drop = %d, %v", n, err)
 	}
 	mustNotDrift(t, pool)
 }
@@ -241,6 +267,39 @@ func TestPlansOnAnAdoptedTable(t *testing.T) {
 		plan := explained.Plan()
 		if !strings.Contains(plan, tc.index) || strings.Contains(plan, "Seq Scan on lists") {
 			t.Errorf("%s:\n%s", tc.name, plan)
+		}
+	}
+}
+
+// Two tables of one schema are adopted one beside the other: the names of indexes
+// are those of their tables.
+func TestTablesOfOneSchemaAreAdopted(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t, pgtest.Database(t))
+	execute(t, pool, `CREATE SCHEMA iidy`)
+	for _, table := range []string{"lists", "todo", `odd "name`} {
+		id := pgx.Identifier{"iidy", table}
+		execute(t, pool, `CREATE TABLE `+id.Sanitize()+` (list text NOT NULL, item text NOT NULL, attempts integer NOT NULL DEFAULT 0, PRIMARY KEY (list, item))`)
+		s := checklists.New(pool, checklists.Config{Table: id})
+		up(t, pool, s)
+		insert(t, s, "l", "a", "b")
+		for range 2 {
+			mustAdopt(t, s)
+			claim, err := s.Claim(t.Context(), "l", "w", 1, time.Minute)
+			if err != nil || len(claim.Items) != 1 {
+				t.Errorf("%s: %d items, %v", table, len(claim.Items), err)
+			}
+			if _, err := s.Release(t.Context(), claim.Lease); err != nil {
+				t.Error(err)
+			}
+			if table == "todo" {
+				if err := s.UndoAdopt(t.Context(), nil); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+		if v := mustSurvey(t, s); (v.Layout == checklists.LayoutAdopted) == (table == "todo") {
+			t.Errorf("%s: %+v", table, v)
 		}
 	}
 }

@@ -12,7 +12,7 @@
 //	n, err := s.Delete(ctx, "downloads", "a.txt")
 //	n, err = s.Increment(ctx, "downloads", "b.txt")
 //
-// A list exists while it has items. The names of lists and items are any text
+// A list is there while it has items, or settings of its own. The names of lists and items are any text
 // without NUL, the empty text included. Items are in the order of the table's
 // collation: bytewise in a table howdah made; do not compare with Go's < in an
 // adopted one.
@@ -60,11 +60,6 @@ type Store struct {
 	lockPatience time.Duration // of Adopt; 0 but in tests
 }
 
-// List is one of the lists of a table.
-type List struct {
-	Name string `db:"list" json:"list"`
-}
-
 // New returns a Store on db. It never fails: a Config that cannot be is told, as
 // Invalid, by every method.
 func New(db pg.DB, cfg Config) *Store {
@@ -72,7 +67,8 @@ func New(db pg.DB, cfg Config) *Store {
 	if table == nil {
 		table = pgx.Identifier{"iidy", "lists"}
 	}
-	names := map[string]pgx.Identifier{"lists": table}
+	names := indexNames(table)
+	names["lists"] = table
 	if len(table) > 1 {
 		names["schema"] = table[:1]
 	}
@@ -105,7 +101,7 @@ func (s *Store) Migrations() pg.Migrations {
 		sum := sha256.Sum256([]byte(table)) // a version of its own for each table, under a name that fits
 		service += "_" + hex.EncodeToString(sum[:6])
 	}
-	return pg.Migrations{Service: service, About: "checklists in " + s.table.Sanitize(), Files: files, Names: s.names}
+	return pg.Migrations{Service: service, About: "checklists in " + s.table.Sanitize(), Files: namedFiles{files}, Names: s.names}
 }
 
 // Insert puts items on list with no attempts and returns how many were added;
@@ -330,37 +326,6 @@ func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
 	}
 }
 
-// Lists returns at most n lists in order: from the first when after is nil, else
-// those that follow *after. n is from 1 to [MaxPage].
-func (s *Store) Lists(ctx context.Context, after *string, n int) ([]List, error) {
-	const op = "checklists: lists"
-	if err := errors.Join(s.names.Err(), checkPage(after, n)); err != nil {
-		return nil, pg.Wrap(op, err)
-	}
-	if after == nil {
-		lists, err := s.lists(ctx, `
-			WITH RECURSIVE walk AS (
-				(SELECT list FROM {lists} ORDER BY list LIMIT 1)`+walkLists+`
-			LIMIT $1`, n)
-		return lists, pg.Wrap(op, err)
-	}
-	lists, err := s.lists(ctx, `
-		WITH RECURSIVE walk AS (
-			(SELECT list FROM {lists} WHERE list > $1 ORDER BY list LIMIT 1)`+walkLists+`
-		LIMIT $2`, *after, n)
-	return lists, pg.Wrap(op, err)
-}
-
-// walkLists jumps from list to list in the index: DISTINCT would read every item.
-const walkLists = `
-	UNION ALL
-	SELECT (SELECT l.list FROM {lists} l WHERE l.list > walk.list ORDER BY l.list LIMIT 1)
-	FROM walk
-	WHERE walk.list IS NOT NULL)
-SELECT list
-FROM walk
-WHERE list IS NOT NULL`
-
 // columns are what is to be selected of items in this table.
 func (s *Store) columns(ctx context.Context) (string, error) {
 	if full, err := s.full(ctx); err != nil || !full {
@@ -390,14 +355,4 @@ func (s *Store) items(ctx context.Context, n int, sql string, args ...any) (item
 		return rows.Err()
 	})
 	return items, s.told(err)
-}
-
-// lists returns the lists of a query, empty but never nil.
-func (s *Store) lists(ctx context.Context, sql string, args ...any) (lists []List, err error) {
-	err = pg.Retry(ctx, s.db, func() error {
-		rows, _ := s.db.Query(ctx, s.sql(sql), args...) // CollectRows reports its error too
-		lists, err = pgx.CollectRows(rows, pgx.RowToStructByName[List])
-		return err
-	})
-	return lists, s.told(err)
 }

@@ -122,30 +122,6 @@ func TestPagesPassTheEmptyItem(t *testing.T) {
 	}
 }
 
-func TestListsPageByPage(t *testing.T) {
-	t.Parallel()
-	s, _ := newStore(t)
-	for _, list := range []string{"", "a", "b", "c"} {
-		insert(t, s, list, "x", "y")
-	}
-	for _, tc := range []struct {
-		after *string
-		n     int
-		want  []checklists.List
-	}{
-		{nil, 10, []checklists.List{{Name: ""}, {Name: "a"}, {Name: "b"}, {Name: "c"}}},
-		{nil, 2, []checklists.List{{Name: ""}, {Name: "a"}}},
-		{new(""), 2, []checklists.List{{Name: "a"}, {Name: "b"}}},
-		{new("aa"), 10, []checklists.List{{Name: "b"}, {Name: "c"}}},
-		{new("c"), 10, []checklists.List{}},
-	} {
-		got, err := s.Lists(t.Context(), tc.after, tc.n)
-		if diff := cmp.Diff(tc.want, got); err != nil || diff != "" {
-			t.Errorf("Lists(%v, %d): %v\n%s", tc.after, tc.n, err, diff)
-		}
-	}
-}
-
 func TestAttemptsStayAtTheMaximum(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
@@ -136,13 +137,28 @@ func writeSomething(ctx context.Context, s *checklists.Store, tx pgx.Tx, random 
 	for i := range some {
 		some[i] = fmt.Sprintf("i%03d", random.IntN(300))
 	}
-	switch random.IntN(5) {
+	switch random.IntN(7) {
 	case 0, 1:
 		_, err = s.Insert(ctx, list, some...)
 	case 2:
 		_, err = s.Delete(ctx, list, some...)
 	case 3:
 		_, err = tx.Exec(ctx, `DELETE FROM lists WHERE list = $1 AND item = $2`, list, some[0])
+	case 5:
+		items := make([]checklists.Item, len(some))
+		for i, name := range some {
+			items[i] = checklists.Item{Name: name, Priority: random.IntN(11) - 5}
+		}
+		_, _, err = s.Upsert(ctx, list, items...)
+	case 6:
+		if random.IntN(2) == 0 {
+			_, err = s.Drop(ctx, list)
+		} else {
+			_, err = s.Rename(ctx, list, fmt.Sprintf("l%d", random.IntN(4)))
+		}
+		if errors.Is(err, checklists.ErrNoList) || errors.Is(err, checklists.ErrExists) || errors.Is(err, fault.Invalid) {
+			err = nil
+		}
 	case 4:
 		_, err = tx.Exec(ctx, `INSERT INTO lists (list, item) VALUES ($1, $2), ('other', $2) ON CONFLICT DO NOTHING`, list, some[0])
 	}
@@ -350,4 +366,53 @@ func TestAPlainTableHasNoCounts(t *testing.T) {
 	if got, err := s.Page(ctx, "l", nil, 1); err != nil || len(got) != 1 {
 		t.Errorf("Page = %v, %v", got, err)
 	}
+}
+
+// What was done is taken back once, by whichever of several who drop, rename and
+// redrive the same lists: no count is ever below zero.
+func TestWhatWasDoneIsTakenBackOnce(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t)
+	s = checklists.New(wide(t, pool), checklists.Config{Table: pgx.Identifier{"lists"}})
+	var group errgroup.Group
+	for w := range 8 {
+		group.Go(func() error {
+			random := rand.New(rand.NewPCG(3, uint64(w)))
+			for range 60 {
+				list := fmt.Sprintf("l%d", random.IntN(2))
+				var err error
+				switch random.IntN(5) {
+				case 0:
+					_, err = s.Drop(ctx, list)
+				case 1:
+					_, err = s.Rename(ctx, list, fmt.Sprintf("l%d", random.IntN(2)))
+				case 2:
+					_, err = s.Redrive(ctx, list, checklists.Query{State: checklists.StateDone})
+				default:
+					_, err = s.Change(ctx, list, func(set *checklists.Settings) { set.KeepDone = true })
+					if err == nil {
+						_, err = s.Insert(ctx, list, "a", "b", "c")
+					}
+					if err == nil {
+						_, err = s.Delete(ctx, list, "a", "b", "c")
+					}
+				}
+				if err != nil && !errors.Is(err, checklists.ErrNoList) && !errors.Is(err, checklists.ErrExists) && !errors.Is(err, fault.Invalid) {
+					return err
+				}
+				for i := range 2 {
+					p, err := s.Progress(ctx, fmt.Sprintf("l%d", i))
+					if err != nil || p.Done < 0 || p.Left < 0 || p.Failed < 0 {
+						return fmt.Errorf("l%d: %+v, %w", i, p, err)
+					}
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Error(err)
+	}
+	mustNotDrift(t, pool)
 }

@@ -6,15 +6,18 @@ import (
 	"fmt"
 	"iter"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/pg"
 )
 
 // Query is which items of a list are meant; the zero Query is all that are on it.
 type Query struct {
-	State State   // of this state only
-	Error string  // with this in their error
-	After *string // that follow it in order; nil: from the first
-	Limit int     // at most so many; 0: any number
+	Items []string // of these only; nil: of all
+	State State    // of this state only
+	Error string   // with this in their error
+	After *string  // that follow it in order; nil: from the first
+	Limit int      // at most so many; 0: any number
 }
 
 // where is the condition of q with its arguments, after that on list $1.
@@ -30,6 +33,9 @@ func (q Query) where() (sql string, args []any) {
 		StateDead:    " AND due = 'infinity'",
 		StateLeft:    " AND due < 'infinity'",
 	}[q.State]
+	if q.Items != nil {
+		add("item = ANY($%d)", q.Items)
+	}
 	if q.Error != "" && q.State == StateDone {
 		sql += " AND false" // what is done keeps no error
 	} else if q.Error != "" {
@@ -42,7 +48,7 @@ func (q Query) where() (sql string, args []any) {
 }
 
 func (q Query) check() error {
-	err := errors.Join(checkState(q.State), pg.CheckText("error", q.Error))
+	err := errors.Join(checkItems(q.Items, pg.CheckText), checkState(q.State), pg.CheckText("error", q.Error))
 	if q.After != nil {
 		err = errors.Join(err, pg.CheckText("after", *q.After))
 	}
@@ -161,8 +167,21 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	}
 	cond, args := q.where()
 	args = append([]any{list}, args...)
-	err = s.rowRinging(ctx, fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`)), args, &n)
-	return n, pg.Wrap(op, err)
+	sql = fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`))
+	if q.State == StateDead {
+		err = s.rowRinging(ctx, sql, args, &n)
+		return n, pg.Wrap(op, err)
+	}
+	err = pg.Retry(ctx, s.db, func() error {
+		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+			in := s.WithTx(tx)
+			if _, err := in.run(ctx, `SELECT pg_advisory_xact_lock_shared(`+lockOfList+`)`, list); err != nil {
+				return err
+			}
+			return in.row(ctx, sql, args, &n)
+		})
+	})
+	return n, pg.Wrap(op, s.told(err))
 }
 
 const (

@@ -27,6 +27,8 @@ type layout struct {
 	known bool
 	full  bool // with the columns of migration 002
 	at    time.Time
+
+	collation string // of names, quoted
 }
 
 func (l *layout) get() (full, known bool) {
@@ -35,10 +37,26 @@ func (l *layout) get() (full, known bool) {
 	return l.full, l.known && (l.full || time.Since(l.at) < lookAgain)
 }
 
-func (l *layout) set(full, known bool) {
+// found keeps what a look found; a table that is missing is looked for again.
+func (l *layout) found(exists, full bool, collation string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.full, l.known, l.at = full, known, time.Now()
+	l.known, l.full, l.collation, l.at = exists, full, collation, time.Now()
+}
+
+// forget makes the next call look again. The collation stays: one that has looked
+// may be about to ask for it.
+func (l *layout) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.known = false
+}
+
+// order is the collation of the table's names, once full has looked.
+func (l *layout) order() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.collation
 }
 
 // full reports whether the table has howdah's columns. It asks the catalogs
@@ -49,18 +67,24 @@ func (s *Store) full(ctx context.Context) (bool, error) {
 		return full, nil
 	}
 	var exists, full bool
+	var collation string
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT to_regclass($1) IS NOT NULL,
-				count(*) = 7 AND coalesce(obj_description(to_regclass($1), 'pg_class'), '') NOT LIKE 'Being adopted by howdah%'
+				count(*) FILTER (WHERE attname IN ('priority', 'due', 'lease', 'worker', 'tried', 'error', 'payload')) = 7
+					AND coalesce(obj_description(to_regclass($1), 'pg_class'), '') NOT LIKE 'Being adopted by howdah%',
+				coalesce((
+					SELECT format('%I.%I', nspname, collname)
+					FROM pg_collation c
+					JOIN pg_namespace n ON n.oid = collnamespace
+					WHERE c.oid = max(attcollation) FILTER (WHERE attname = 'list')), 'pg_catalog."C"')
 			FROM pg_attribute
-			WHERE attrelid = to_regclass($1) AND NOT attisdropped
-				AND attname IN ('priority', 'due', 'lease', 'worker', 'tried', 'error', 'payload')`, s.table.Sanitize()).Scan(&exists, &full)
+			WHERE attrelid = to_regclass($1) AND NOT attisdropped`, s.table.Sanitize()).Scan(&exists, &full, &collation)
 	})
 	if err != nil {
 		return false, err
 	}
-	s.layout.set(full, exists)
+	s.layout.found(exists, full, collation)
 	return full, nil
 }
 
@@ -68,7 +92,7 @@ func (s *Store) full(ctx context.Context) (bool, error) {
 // looks again before it says so: the table may have been adopted meanwhile.
 func (s *Store) needColumns(ctx context.Context) error {
 	if full, known := s.layout.get(); known && !full {
-		s.layout.set(false, false)
+		s.layout.forget()
 	}
 	full, err := s.full(ctx)
 	if err != nil || full {
@@ -85,7 +109,7 @@ func (s *Store) needColumns(ctx context.Context) error {
 func (s *Store) told(err error) error {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) && pgErr.Code == "42703" {
-		s.layout.set(false, false)
+		s.layout.forget()
 	}
 	return err
 }

@@ -78,3 +78,11 @@ func (s *Store) keepMarks(list string, last map[int]pgtype.Timestamptz, whole bo
 		m.next = time.Now().Add(max(time.Second, 20*took))
 	}
 }
+
+// forgetMarks lets the next claim of list begin at its start: items have come to
+// lie below.
+func (s *Store) forgetMarks(list string) {
+	s.marks.mu.Lock()
+	defer s.marks.mu.Unlock()
+	delete(s.marks.lists, list)
+}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -75,7 +77,12 @@ func TestTablesByTheSide(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	pool := pgtest.Pool(t, url)
-	for i, table := range []pgx.Identifier{nil, {"todo"}, {"Other Schema", `li"sts`}} {
+	long := strings.Repeat("é", 31)
+	for i, table := range []pgx.Identifier{
+		nil, {"todo"}, {"Other Schema", `li"sts`},
+		// In one schema: no name of an index is taken twice.
+		{"iidy", "list"}, {"iidy", "todo"}, {"iidy", "{{.lists}}"}, {"iidy", `$1'"`}, {"iidy", long}, {"iidy", long + "x"}, {"todo2"}, {"lists"},
+	} {
 		s := checklists.New(pool, checklists.Config{Table: table})
 		up(t, pool, s)
 		up(t, pool, s)
@@ -83,6 +90,19 @@ func TestTablesByTheSide(t *testing.T) {
 		if got := names(t, s, "l"); len(got) != 1 || got[0] != fmt.Sprint(i) {
 			t.Errorf("table %q has %q", table, got)
 		}
+		if c, err := s.Claim(t.Context(), "l", "w", 1, time.Minute); err != nil || len(c.Items) != 1 {
+			t.Errorf("table %q: %+v, %v, want a claim", table, c, err)
+		}
+	}
+	var indexes []string
+	if err := pool.QueryRow(t.Context(), `
+		SELECT array_agg(indexrelid::regclass::text ORDER BY indexrelid::regclass::text)
+		FROM pg_index
+		WHERE indrelid IN ('iidy.lists'::regclass, 'iidy.todo'::regclass)`).Scan(&indexes); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"iidy.list_pk", "iidy.lists_due", "iidy.lists_lease", "iidy.todo_due", "iidy.todo_lease", "iidy.todo_pkey"}; !slices.Equal(indexes, want) {
+		t.Errorf("indexes %q, want %q", indexes, want)
 	}
 }
 

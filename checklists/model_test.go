@@ -1,6 +1,7 @@
 package checklists_test
 
 import (
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
@@ -16,6 +17,8 @@ type modelItem struct {
 	state    checklists.State
 	attempts int
 	token    string // of the last claim, also after it ran out
+	priority int
+	payload  string
 }
 
 // Random calls, one after the other, answer what a model in memory answers, and
@@ -33,7 +36,8 @@ func callsAnswerAsTheModel(t *testing.T, s *checklists.Store, pool *pgxpool.Pool
 		if _, err := pool.Exec(ctx, `TRUNCATE lists; DELETE FROM howdah.checklist_count WHERE relation = 'lists'::regclass`); err != nil {
 			r.Fatal(err)
 		}
-		if err := s.Set(ctx, "l", checklists.Settings{MaxAttempts: maxAttempts, Backoff: time.Hour, BackoffMax: time.Hour}); err != nil {
+		settings := checklists.Settings{MaxAttempts: maxAttempts, Backoff: time.Hour, BackoffMax: time.Hour}
+		if err := s.Set(ctx, "l", settings); err != nil {
 			r.Fatal(err)
 		}
 		model := map[string]*modelItem{}
@@ -102,6 +106,60 @@ func callsAnswerAsTheModel(t *testing.T, s *checklists.Store, pool *pgxpool.Pool
 				}
 				if c.Token != "" {
 					tokens = append(tokens, c.Token)
+				}
+			},
+			"upsert": func(r *rapid.T) {
+				given, last := []checklists.Item{}, map[string]checklists.Item{}
+				for _, name := range rapid.SliceOfN(item, 1, 5).Draw(r, "items") {
+					given = append(given, checklists.Item{
+						Name: name, Priority: rapid.IntRange(-5, 5).Draw(r, "priority"),
+						Payload: json.RawMessage(rapid.SampledFrom([]string{"", "1", `"x"`}).Draw(r, "payload")),
+						Due:     rapid.SampledFrom([]time.Time{{}, time.Now().Add(-time.Hour), time.Now().Add(time.Hour)}).Draw(r, "due"),
+					})
+					last[name] = given[len(given)-1]
+				}
+				var wantAdded, wantChanged int64
+				dated := false
+				for name, g := range last {
+					m := model[name]
+					if m == nil {
+						m = &modelItem{state: checklists.StateReady}
+						model[name] = m
+						wantAdded++
+					} else if m.priority != g.Priority || m.payload != string(g.Payload) {
+						wantChanged++
+					} else if !g.Due.IsZero() && m.token == "" && m.state != checklists.StateDead {
+						dated = true // the same time is no change, and the model has none
+					}
+					m.priority, m.payload = g.Priority, string(g.Payload)
+					if !g.Due.IsZero() && m.token == "" && m.state != checklists.StateDead {
+						m.state = checklists.StateReady
+						if g.Due.After(time.Now()) {
+							m.state = checklists.StateWaiting
+						}
+					}
+				}
+				added, changed, err := s.Upsert(ctx, "l", given...)
+				if err != nil || added != wantAdded || changed < wantChanged || changed > wantChanged && !dated {
+					r.Fatalf("answered %d, %d, %v; want %d, %d", added, changed, err, wantAdded, wantChanged)
+				}
+			},
+			"rename": func(r *rapid.T) {
+				n, err := s.Rename(ctx, "l", "m")
+				if len(model) > 0 && (err != nil || n != int64(len(model))) {
+					r.Fatalf("renamed %d, %v; want %d", n, err, len(model))
+				}
+				if n, err := s.Rename(ctx, "m", "l"); err != nil || n != int64(len(model)) {
+					r.Fatalf("renamed back %d, %v; want %d", n, err, len(model))
+				}
+			},
+			"drop": func(r *rapid.T) {
+				n, err := s.Drop(ctx, "l")
+				answers(n, err, int64(len(model)), -1)
+				clear(model)
+				done = 0
+				if err := s.Set(ctx, "l", settings); err != nil {
+					r.Fatal(err)
 				}
 			},
 			"done": func(r *rapid.T) {
@@ -191,7 +249,8 @@ func callsAnswerAsTheModel(t *testing.T, s *checklists.Store, pool *pgxpool.Pool
 			"": func(r *rapid.T) {
 				want := checklists.Progress{Done: done}
 				for name, m := range model {
-					if got, err := s.Get(ctx, "l", name); err != nil || got.State != m.state || got.Attempts != m.attempts {
+					if got, err := s.Get(ctx, "l", name); err != nil || got.State != m.state || got.Attempts != m.attempts ||
+						got.Priority != m.priority || string(got.Payload) != m.payload {
 						r.Fatalf("%q is %+v, %v; want %+v", name, got, err, *m)
 					}
 					switch m.state {

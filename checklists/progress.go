@@ -3,6 +3,7 @@ package checklists
 import (
 	"context"
 	"encoding/json"
+	"iter"
 	"time"
 
 	"github.com/howdah-db/howdah/pg"
@@ -54,30 +55,88 @@ func (s *Store) Progress(ctx context.Context, list string) (Progress, error) {
 	if err != nil {
 		return p, pg.Wrap(op, err)
 	}
-	var items, minute int64
+	var k kept
 	err = s.row(ctx, `
-		WITH n AS (
+		SELECT `+progressColumns+`
+		FROM (SELECT $1::text AS list) AS w`+standing, []any{list}, k.into()...)
+	if err != nil {
+		return p, pg.Wrap(op, err)
+	}
+	return k.progress(), nil
+}
+
+// standing joins lists w with their settings and their counts.
+const standing = `
+		LEFT JOIN howdah.checklist c ON c.relation = {relation} AND c.list = w.list COLLATE "C"
+		CROSS JOIN LATERAL (
 			SELECT coalesce(sum(items), 0)::bigint AS items, coalesce(sum(dead), 0)::bigint AS dead,
 				coalesce(sum(done), 0)::bigint AS done, coalesce(sum(failed), 0)::bigint AS failed,
 				coalesce(sum(done) FILTER (WHERE bucket >= now.began - interval '1 minute' AND bucket < now.began), 0)::bigint AS minute
 			FROM howdah.checklist_count, (SELECT date_bin('10 seconds', statement_timestamp(), 'epoch')) AS now(began)
-			WHERE relation = {relation} AND list = $1),
-		l AS (
+			WHERE relation = {relation} AND list = w.list COLLATE "C") n
+		CROSS JOIN LATERAL (
 			SELECT count(*) AS leased
-			FROM {lists}
-			WHERE list = $1 AND lease IS NOT NULL AND due > statement_timestamp() AND due < 'infinity')
-		SELECT n.items, n.dead, n.done, n.failed, n.minute, l.leased,
-			coalesce((SELECT paused FROM howdah.checklist WHERE relation = {relation} AND list = $1), false)
-		FROM n, l`, []any{list}, &items, &p.Dead, &p.Done, &p.Failed, &minute, &p.Leased, &p.Paused)
-	if err != nil {
-		return Progress{}, pg.Wrap(op, err)
+			FROM {lists} l
+			WHERE l.list = w.list AND l.lease IS NOT NULL AND l.due > statement_timestamp() AND l.due < 'infinity') l`
+
+const progressColumns = `n.items, n.dead, n.done, n.failed, n.minute, l.leased, coalesce(c.paused, false)`
+
+// kept is what is kept of a list.
+type kept struct {
+	settings                                Settings
+	items, dead, done, failed, last, leased int64 // last: done in the last full minute
+	paused                                  bool
+}
+
+// into are the places of progressColumns.
+func (k *kept) into() []any {
+	return []any{&k.items, &k.dead, &k.done, &k.failed, &k.last, &k.leased, &k.paused}
+}
+
+func (k *kept) progress() Progress {
+	p := Progress{
+		Total: k.items + k.done, Left: k.items - k.dead, Leased: k.leased,
+		Dead: k.dead, Done: k.done, Failed: k.failed, Paused: k.paused,
 	}
-	p.Left, p.Total = items-p.Dead, items+p.Done
-	if minute > 0 {
-		p.Rate = float64(minute) / 60
+	if k.last > 0 {
+		p.Rate = float64(k.last) / 60
 		p.ETA = time.Duration(float64(p.Left) / p.Rate * float64(time.Second))
 	}
-	return p, nil
+	return p
+}
+
+// Watch returns how far list is: at once, and again when that has changed, at most
+// once in every, which is a second where it is not positive. It ends when ctx is
+// done, and with an error that is [Store.Progress]'s.
+func (s *Store) Watch(ctx context.Context, list string, every time.Duration) iter.Seq2[Progress, error] {
+	return func(yield func(Progress, error) bool) {
+		if every <= 0 {
+			every = time.Second
+		}
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		var told *Progress
+		for {
+			p, err := s.Progress(ctx, list)
+			switch {
+			case ctx.Err() != nil:
+				return
+			case err != nil:
+				yield(Progress{}, err)
+				return
+			case told == nil || *told != p:
+				if !yield(p, nil) {
+					return
+				}
+				told = &p
+			}
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // Recount mends the counts of list, or of all lists where it is empty, after a

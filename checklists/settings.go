@@ -7,6 +7,8 @@ import (
 	"math"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -70,16 +72,11 @@ func (s *Store) Settings(ctx context.Context, list string) (Settings, error) {
 		return Settings{}, pg.Wrap(op, err)
 	}
 	var known bool
-	set := DefaultSettings
+	var set Settings
 	err := s.row(ctx, `
-		SELECT c.list IS NOT NULL OR EXISTS (SELECT FROM {lists} WHERE list = $1)
-				OR EXISTS (SELECT FROM howdah.checklist_count WHERE relation = {relation} AND list = $1),
-			coalesce(paused, $2), coalesce(max_attempts, $3), coalesce(backoff, $4), coalesce(backoff_max, $5), coalesce(keep_done, $6),
-			coalesce(max_leased, $7), coalesce(rate, $8)
+		SELECT `+isKnown+`, `+settingsColumns+`
 		FROM (VALUES (1)) AS one(one)
-		LEFT JOIN howdah.checklist c ON relation = {relation} AND list = $1`,
-		[]any{list, set.Paused, set.MaxAttempts, set.Backoff, set.BackoffMax, set.KeepDone, set.MaxLeased, set.Rate},
-		&known, &set.Paused, &set.MaxAttempts, &set.Backoff, &set.BackoffMax, &set.KeepDone, &set.MaxLeased, &set.Rate)
+		LEFT JOIN howdah.checklist c ON relation = {relation} AND list = $1`, []any{list}, append([]any{&known}, set.into()...)...)
 	if err == nil && !known {
 		err = ErrNoList
 	}
@@ -89,19 +86,41 @@ func (s *Store) Settings(ctx context.Context, list string) (Settings, error) {
 	return set, nil
 }
 
+// isKnown is the condition that something is known of list $1: it has items,
+// settings, or a past.
+const isKnown = `(EXISTS (SELECT FROM {lists} WHERE list = $1)
+			OR EXISTS (SELECT FROM howdah.checklist WHERE relation = {relation} AND list = $1)
+			OR EXISTS (SELECT FROM howdah.checklist_done WHERE relation = {relation} AND list = $1)
+			OR EXISTS (SELECT FROM howdah.checklist_count WHERE relation = {relation} AND list = $1
+				HAVING sum(items) <> 0 OR sum(done) <> 0 OR sum(failed) <> 0))`
+
+// settingsColumns are the settings of a row c, or DefaultSettings where there is
+// none.
+const settingsColumns = `coalesce(c.paused, false), coalesce(c.max_attempts, 10), coalesce(c.backoff, '10 seconds'), coalesce(c.backoff_max, '1 hour'),
+			coalesce(c.keep_done, false), coalesce(c.max_leased, 0), coalesce(c.rate, 0)`
+
+// into are the places of settingsColumns.
+func (s *Settings) into() []any {
+	return []any{&s.Paused, &s.MaxAttempts, &s.Backoff, &s.BackoffMax, &s.KeepDone, &s.MaxLeased, &s.Rate}
+}
+
 // Set gives list these settings, all of them, whether or not it has items yet.
 // What cannot be is Invalid; a plain table has no settings: ErrPlain.
 func (s *Store) Set(ctx context.Context, list string, set Settings) error {
-	const op = "checklists: set"
-	if err := set.check(); err != nil {
-		return pg.Wrap(op, err)
+	err := s.checkList(ctx, list)
+	if err == nil {
+		err = s.set(ctx, list, set)
 	}
-	if err := s.checkList(ctx, list); err != nil {
-		return pg.Wrap(op, err)
+	return pg.Wrap("checklists: set", err)
+}
+
+func (s *Store) set(ctx context.Context, list string, set Settings) error {
+	if err := set.check(); err != nil {
+		return err
 	}
 	if set == DefaultSettings {
 		_, err := s.runRinging(ctx, `DELETE FROM howdah.checklist WHERE relation = {relation} AND list = $1`, list)
-		return pg.Wrap(op, err)
+		return err
 	}
 	_, err := s.runRinging(ctx, `
 		INSERT INTO howdah.checklist (relation, list, paused, max_attempts, backoff, backoff_max, keep_done, max_leased, rate)
@@ -110,7 +129,37 @@ func (s *Store) Set(ctx context.Context, list string, set Settings) error {
 		SET paused = EXCLUDED.paused, max_attempts = EXCLUDED.max_attempts, backoff = EXCLUDED.backoff, backoff_max = EXCLUDED.backoff_max,
 			keep_done = EXCLUDED.keep_done, max_leased = EXCLUDED.max_leased, rate = EXCLUDED.rate`,
 		list, set.Paused, set.MaxAttempts, set.Backoff, set.BackoffMax, set.KeepDone, set.MaxLeased, set.Rate)
-	return pg.Wrap(op, err)
+	return err
+}
+
+// Change lets change alter the settings of list, those that are usual where it has
+// none, and returns what they are now. It is one transaction: of two that change
+// different ones neither is lost. Errors are those of [Store.Set].
+func (s *Store) Change(ctx context.Context, list string, change func(*Settings)) (set Settings, err error) {
+	const op = "checklists: set"
+	if err := s.checkList(ctx, list); err != nil {
+		return Settings{}, pg.Wrap(op, err)
+	}
+	err = pg.Retry(ctx, s.db, func() error {
+		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+			// What is written over with itself is locked, and made where it is missing.
+			err := tx.QueryRow(ctx, s.sql(`
+				INSERT INTO howdah.checklist AS c (relation, list)
+				VALUES ({relation}, $1)
+				ON CONFLICT (relation, list) DO UPDATE
+				SET paused = c.paused
+				RETURNING `+settingsColumns), list).Scan(set.into()...)
+			if err != nil {
+				return err
+			}
+			change(&set)
+			return s.WithTx(tx).set(ctx, list, set)
+		})
+	})
+	if err != nil {
+		return Settings{}, pg.Wrap(op, s.told(err))
+	}
+	return set, nil
 }
 
 // Pause lets claims of list get nothing, or again what there is. Leases that are

@@ -338,6 +338,6 @@ func (sh *shape) rights() (why []string) {
 }
 
 // named is the name of an index or a constraint of the table.
-func (s *Store) named(name string) string { return name }
+func (s *Store) named(name string) string { return indexNames(s.table)[name][0] }
 
 func (s *Store) quoted(name string) string { return pgx.Identifier{s.named(name)}.Sanitize() }

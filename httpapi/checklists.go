@@ -44,54 +44,11 @@ func (q *PageQuery) after() *string {
 	return nil
 }
 
-type listsOutput struct {
-	Body struct {
-		Lists []checklists.List `json:"lists" nullable:"false" example:"[{\"list\":\"downloads\"}]"`
-		Next  *string           `json:"next,omitempty" example:"downloads" doc:"Value of after for the next page; absent on the last."`
-	}
-}
-
-func (a *api) listLists(ctx context.Context, in *struct{ PageQuery }) (*listsOutput, error) {
-	store := a.client.Reads().Checklists
-	lists, err := store.Lists(ctx, in.after(), in.Limit)
-	if err != nil {
-		return nil, err
-	}
-	out := new(listsOutput)
-	out.Body.Lists = lists
-	if len(lists) < in.Limit {
-		return out, nil
-	}
-	last := &lists[in.Limit-1].Name
-	more, err := store.Lists(ctx, last, 1) // only then is there a next page
-	if len(more) > 0 {
-		out.Body.Next = last
-	}
-	return out, err
-}
-
 type itemsInput struct {
 	ListPath
 	Body struct {
 		Items []string `json:"items" nullable:"false" maxItems:"1000000" example:"[\"a.txt\",\"b.txt\"]"`
 	}
-}
-
-type insertOutput struct {
-	Body struct {
-		Added   int64 `json:"added" example:"2"`
-		Skipped int64 `json:"skipped" example:"0" doc:"Already on the list, or more than once in the request."`
-	}
-}
-
-func (a *api) insertItems(ctx context.Context, in *itemsInput) (*insertOutput, error) {
-	added, err := a.client.Writer.Insert(ctx, in.List, in.Body.Items...)
-	if err != nil {
-		return nil, err
-	}
-	out := new(insertOutput)
-	out.Body.Added, out.Body.Skipped = added, int64(len(in.Body.Items))-added
-	return out, nil
 }
 
 type itemsOutput struct {
@@ -101,21 +58,43 @@ type itemsOutput struct {
 	}
 }
 
+// FindQuery is which items are wanted; exported, because huma passes over what is
+// not.
+type FindQuery struct {
+	State string `query:"state" enum:"ready,waiting,leased,dead,done" doc:"Those in this state; done: those that the list kept." example:"dead"`
+	Error string `query:"error" doc:"Those with this in their error." example:"503"`
+}
+
 func (a *api) pageItems(ctx context.Context, in *struct {
 	ListPath
 	PageQuery
+	FindQuery
 }) (*itemsOutput, error) {
 	store := a.client.Reads().Checklists
-	items, err := store.Page(ctx, in.List, in.after(), in.Limit)
-	if err != nil {
-		return nil, err
-	}
 	out := new(itemsOutput)
-	out.Body.Items = items
-	if len(items) < in.Limit {
-		return out, nil
+	items := []checklists.Item{}
+	var err error
+	if in.State == "" && in.Error == "" {
+		items, err = store.Page(ctx, in.List, in.after(), in.Limit)
+	} else {
+		q := checklists.Query{State: checklists.State(in.State), Error: in.Error, After: in.after(), Limit: in.Limit + 1}
+		for item, failed := range store.Find(ctx, in.List, q) {
+			if err = failed; err == nil {
+				items = append(items, item)
+			}
+		}
+	}
+	if out.Body.Items = items; err != nil || len(items) < in.Limit {
+		return out, err
 	}
 	last := &items[in.Limit-1].Name
+	if len(items) > in.Limit { // Find has looked one further
+		out.Body.Items, out.Body.Next = items[:in.Limit], last
+		return out, nil
+	}
+	if in.State != "" || in.Error != "" {
+		return out, nil
+	}
 	more, err := store.Page(ctx, in.List, last, 1) // only then is there a next page
 	if len(more) > 0 {
 		out.Body.Next = last

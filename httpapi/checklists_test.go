@@ -28,8 +28,11 @@ func TestChecklists(t *testing.T) {
 	wantJSON(t, s.get(items), `{"items":[{"item":"a.txt","attempts":1},{"item":"b.txt","attempts":0},{"item":"c.txt","attempts":0}]}`)
 	wantJSON(t, s.post("/v1/checklists/downloads/delete", `{"items":["a.txt","none"]}`), `{"deleted":1}`)
 	wantJSON(t, s.post("/v1/checklists/uploads/items", `{"items":["a.txt"]}`), `{"added":1,"skipped":0}`)
-	wantJSON(t, s.get("/v1/checklists?limit=1"), `{"lists":[{"list":"downloads"}],"next":"downloads"}`)
-	wantJSON(t, s.get("/v1/checklists?limit=2&after=downloads"), `{"lists":[{"list":"uploads"}]}`)
+	const usual = `"settings":{"paused":false,"max_attempts":10,"backoff":"10s","backoff_max":"1h0m0s","keep_done":false,"max_leased":0,"rate":0}`
+	wantJSON(t, s.get("/v1/checklists?limit=1"), `{"lists":[{"list":"downloads",`+usual+`,
+		"progress":{"total":3,"left":2,"leased":0,"dead":0,"done":1,"failed":0,"rate":0,"eta_seconds":null,"paused":false}}],"next":"downloads"}`)
+	wantJSON(t, s.get("/v1/checklists?limit=2&after=downloads"), `{"lists":[{"list":"uploads",`+usual+`,
+		"progress":{"total":1,"left":1,"leased":0,"dead":0,"done":0,"failed":0,"rate":0,"eta_seconds":null,"paused":false}}]}`)
 	wantJSON(t, s.get("/healthz"), `{"status":"ok"}`)
 	wantProblem(t, s.get(items+"/a.txt"), 404, "no such item")
 	wantProblem(t, s.get("/v1/checklists/none/items/a.txt"), 404, "no such item")

@@ -227,41 +227,20 @@ type redriveOutput struct {
 type redriveInput struct {
 	ListPath
 	Body struct {
-		Error string `json:"error,omitempty" example:"503" doc:"Those with this in their error; without it, all."`
-		State string `json:"state,omitempty" enum:"dead,done" example:"dead" doc:"done: those that the list kept as done."`
+		Items *[]string `json:"items,omitempty" maxItems:"1000000" example:"[\"a.txt\"]" doc:"These only; without it, all."`
+		Error string    `json:"error,omitempty" example:"503" doc:"Those with this in their error; without it, all."`
+		State string    `json:"state,omitempty" enum:"dead,done" example:"dead" doc:"done: those that the list kept as done."`
 	}
 }
 
 func (a *api) redriveItems(ctx context.Context, in *redriveInput) (*redriveOutput, error) {
-	n, err := a.client.Checklists.Redrive(ctx, in.List, checklists.Query{Error: in.Body.Error, State: checklists.State(in.Body.State)})
+	q := checklists.Query{Error: in.Body.Error, State: checklists.State(in.Body.State)}
+	if in.Body.Items != nil {
+		q.Items = append([]string{}, *in.Body.Items...) // naming none of them is not naming all
+	}
+	n, err := a.client.Checklists.Redrive(ctx, in.List, q)
 	out := new(redriveOutput)
 	out.Body.Redriven = n
-	return out, err
-}
-
-type progressOutput struct {
-	Body struct {
-		Total  int64    `json:"total" example:"100000"`
-		Left   int64    `json:"left" example:"1774" doc:"Ready, waiting or leased."`
-		Leased int64    `json:"leased" example:"12"`
-		Dead   int64    `json:"dead" example:"3"`
-		Done   int64    `json:"done" example:"98223"`
-		Failed int64    `json:"failed" example:"41" doc:"Attempts that failed."`
-		Rate   float64  `json:"rate" example:"312" doc:"Done per second, in the last full minute."`
-		ETA    *float64 `json:"eta_seconds" example:"6" doc:"null where the rate is 0."`
-		Paused bool     `json:"paused" example:"false"`
-	}
-}
-
-func (a *api) listProgress(ctx context.Context, in *struct{ ListPath }) (*progressOutput, error) {
-	p, err := a.client.Reads().Checklists.Progress(ctx, in.List)
-	out := new(progressOutput)
-	b := &out.Body
-	b.Total, b.Left, b.Leased, b.Dead, b.Done, b.Failed = p.Total, p.Left, p.Leased, p.Dead, p.Done, p.Failed
-	b.Rate, b.Paused = p.Rate, p.Paused
-	if p.Rate > 0 {
-		b.ETA = new(p.ETA.Round(time.Second).Seconds())
-	}
 	return out, err
 }
 

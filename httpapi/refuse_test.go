@@ -145,7 +145,7 @@ func TestBadPaths(t *testing.T) {
 	}
 	wantProblem(t, s.post("/v1/checklists/"+strings.Repeat("x", 2601)+"/items", `{"items":["a"]}`), 400, "2,602 bytes", "body.items[0]")
 	for _, path := range []string{
-		"/v1", "/v1/", "/v1/checklists/", "/v1/checklists/l", "/v1/checklists/l/", "/v1/checklists/l/items/", "/v1/checklists//items",
+		"/v1", "/v1/", "/v1/checklists/", "/v1/checklists/l/", "/v1/checklists/l/items/", "/v1/checklists//items",
 		"/v1/checklists/a//items", "/v1/checklists/a/../b/items", "/v1/checklists/l/items/a/b", "/v2/checklists", "/V1/checklists", "/favicon.ico",
 		"//v1/checklists", "/v1/./checklists", "/docs/", "/openapi.yaml", "/schemas/Item", "/%2E%2E/v1/checklists",
 	} {

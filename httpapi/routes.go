@@ -10,14 +10,18 @@ import (
 // routes is the map of the API. Names of lists and items are percent-encoded, so
 // that they may hold slashes; the list without a name has no path.
 func (a *api) routes() {
-	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
+	const get, post, put, patch, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete
 
 	add(a, get, "/healthz", "health", "Is the process alive", a.health)
 	add(a, get, "/readyz", "ready", "Can it serve: 503 while the database is away", a.ready, mayBeAway)
 
-	add(a, get, "/v1/checklists", "checklists-lists", "The lists, in order", a.listLists)
-	add(a, post, "/v1/checklists/{list}/items", "checklists-insert", "Put items on a list; those already there are skipped", a.insertItems)
-	add(a, get, "/v1/checklists/{list}/items", "checklists-page", "A page of items, in order", a.pageItems)
+	add(a, get, "/v1/checklists", "checklists-lists", "The lists, in order, and how far they are", a.listLists)
+	add(a, get, "/v1/checklists/{list}", "checklists-settings", "How a list hands out its items, and how far it is", a.getList, mayMiss, mayConflict)
+	add(a, patch, "/v1/checklists/{list}", "checklists-set", "Change some settings of a list, or pause it", a.setList, mayConflict)
+	add(a, del, "/v1/checklists/{list}", "checklists-drop", "Take a list away with all that is known of it", a.dropList, mayMiss, unhurried)
+	add(a, post, "/v1/checklists/{list}/rename", "checklists-rename", "Give a list another name", a.renameList, mayMiss, mayConflict, unhurried)
+	add(a, post, "/v1/checklists/{list}/items", "checklists-insert", "Put items on a list; those already there are skipped, or changed", a.insertItems, mayConflict)
+	add(a, get, "/v1/checklists/{list}/items", "checklists-page", "A page of items, in order, perhaps those in some state or with some error", a.pageItems, mayConflict)
 	add(a, get, "/v1/checklists/{list}/items/{item}", "checklists-get", "One item", a.getItem, mayMiss)
 	add(a, post, "/v1/checklists/{list}/increment", "checklists-increment", "Add an attempt to items", a.incrementItems)
 	add(a, post, "/v1/checklists/{list}/delete", "checklists-delete", "Take items off a list", a.deleteItems)
@@ -32,6 +36,8 @@ func (a *api) routes() {
 	add(a, post, "/v1/checklists/{list}/kill", "checklists-kill", "Give items up, whoever has them", a.killItems, mayConflict)
 	add(a, post, "/v1/checklists/{list}/redrive", "checklists-redrive", "Make dead items ready again, with no attempts", a.redriveItems, mayConflict)
 	add(a, get, "/v1/checklists/{list}/progress", "checklists-progress", "How far a list is", a.listProgress, mayConflict)
+	add(a, get, "/v1/checklists/{list}/watch", "checklists-watch", "How far a list is, as it goes on, as Server-Sent Events", a.watchList, mayConflict, progressOut)
+	add(a, post, "/v1/checklists/{list}/recount", "checklists-recount", "Mend the counts of a list after a restore", a.recountList, mayConflict, unhurried)
 
 	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track)
 	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert)
@@ -44,7 +50,7 @@ func (a *api) routes() {
 	add(a, get, "/v1/counters/settings", "counters-settings", "How the table counts", a.counterSettings)
 
 	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
-	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, eventsOut)
+	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, changesOut)
 	add(a, get, "/v1/changes/position", "changes-sync", "Number what has committed and return the end of the feed", a.syncChanges, mayConflict)
 	add(a, post, "/v1/changes/messages", "changes-emit", "Put a message into the feed", a.emitMessage)
 	add(a, get, "/v1/changes/triggers", "changes-triggers", "Every trigger of the database", a.listTriggers)

@@ -23,9 +23,10 @@ type event struct {
 	Data any
 }
 
-// eventStream answers with the events that source sends, which follow after, until it returns, the
-// client goes, or the server stops, which it says with a last event "bye".
-// source runs beside; send returns false when it is to end.
+// eventStream answers with the events that source sends, until it returns, the
+// client goes, or the server stops, which it says with a last event "bye". They
+// follow after, "" where a client cannot go on from where it was. source runs beside;
+// send returns false when it is to end.
 func (a *api) eventStream(ctx context.Context, after string, source func(ctx context.Context, send func(event) bool)) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
 		_, w := humago.Unwrap(hctx)
@@ -52,7 +53,7 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 			}
 		}()
 		// An id without an event: who connects again before there was one goes on here.
-		if !out.write("id: " + after + "\n\n") {
+		if after != "" && !out.write("id: "+after+"\n\n") {
 			return
 		}
 		quiet := time.NewTicker(keepAlive)

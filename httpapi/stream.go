@@ -90,16 +90,29 @@ func streamOut(op *huma.Operation) {
 }
 
 // eventsOut describes a stream of Server-Sent Events.
-func eventsOut(op *huma.Operation) {
-	op.Metadata[endless] = true
-	op.Responses["200"] = &huma.Response{
-		Description: "Events named for what happened, with the position as their id. A comment every 15 s keeps the stream alive; bye says that the server stops.",
-		Content: map[string]*huma.MediaType{"text/event-stream": {
-			Schema:  &huma.Schema{Type: "string"},
-			Example: "id: 1042.88213\nevent: update\ndata: {\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2}}\n\n",
-		}},
+func eventsOut(what, example string) func(*huma.Operation) {
+	return func(op *huma.Operation) {
+		op.Metadata[endless] = true
+		op.Responses["200"] = &huma.Response{
+			Description: what + " A comment every 15 s keeps the stream alive; bye says that the server stops, error that it cannot go on.",
+			Content: map[string]*huma.MediaType{"text/event-stream": {
+				Schema:  &huma.Schema{Type: "string"},
+				Example: example,
+			}},
+		}
 	}
 }
+
+// changesOut are the events of the feed, progressOut those of a list.
+var (
+	changesOut = eventsOut("Events named for what happened, with the position as their id.",
+		"id: 1042.88213\nevent: update\ndata: {\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2}}\n\n")
+	progressOut = eventsOut("How far the list is: snapshot at once, progress when that has changed, at most once a second.",
+		"event: progress\ndata: {\"total\":4,\"left\":2,\"leased\":1,\"dead\":0,\"done\":2,\"failed\":0,\"rate\":0.5,\"eta_seconds\":4,\"paused\":false}\n\n")
+)
+
+// unhurried is an operation on all items of a list, however many.
+func unhurried(op *huma.Operation) { op.Metadata[endless] = true }
 
 // streams are the media types of a stream, each with two items as an example.
 func streams() map[string]*huma.MediaType {

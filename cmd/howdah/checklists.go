@@ -30,6 +30,8 @@ func (c *cli) checklists() *cobra.Command {
 		c.checklistsImport(),
 		c.checklistsExport(),
 		c.checklistsLists(),
+		c.checklistsRename(),
+		c.checklistsDrop(),
 		c.checklistsClaim(),
 		c.checklistsDone(),
 		c.checklistsFail(),
@@ -46,17 +48,6 @@ func (c *cli) checklists() *cobra.Command {
 		c.checklistsPause("resume", "Let claims get what is ready again", false),
 	)
 	return cmd
-}
-
-func (c *cli) checklistsInsert() *cobra.Command {
-	return c.onItems("insert", "Put items on a list; those already there are skipped",
-		func(ctx context.Context, s *checklists.Store, list string, items []string) error {
-			added, err := s.Insert(ctx, list, items...)
-			if err != nil {
-				return err
-			}
-			return c.imported(checklists.Imported{Added: added, Skipped: int64(len(items)) - added})
-		})
 }
 
 func (c *cli) checklistsIncrement() *cobra.Command {
@@ -126,6 +117,9 @@ func (c *cli) checklistsGet() *cobra.Command {
 
 func itemWords(item checklists.Item) string {
 	words := fmt.Sprintf("%s  attempts %d", printable(item.Name), item.Attempts)
+	if item.Priority != 0 {
+		words += fmt.Sprintf("  priority %d", item.Priority)
+	}
 	if !item.State.IsZero() {
 		words += "  " + string(item.State)
 	}
@@ -134,6 +128,9 @@ func itemWords(item checklists.Item) string {
 	}
 	if item.Error != "" {
 		words += "  error: " + printable(item.Error)
+	}
+	if item.Payload != nil {
+		words += "  payload: " + printable(string(item.Payload))
 	}
 	return words
 }
@@ -154,27 +151,6 @@ func (c *cli) checklistsPage() *cobra.Command {
 				return rows(c, []string{"item", "attempts", "state"}, func(i checklists.Item) []any {
 					return []any{i.Name, i.Attempts, orDash(string(i.State))}
 				}, sequence(items))
-			})
-		},
-	}
-	page.flags(cmd)
-	return cmd
-}
-
-func (c *cli) checklistsLists() *cobra.Command {
-	var page page
-	cmd := &cobra.Command{
-		Use:     "lists",
-		Short:   "The lists, in order",
-		Example: "  howdah checklists lists --limit 20",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				lists, err := client.Reads().Checklists.Lists(ctx, page.start(cmd), page.limit)
-				if err != nil {
-					return err
-				}
-				return rows(c, []string{"list"}, func(l checklists.List) []any { return []any{l.Name} }, sequence(lists))
 			})
 		},
 	}

@@ -129,7 +129,7 @@ func TestHelpExamplesWork(t *testing.T) {
 					return
 				}
 				follows := strings.HasPrefix(line, "howdah changes tail") // and may have nothing to say
-				if strings.HasPrefix(line, "howdah changes listen") {
+				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
 					line = "timeout --foreground --preserve-status -s INT 2 " + line // it ends well when it is interrupted, once, after its first line
 				}
 				if follows && !strings.Contains(line, "--until") {

@@ -251,14 +251,28 @@ func (c *cli) checklistsFind() *cobra.Command {
 func (c *cli) checklistsRedrive() *cobra.Command {
 	var q query
 	cmd := &cobra.Command{
-		Use:   "redrive LIST",
+		Use:   "redrive LIST [ITEM...]",
 		Short: "Make dead items ready again, with no attempts",
+		Long: `Makes dead items ready again, with no attempts: those named, else all, or those
+with some error. A single - reads the items from stdin, one a line.`,
 		Example: `  howdah checklists redrive downloads
+  howdah checklists redrive downloads c.txt d.txt
   howdah checklists redrive downloads --error 503`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			of := q.of(cmd)
+			if len(args) > 1 {
+				of.Items = args[1:]
+			}
+			if len(args) == 2 && args[1] == "-" {
+				names, err := c.readNames()
+				if err != nil {
+					return err
+				}
+				of.Items = append([]string{}, names...) // naming none of them is not naming all
+			}
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				n, err := client.Checklists.Redrive(ctx, args[0], q.of(cmd))
+				n, err := client.Checklists.Redrive(ctx, args[0], of)
 				return errors.Join(err, c.told("redriven", n, err))
 			})
 		},

@@ -2,8 +2,9 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -13,14 +14,23 @@ import (
 )
 
 func (c *cli) checklistsProgress() *cobra.Command {
-	return &cobra.Command{
-		Use:     "progress LIST",
-		Short:   "How far a list is",
-		Example: "  howdah checklists progress downloads",
-		Args:    cobra.ExactArgs(1),
+	var watch bool
+	cmd := &cobra.Command{
+		Use:   "progress LIST",
+		Short: "How far a list is",
+		Long: `How far a list is. With --watch it goes on until it is interrupted: the line stays
+up to date on a terminal; in a pipe there is a line whenever it has changed, at most
+one a second.`,
+		Example: `  howdah checklists progress downloads
+  howdah checklists progress downloads --watch`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				p, err := client.Reads().Checklists.Progress(ctx, args[0])
+				store := client.Reads().Checklists
+				if watch {
+					return c.watch(store.Watch(ctx, args[0], 0))
+				}
+				p, err := store.Progress(ctx, args[0])
 				if err != nil {
 					return err
 				}
@@ -28,6 +38,33 @@ func (c *cli) checklistsProgress() *cobra.Command {
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&watch, "watch", false, "go on, and print what changes")
+	return cmd
+}
+
+// watch prints what comes: JSON lines, or one line that is written over.
+func (c *cli) watch(seen iter.Seq2[checklists.Progress, error]) (err error) {
+	if c.wantsJSON() {
+		for p, err := range seen {
+			if err == nil {
+				err = jsonLine(c.out, p)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	defer func() { fmt.Fprintln(c.out) }()
+	for p, err := range seen {
+		if err == nil {
+			_, err = fmt.Fprint(c.out, "\r\x1b[K"+progressWords(p))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func progressWords(p checklists.Progress) string {
@@ -82,27 +119,25 @@ func (c *cli) checklistsSet() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				now, err := client.Checklists.Settings(ctx, args[0])
-				changed := false
-				for flag, change := range map[string]func(){
-					"max-attempts": func() { now.MaxAttempts = set.MaxAttempts },
-					"backoff":      func() { now.Backoff = set.Backoff },
-					"backoff-max":  func() { now.BackoffMax = set.BackoffMax },
-					"keep-done":    func() { now.KeepDone = set.KeepDone },
-					"max-leased":   func() { now.MaxLeased = set.MaxLeased },
-					"rate":         func() { now.Rate = set.Rate },
-				} {
-					if !cmd.Flags().Changed(flag) {
-						continue
-					}
-					if errors.Is(err, checklists.ErrNoList) { // a list may be given settings before it has items
-						now, err = checklists.DefaultSettings, nil
-					}
-					changed = true
-					change()
+				changes := map[string]func(*checklists.Settings){
+					"max-attempts": func(now *checklists.Settings) { now.MaxAttempts = set.MaxAttempts },
+					"backoff":      func(now *checklists.Settings) { now.Backoff = set.Backoff },
+					"backoff-max":  func(now *checklists.Settings) { now.BackoffMax = set.BackoffMax },
+					"keep-done":    func(now *checklists.Settings) { now.KeepDone = set.KeepDone },
+					"max-leased":   func(now *checklists.Settings) { now.MaxLeased = set.MaxLeased },
+					"rate":         func(now *checklists.Settings) { now.Rate = set.Rate },
 				}
-				if err == nil && changed {
-					err = client.Checklists.Set(ctx, args[0], now)
+				maps.DeleteFunc(changes, func(flag string, _ func(*checklists.Settings)) bool { return !cmd.Flags().Changed(flag) })
+				var now checklists.Settings
+				var err error
+				if len(changes) == 0 {
+					now, err = client.Checklists.Settings(ctx, args[0])
+				} else {
+					now, err = client.Checklists.Change(ctx, args[0], func(now *checklists.Settings) {
+						for _, change := range changes {
+							change(now)
+						}
+					})
 				}
 				if err != nil {
 					return err

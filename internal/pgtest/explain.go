@@ -17,8 +17,8 @@ type Explainer struct {
 	pgx.Tx // what a store does with the handle; rolled back at the end of the test
 
 	t        testing.TB
-	plans    []string
-	prepared int
+	plans    *[]string // also of what is begun inside
+	prepared *int
 }
 
 // Explain returns an Explainer on the database and search_path of pool.
@@ -38,14 +38,23 @@ func Explain(t testing.TB, pool interface {
 	if _, err := tx.Exec(t.Context(), `SET LOCAL plan_cache_mode = force_generic_plan`); err != nil {
 		t.Fatalf("pgtest: explain: %v", err)
 	}
-	return &Explainer{Tx: tx, t: t}
+	return &Explainer{Tx: tx, t: t, plans: new([]string), prepared: new(int)}
+}
+
+// Begin returns an Explainer inside a savepoint.
+func (e *Explainer) Begin(ctx context.Context) (pgx.Tx, error) {
+	tx, err := e.Tx.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &Explainer{Tx: tx, t: e.t, plans: e.plans, prepared: e.prepared}, nil
 }
 
 // Plan returns the plans, with what was read and how many rows, of the
 // statements since the last call.
 func (e *Explainer) Plan() string {
-	plans := strings.Join(e.plans, "\n")
-	e.plans = nil
+	plans := strings.Join(*e.plans, "\n")
+	*e.plans = nil
 	return plans
 }
 
@@ -83,8 +92,8 @@ func (e *Explainer) explain(ctx context.Context, sql string, args []any) {
 		e.t.Fatalf("pgtest: explain: %v", err)
 	}
 	defer savepoint.Rollback(ctx) // its failure would fail the statement itself
-	e.prepared++                  // a name of its own: DEALLOCATE ALL would take pgx's statements too
-	name := "howdah_explained_" + strconv.Itoa(e.prepared)
+	*e.prepared++                 // a name of its own: DEALLOCATE ALL would take pgx's statements too
+	name := "howdah_explained_" + strconv.Itoa(*e.prepared)
 	if _, err := savepoint.Exec(ctx, `PREPARE `+name+` AS `+sql, pgx.QueryExecModeSimpleProtocol); err != nil {
 		e.t.Fatalf("pgtest: explain: %v in %s", err, sql)
 	}
@@ -98,7 +107,7 @@ func (e *Explainer) explain(ctx context.Context, sql string, args []any) {
 	if err != nil {
 		e.t.Fatalf("pgtest: explain: %v in %s", err, sql)
 	}
-	e.plans = append(e.plans, strings.Join(lines, "\n"))
+	*e.plans = append(*e.plans, strings.Join(lines, "\n"))
 }
 
 func placeholders(n int) string {
