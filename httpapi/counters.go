@@ -235,11 +235,11 @@ func writeRows(ctx context.Context, in *rowsInput, write func(context.Context, [
 	return out, err
 }
 
-type settingsOutput struct {
+type tableOutput struct {
 	Body counters.Settings `example:"{\"table\":\"public.trifle_stats\",\"mode\":\"full\",\"time_zone\":\"UTC\",\"week_start\":\"monday\",\"separator\":\"::\",\"paths\":\"raw\",\"granularities\":[\"1m\",\"1h\",\"1d\"],\"system\":\"sync\",\"recorded\":true}"`
 }
 
-func (a *api) counterSettings(ctx context.Context, _ *struct{}) (*settingsOutput, error) {
+func (a *api) counterSettings(ctx context.Context, _ *struct{}) (*tableOutput, error) {
 	settings, err := a.client.Reads().Counters.Settings(ctx)
-	return &settingsOutput{Body: settings}, err
+	return &tableOutput{Body: settings}, err
 }
