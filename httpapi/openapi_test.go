@@ -163,7 +163,7 @@ func TestOpenAPISaysAll(t *testing.T) {
 				want = append(want, "503")
 			}
 			want = append(want, map[string][]string{
-				"checklists-get": {"404"}, "checklists-settings": {"404", "409"}, "checklists-set": {"409"}, "checklists-drop": {"404"},
+				"services-transact": {"409"}, "checklists-get": {"404"}, "checklists-settings": {"404", "409"}, "checklists-set": {"409"}, "checklists-drop": {"404"},
 				"checklists-rename": {"404", "409"}, "checklists-page": {"409"}, "checklists-insert": {"409"}, "changes-page": {"404", "409"}, "changes-watch": {"404", "409"}, "changes-sync": {"409"}, "counters-scan": {"404"},
 			}[id]...)
 			if strings.Contains(path, "/leases/") || regexp.MustCompile(`/(claim|kill|redrive|progress|watch|recount|import|export)$`).MatchString(path) { // a table without the columns

@@ -15,6 +15,8 @@ func (a *api) routes() {
 	add(a, get, "/healthz", "health", "Is the process alive", a.health)
 	add(a, get, "/readyz", "ready", "Can it serve: 503 while the database is away", a.ready, mayBeAway)
 
+	add(a, post, "/v1/transact", "services-transact", "Several operations of any services in one transaction", a.transact, mayConflict)
+
 	add(a, get, "/v1/checklists", "checklists-lists", "The lists, in order, and how far they are", a.listLists)
 	add(a, get, "/v1/checklists/{list}", "checklists-settings", "How a list hands out its items, and how far it is", a.getList, mayMiss, mayConflict)
 	add(a, patch, "/v1/checklists/{list}", "checklists-set", "Change some settings of a list, or pause it", a.setList, mayConflict)

@@ -13,7 +13,7 @@ import (
 // apart says why a method of a service has no route or no command of its name,
 // or a route or command no method.
 var apart = map[string]string{
-	"method checklists.WithTx":      "transactions are the library's; over HTTP there will be one request for several operations",
+	"method checklists.WithTx":      "transactions are the library's; over HTTP POST /v1/transact",
 	"method checklists.Table":       "the name of the store's own table, for Go programs",
 	"method checklists.Migrations":  "howdah migrate, and every start of serve, for all services together",
 	"method checklists.All":         "Export without a state, which is checklists-export and howdah checklists export",
