@@ -170,6 +170,7 @@ func wide(t *testing.T, pool *pgxpool.Pool) *pgxpool.Pool {
 	t.Helper()
 	cfg := pool.Config()
 	cfg.MaxConns = 20
+	cfg.ConnConfig.RuntimeParams["deadlock_timeout"] = "20ms" // transactions that meet in both orders are many
 	more, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
