@@ -32,7 +32,7 @@ func TestDatabaseAway(t *testing.T) {
 	for _, lines := range [][]string{{
 		"GET /readyz", "GET /v1/checklists", "GET " + someItems, "GET " + someItems + "/a", "GET /v1/checklists/l/export",
 	}, {
-		"POST " + someItems, "POST /v1/checklists/l/increment", "POST /v1/checklists/l/delete", "POST /v1/checklists/l/import",
+		"POST " + someItems, "POST /v1/checklists/l/increment", "POST /v1/checklists/l/delete", "POST /v1/checklists/l/import", "POST /v1/transact",
 	}} {
 		awayAll(t, s, lines)
 	}
@@ -59,8 +59,12 @@ func awayAll(t *testing.T, s *server, lines []string) {
 		if strings.HasSuffix(path, "/import") {
 			contentType = "Content-Type: text/plain"
 		}
+		body := `{"items":["b"]}`
+		if path == "/v1/transact" {
+			body = transaction(`{"service":"checklists","op":"insert","list":"l","items":["b"]}`)
+		}
 		wait.Go(func() {
-			r, err := s.try(method, path, strings.NewReader(`{"items":["b"]}`), contentType)
+			r, err := s.try(method, path, strings.NewReader(body), contentType)
 			if err != nil {
 				t.Errorf("%s: %v", line, err)
 				return
@@ -68,6 +72,9 @@ func awayAll(t *testing.T, s *server, lines []string) {
 			p := wantProblem(t, r, 503, "the database is away; try again")
 			if got := r.Header.Get("Retry-After"); got != "1" || p.Type != "urn:howdah:unavailable" {
 				t.Errorf("%s: Retry-After %q, type %s", line, got, p.Type)
+			}
+			if strings.Contains(r.body, "operations[") { // of none of them it is the fault
+				t.Errorf("%s: %s", line, r.body)
 			}
 			if strings.Contains(r.body, "127.0.0.1") || strings.Contains(r.body, "user=") {
 				t.Errorf("%s tells strangers where the database is: %s", line, r.body)

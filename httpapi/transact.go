@@ -90,19 +90,19 @@ type transactOutput struct {
 // nothing is done.
 func (a *api) transact(ctx context.Context, in *transactInput) (*transactOutput, error) {
 	out := new(transactOutput)
-	var failed int
+	failed := -1 // which of them; none: BEGIN or COMMIT
 	err := pg.Retry(ctx, a.client.Pool, func() error {
-		out.Body.Results = nil
+		out.Body.Results, failed = nil, -1
 		return a.client.Transact(ctx, func(_ pgx.Tx, s howdah.Services) error {
 			within := a.within(s)
-			for failed = range in.Body.Operations {
-				result, err := within.operate(ctx, failed, in.Body.Operations[failed])
+			for i, of := range in.Body.Operations {
+				result, err := within.operate(ctx, i, of)
 				if err != nil {
+					failed = i
 					return err
 				}
 				out.Body.Results = append(out.Body.Results, result)
 			}
-			failed = -1 // what fails now is COMMIT
 			return nil
 		})
 	})
