@@ -115,7 +115,7 @@ func newWorker(t *testing.T, o order, prepare func(*exec.Cmd)) *worker {
 		t.Fatal(err)
 	}
 	w.stdout = bufio.NewReader(out)
-	err := cmd.Start()
+	err = cmd.Start()
 	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ETXTBSY) && time.Now().Before(deadline); {
 		err = cmd.Start() // what another test forked while the copy was written has it open until it execs
 	}
