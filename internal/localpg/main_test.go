@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -116,11 +115,7 @@ func newWorker(t *testing.T, o order, prepare func(*exec.Cmd)) *worker {
 		t.Fatal(err)
 	}
 	w.stdout = bufio.NewReader(out)
-	err = cmd.Start()
-	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ETXTBSY) && time.Now().Before(deadline); {
-		err = cmd.Start() // what another test forked while the copy was written has it open until it execs
-	}
-	if err != nil {
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -305,7 +300,11 @@ func asNobody(t *testing.T) func(*exec.Cmd) {
 		}
 		cmd.Dir = programDir(t)
 		cmd.Path = filepath.Join(cmd.Dir, "worker")
+		// Nobody forks meanwhile: the child would have the file open until it execs, and
+		// what is open for writing is too busy to be run.
+		syscall.ForkLock.RLock()
 		write(t, cmd.Path, string(binary), 0o755)
+		syscall.ForkLock.RUnlock()
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	}
 }
