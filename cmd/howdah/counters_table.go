@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/counters"
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) countersSetup() *cobra.Command {
+	var mode, zone, week, separator, paths, system string
+	var granularities []string
+	cmd := &cobra.Command{
+		Use:   "setup",
+		Short: "Make a table, and record how it counts",
+		Long: `Makes the table and its ping table where they are missing, and records how the table
+counts. What was recorded stays: other settings than those are a conflict, but for
+granularities and system rows, which may change.`,
+		Example: `  howdah counters setup
+  howdah counters setup --table shop --mode separated --time-zone America/New_York --week-start sunday`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			cfg := &c.counting
+			cfg.Mode, cfg.Separator, cfg.Paths, cfg.System = counters.Mode(mode), separator, counters.Encoding(paths), counters.System(system)
+			if zone != "" {
+				if cfg.Location, err = counters.LoadLocation(zone); err != nil {
+					return err
+				}
+			}
+			if week != "" {
+				if cfg.WeekStart, err = counters.ParseWeekday(week); err != nil {
+					return err
+				}
+			}
+			if cfg.Granularities, err = counters.ParseGranularities(granularities); err != nil {
+				return err
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if err := client.Counters.Setup(ctx); err != nil {
+					return err
+				}
+				return c.settings(ctx, client.Counters)
+			})
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&mode, "mode", "", "full, partial or separated; of a table that is made (default full)")
+	flags.StringVar(&zone, "time-zone", "", "in which days begin, such as Europe/Bratislava (default UTC)")
+	flags.StringVar(&week, "week-start", "", "the day that weeks begin with (default monday)")
+	flags.StringVar(&separator, "separator", "", "between the parts of keys (default ::)")
+	flags.StringVar(&paths, "paths", "", "how names of fields are stored: raw or v1 (default raw)")
+	flags.StringSliceVarP(&granularities, "granularities", "g", nil, "in which events are counted (default 1m,1h,1d,1w,1mo,1q,1y)")
+	flags.StringVar(&system, "system", "", "count all events in system rows: sync or off (default sync)")
+	return cmd
+}
+
+func (c *cli) countersSettings() *cobra.Command {
+	return &cobra.Command{
+		Use:     "settings",
+		Short:   "How a table counts",
+		Example: "  howdah counters settings",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				return c.settings(ctx, client.Reads().Counters)
+			})
+		},
+	}
+}
+
+func (c *cli) settings(ctx context.Context, s *counters.Store) error {
+	set, err := s.Settings(ctx)
+	if err != nil {
+		return err
+	}
+	var granularities []string
+	for _, g := range set.Granularities {
+		granularities = append(granularities, string(g))
+	}
+	words := fmt.Sprintf("%s  %s  time zone %s  weeks from %s  separator %s  paths %s  system %s  granularities %s",
+		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, strings.Join(granularities, ","))
+	if !set.Recorded {
+		words += "  (not recorded)"
+	}
+	return c.result(words, set)
+}
