@@ -26,6 +26,7 @@ import (
 // suite is every row there is, by service.
 var suite = []Service{
 	{Name: "checklists", Rows: slices.Concat(checklistsRows, leaseRows, singleRows)},
+	{Name: "counters", Rows: counterReads},
 	{Name: "pg.Batcher", Rows: batcherRows},
 	{Name: "changes", Rows: changesRows},
 }
