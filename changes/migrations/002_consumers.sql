@@ -13,7 +13,7 @@ CREATE TABLE howdah.change_consumer (
 	seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
 	CONSTRAINT change_consumer_pk PRIMARY KEY (name)
 );
-COMMENT ON TABLE howdah.change_consumer IS 'Who is handed the feed. It is made, moved and taken away in a transaction that holds change_state FOR SHARE, so that retention, which takes it FOR UPDATE, sees whom it must wait for.';
+COMMENT ON TABLE howdah.change_consumer IS 'Who is handed the feed. One is made or moved in a transaction that first takes change_state FOR SHARE, so that retention, which takes it FOR UPDATE, sees whom it must wait for.';
 COMMENT ON COLUMN howdah.change_consumer.state IS 'running: what it still has to be handed is kept; paused: kept too; expired: kept no longer, it stands still until it is moved';
 COMMENT ON COLUMN howdah.change_consumer.reason IS 'Why it is paused or expired.';
 COMMENT ON COLUMN howdah.change_consumer.next_shards IS 'How many shards there are to be once all of the present ones have come to stop_at.';
@@ -37,6 +37,11 @@ COMMENT ON COLUMN howdah.change_checkpoint.id IS 'The change in commit n after w
 COMMENT ON COLUMN howdah.change_checkpoint.failures IS 'Changes parked in a row, with no success between. From three on it is taken for an outage: the shard stalls.';
 COMMENT ON COLUMN howdah.change_checkpoint.backfill IS 'How far the present state of tables has been handed over; NULL where none is to be.';
 
+CREATE FUNCTION howdah.change_lane(schema_name text, table_name text, key jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+RETURN hashtextextended(schema_name || '.' || table_name || coalesce(key::text, ''), 0);
+COMMENT ON FUNCTION howdah.change_lane(text, text, jsonb) IS 'Changes of one lane are handled one after the other: those of a key, or of a table or topic without one.';
+
 CREATE TABLE howdah.change_parked (
 	consumer   text        NOT NULL,
 	shard      smallint    NOT NULL,
@@ -58,10 +63,11 @@ CREATE TABLE howdah.change_parked (
 CREATE INDEX change_parked_lane ON howdah.change_parked (consumer, shard, lane, place);
 CREATE INDEX change_parked_everything ON howdah.change_parked (consumer, shard, relation, place) WHERE everything;
 CREATE INDEX change_parked_relation ON howdah.change_parked (consumer, shard, relation, place);
+CREATE INDEX change_parked_position ON howdah.change_parked (consumer, n, id);
 CREATE INDEX change_parked_due ON howdah.change_parked (consumer, shard, next_at) WHERE head AND NOT dead;
 COMMENT ON TABLE howdah.change_parked IS 'Changes that a handler failed on, and those behind them. They hold the change itself, so that retention cannot take it.';
 COMMENT ON COLUMN howdah.change_parked.place IS 'The order in which they were parked, which in a shard is that of the feed.';
-COMMENT ON COLUMN howdah.change_parked.lane IS 'Hash of table and key: in a lane one is handled after the other.';
+COMMENT ON COLUMN howdah.change_parked.lane IS 'change_lane of the change.';
 COMMENT ON COLUMN howdah.change_parked.everything IS 'Is about all of the table (TRUNCATE): behind whatever of it is parked, and before whatever follows.';
 COMMENT ON COLUMN howdah.change_parked.change IS 'The change as it is handed over.';
 COMMENT ON COLUMN howdah.change_parked.head IS 'The first of its lane, which has been tried; others wait behind it, unseen.';
