@@ -53,6 +53,7 @@ type Consumer struct {
 	log  *Log
 	cfg  ConsumerConfig
 	feed feed
+	pace pace
 
 	patterns []Pattern // of handlers
 	handlers []Handler
@@ -65,7 +66,7 @@ func NewConsumer(pool *pgxpool.Pool, hub *pg.Hub, cfg ConsumerConfig) *Consumer 
 	cfg.Batch = cmp.Or(cfg.Batch, 100)
 	cfg.From = cmp.Or(cfg.From, "now")
 	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
-	return &Consumer{pool: pool, hub: hub, log: New(pool, Config{}), cfg: cfg, feed: newFeed()}
+	return &Consumer{pool: pool, hub: hub, log: New(pool, Config{}), cfg: cfg, feed: newFeed(), pace: usual}
 }
 
 // Handle has h called for the changes that pattern names, such as

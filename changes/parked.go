@@ -14,17 +14,21 @@ const (
 	maxError    = 4 << 10 // bytes kept of an error
 )
 
-// backoff is how long a change that was tried so often waits for the next try: 10 s
-// where it was just parked, doubling to 10 min.
-func backoff(attempts int) time.Duration {
-	return min(10*time.Second<<min(max(attempts-len(inPlace)-1, 0), 10), 10*time.Minute)
-}
-
 // errorText is an error as it is kept.
 func errorText(err error) string {
-	text := strings.ReplaceAll(strings.ToValidUTF8(err.Error(), "\uFFFD"), "\x00", "\uFFFD")
-	if len(text) > maxError {
-		text = strings.ToValidUTF8(text[:maxError], "")
+	return cut(strings.ReplaceAll(strings.ToValidUTF8(err.Error(), "\uFFFD"), "\x00", "\uFFFD"), maxError)
+}
+
+// inShort is an error as it is logged: parked changes hold all of it, a panic's stack too.
+func inShort(err error) string {
+	first, _, _ := strings.Cut(err.Error(), "\n")
+	return cut(first, 200)
+}
+
+// cut is the beginning of text, of at most n bytes.
+func cut(text string, n int) string {
+	if len(text) > n {
+		text = strings.ToValidUTF8(text[:n], "")
 	}
 	return text
 }

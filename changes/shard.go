@@ -14,14 +14,30 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-const (
-	outage = 3                      // so many parked in a row are none of the changes' fault
-	unseen = time.Second            // at least so often a shard looks, whoever should have woken it
-	rival  = 250 * time.Millisecond // so long it waits at most for one that another instance moves
-)
+// outage is how many changes parked in a row are none of the changes' fault.
+const outage = 3
 
-// inPlace are the pauses before a change that failed is tried again where it stands.
-var inPlace = []time.Duration{200 * time.Millisecond, time.Second, 5 * time.Second}
+// pace is how long a consumer waits for what.
+type pace struct {
+	inPlace       []time.Duration // before a change that failed is tried again where it stands
+	parked, most  time.Duration   // and where it is parked: at first, and doubling to
+	probe, probes time.Duration   // and where the shard stalls: at first, and doubling to
+	unseen        time.Duration   // at most before a shard looks, whoever should have woken it
+	rival         time.Duration   // at most for a shard that another instance moves
+}
+
+var usual = pace{
+	inPlace: []time.Duration{200 * time.Millisecond, time.Second, 5 * time.Second},
+	parked:  10 * time.Second, most: 10 * time.Minute,
+	probe: time.Second, probes: time.Minute,
+	unseen: time.Second,
+	rival:  250 * time.Millisecond,
+}
+
+// backoff is how long a change that was tried so often waits, parked, for the next try.
+func (p *pace) backoff(attempts int) time.Duration {
+	return min(p.parked<<min(max(attempts-len(p.inPlace)-1, 0), maxAttempts), p.most)
+}
 
 // shard is this instance's part in moving one shard of a consumer. What it knows
 // beside the database is checked there, under the lock, before each batch.
@@ -96,7 +112,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{}, err
 	}
 	if !st.locked {
-		s.rivals = min(max(2*s.rivals, briefly), rival)
+		s.rivals = min(max(2*s.rivals, briefly), s.pace.rival)
 		return pause{d: s.rivals}, nil
 	}
 	s.rivals = 0
@@ -108,11 +124,11 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	}
 	switch {
 	case st.state != "running":
-		return pause{d: unseen, feed: true}, nil
+		return pause{d: s.pace.unseen, feed: true}, nil
 	case st.due != nil && *st.due <= 0:
 		return s.again(b, st)
 	case st.stalls():
-		return pause{d: min(*st.due, unseen), feed: true}, nil
+		return pause{d: s.look(st), feed: true}, nil
 	}
 	s.probe = 0
 	cs, handler, to, err := s.next(b)
@@ -124,7 +140,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	case err != nil:
 		return pause{}, err
 	case to == s.at.at:
-		return pause{d: st.look(), feed: true}, nil
+		return pause{d: s.look(st), feed: true}, nil
 	}
 	return s.handle(b, st, cs, handler, to)
 }
@@ -227,11 +243,11 @@ func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err erro
 	if errors.As(err, &later) {
 		wait = later.after
 	}
-	if s.tries <= len(inPlace) && wait <= inPlace[len(inPlace)-1] {
-		wait = max(wait, inPlace[s.tries-1])
+	if s.tries <= len(s.pace.inPlace) && wait <= s.pace.inPlace[len(s.pace.inPlace)-1] {
+		wait = max(wait, s.pace.inPlace[s.tries-1])
 		return pause{d: wait + rand.N(wait/5)}, nil
 	}
-	slog.WarnContext(b.parent, "a change could not be handled; it is parked", "consumer", s.cfg.Name, "position", cs[0].Position, "error", err)
+	slog.WarnContext(b.parent, "a change could not be handled; it is parked", "consumer", s.cfg.Name, "position", cs[0].Position, "error", inShort(err))
 	return pause{}, s.setAside(b.parent, st, cs, to, err, wait)
 }
 
@@ -247,7 +263,7 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 		return err // if not an error, others moved it: look again
 	}
 	failures := st.failures + 1
-	first := backoff(s.tries)
+	first := s.pace.backoff(s.tries)
 	if failures >= outage {
 		first = s.probing()
 	}
@@ -259,14 +275,14 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 	}
 	s.moved(cs, mark{st.seq + 1, to, failures})
 	if failures == outage {
-		slog.WarnContext(ctx, "a consumer of changes stalls: nothing succeeds", "consumer", s.cfg.Name, "shard", s.n, "error", cause)
+		slog.WarnContext(ctx, "a consumer of changes stalls: nothing succeeds", "consumer", s.cfg.Name, "shard", s.n, "error", inShort(cause))
 	}
 	return nil
 }
 
 // probing returns how long a shard that stalls waits before it tries again.
 func (s *shard) probing() time.Duration {
-	s.probe = min(max(2*s.probe, time.Second), time.Minute)
+	s.probe = min(max(2*s.probe, s.pace.probe), s.pace.probes)
 	return s.probe
 }
 
@@ -275,7 +291,7 @@ func (s *shard) stop(ctx context.Context, b *batch, state string, cause error) e
 	if b != nil {
 		b.rollback()
 	}
-	slog.WarnContext(ctx, "a consumer of changes is "+state, "consumer", s.cfg.Name, "error", cause)
+	slog.WarnContext(ctx, "a consumer of changes is "+state, "consumer", s.cfg.Name, "error", inShort(cause))
 	_, err := s.pool.Exec(ctx, `
 		UPDATE howdah.change_consumer
 		SET state = $2, reason = $3
@@ -299,11 +315,11 @@ type standing struct {
 func (st *standing) stalls() bool { return st.failures >= outage && st.due != nil }
 
 // look is when to look again where the feed has nothing.
-func (st *standing) look() time.Duration {
+func (s *shard) look(st standing) time.Duration {
 	if st.due != nil {
-		return min(*st.due, unseen)
+		return min(*st.due, s.pace.unseen)
 	}
-	return unseen
+	return s.pace.unseen
 }
 
 // again tries a parked change that is due.
@@ -338,7 +354,7 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	}
-	attempt, wait := 1, backoff(p.Attempts+1)
+	attempt, wait := 1, s.pace.backoff(p.Attempts+1)
 	if st.stalls() {
 		attempt, wait = 0, s.probing() // in an outage nothing is given up
 	}
