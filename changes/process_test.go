@@ -305,9 +305,11 @@ func TestC1ServerKilled(t *testing.T) {
 	}
 	for i := range 60 {
 		if i%20 == 10 {
-			if err := syscall.Kill(server.PID(), syscall.SIGKILL); err != nil {
+			old := server.PID()
+			if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
+			eventually(t, "it is back", func() bool { return server.PID() != old })
 		}
 		write(i)
 	}
