@@ -113,7 +113,8 @@ func (l *Log) Emit(ctx context.Context, topic string, payload any) error {
 }
 
 // Mark says of the transaction whose it is and what else it has to say of itself:
-// its changes bear both. origin is up to 63 letters, digits and _ . : -, meta
+// its changes bear both. In a handler of a [Consumer] the origin stands behind what
+// the change has been through. origin is up to 63 letters, digits and _ . : -, meta
 // anything JSON can say in 8 kB, or nil. Both end with the transaction. It
 // returns ErrNeedsTx outside a transaction.
 func (l *Log) Mark(ctx context.Context, origin string, meta any) error {
@@ -131,7 +132,9 @@ func (l *Log) Mark(ctx context.Context, origin string, meta any) error {
 			return pg.Wrap(op, err)
 		}
 	}
-	_, err := l.db.Exec(ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.meta', $2, true)`, origin, text)
+	_, err := l.db.Exec(ctx, `
+		SELECT set_config('howdah.origin', concat_ws(',', nullif(current_setting('howdah.path', true), ''), $1::text), true),
+			set_config('howdah.meta', $2, true)`, origin, text)
 	return pg.Wrap(op, err)
 }
 

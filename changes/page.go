@@ -26,6 +26,15 @@ type Filter struct {
 	Patterns []Pattern       // any of them matches; none = every table and topic
 	Ops      []Op            // none = every operation
 	Match    json.RawMessage // a JSON object that new or old contains; nil = any
+
+	share share // of a shard of a consumer
+}
+
+// share is what of the feed a shard of a consumer is handed: the lanes that fall to
+// it, and what is about a whole table. The zero share is all of the feed.
+type share struct {
+	shard, shards int
+	except        string // what has been through this consumer is not shown; "" = all is
 }
 
 // Page returns up to n changes that follow after, and the position to go on from,
@@ -119,6 +128,8 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0)))
 				AND ($9::text = '' OR strpos($9, l.op::text) > 0)
 				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
+				AND ($11::int <= 1 OR l.op = 't' OR abs(howdah.change_lane(l.schema_name, l.table_name, l.key) % $11) = $12::int)
+				AND ($13::text = '' OR l.origin IS NULL OR strpos(',' || l.origin || ',', ',' || $13 || ',') = 0)
 			ORDER BY l.id
 			LIMIT $3::int) e
 		WHERE c.n >= $1::bigint
@@ -126,7 +137,8 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		ORDER BY c.n, e.id
 		LIMIT $3::int`,
 		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
-		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match).
+		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match,
+		f.share.shards, f.share.shard, f.share.except).
 		Query(func(rows pgx.Rows) (err error) {
 			lines, err = collect(rows, n+1)
 			return err
