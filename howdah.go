@@ -160,11 +160,12 @@ func (c *Client) Following(ctx context.Context, fn func(context.Context, *change
 
 // Run does what the services need in the background until ctx is done: it hears
 // notifications for all of them on one connection, reads the feed of changes
-// while somebody watches it, and lets writes share commits.
+// while somebody watches it and tends its log, and lets writes share commits.
 func (c *Client) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.Hub.Run(ctx) })
 	group.Go(func() error { return c.Tail.Run(ctx) })
+	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
 	group.Go(func() error { return c.Writer.Run(ctx) })
 	return group.Wait()
 }

@@ -47,7 +47,7 @@ var (
 	ErrNeedsTx = fmt.Errorf("only in a transaction: use WithTx: %w", fault.Invalid)
 	// ErrRestored reports that the database came from another cluster (a dump that
 	// was restored, pg_upgrade), where its log means nothing.
-	ErrRestored = fmt.Errorf("the feed belongs to another cluster and needs a rebase: howdah changes uninstall --yes, howdah migrate and the captures again begin a new one: %w", fault.Conflict)
+	ErrRestored = fmt.Errorf("the feed belongs to another cluster: howdah changes rebase begins a new one, and after pg_upgrade rebase --keep goes on with this: %w", fault.Conflict)
 )
 
 // Config are settings of a Log; the zero Config is right for most.

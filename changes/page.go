@@ -144,8 +144,9 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
-	// the page, and a page that it has reached is not whole.
-	batch.Queue(`SELECT floor FROM howdah.change_state`).
+	// the page, from where no snapshot shields it either, and a page that it has
+	// reached is not whole.
+	batch.Queue(`SELECT greatest(s.floor, CASE WHEN f.is_called THEN f.last_value ELSE 0 END) FROM howdah.change_state s, howdah.change_floor f`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
 	batch.Queue(replanned)
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {

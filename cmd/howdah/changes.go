@@ -45,6 +45,8 @@ func (c *cli) changes() *cobra.Command {
 		c.changesRetry(),
 		c.changesSkip(),
 		c.changesForget(),
+		c.changesRetention(),
+		c.changesRebase(),
 		c.changesDoctor(),
 		c.changesUninstall(),
 	)
