@@ -134,7 +134,7 @@ const expire = `
 	SET state = 'expired', reason = format('it was behind for longer than %s', s.hold)
 	FROM places p, howdah.change_state s
 	WHERE c.name = p.consumer AND c.state <> 'expired'
-		AND (SELECT t.at FROM howdah.change_tick t WHERE t.n > p.n ORDER BY t.n, t.tick LIMIT 1) < clock_timestamp() - s.hold`
+		AND (SELECT t.at FROM howdah.change_tick t WHERE t.n > p.n ORDER BY t.n, t.tick LIMIT 1) < statement_timestamp() - s.hold`
 
 // empty empties a leaf of the log if all in it lies below what is kept.
 func empty(ctx context.Context, tx pgx.Tx, slot int) error {
@@ -156,7 +156,7 @@ func empty(ctx context.Context, tx pgx.Tx, slot int) error {
 		), old AS (
 			SELECT tick
 			FROM howdah.change_tick
-			WHERE at < clock_timestamp() - (SELECT retention FROM howdah.change_state)
+			WHERE at < statement_timestamp() - (SELECT retention FROM howdah.change_state)
 			ORDER BY at DESC, tick DESC
 			LIMIT 1
 		), slow AS (
