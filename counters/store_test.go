@@ -424,7 +424,7 @@ func TestTablesThatAreNone(t *testing.T) {
 	if err := b.Setup(ctx); err != nil {
 		t.Error(err)
 	}
-	if got, err := b.Settings(ctx); err != nil || got.System != counters.Sync {
+	if got, err := b.Settings(ctx); err != nil || got.System != counters.Deferred {
 		t.Error(got, err)
 	}
 }
