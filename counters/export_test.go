@@ -1,5 +1,7 @@
 package counters
 
+import "time"
+
 // What tests look at beneath the exported names.
 
 func (e Encoding) Pack(v Values, op Op) (Values, error) {
@@ -62,4 +64,11 @@ func Estimate(n int, hash func() uint64) uint64 {
 		s[i] = max(s[i], uint8(rank))
 	}
 	return s.estimate()
+}
+
+// Age makes what was found of the table older.
+func (s *Store) Age(d time.Duration) {
+	s.found.mu.Lock()
+	defer s.found.mu.Unlock()
+	s.found.looked = s.found.looked.Add(-d)
 }
