@@ -367,7 +367,8 @@ func TestPutsWaitForSlots(t *testing.T) {
 	}
 }
 
-// waits waits until somebody of this schema waits for a lock, and returns his pid.
+// waits waits until somebody with locks in this schema waits for event, and returns his
+// pid.
 func waits(t testing.TB, pool *pgxpool.Pool, event string) (pid int) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
