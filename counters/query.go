@@ -102,7 +102,7 @@ func (s *Store) Rows(ctx context.Context, q Query) iter.Seq2[Point, error] {
 	}
 }
 
-// maxPart is how many rows are read at a time: more than one row and its slots.
+// maxPart is how many rows are read at a time. It must be more than one and its slots.
 const maxPart = 1000
 
 func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error {

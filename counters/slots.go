@@ -33,8 +33,12 @@ type striping struct {
 	slots        int       // of each row
 }
 
-// defaultSlots is how many slots a row has.
-const defaultSlots = 16
+// How many slots a row has. One of the system, which has a field for each metric, has
+// so many that they stay narrow. Rows must be able to read all of a row in one part.
+const (
+	defaultSlots = 16
+	systemSlots  = 512
+)
 
 // stripe fills in what holds of slots. What is striped is what was recorded, or others
 // would not know where to look; a Config only changes that.
@@ -191,8 +195,8 @@ func onlyAdds(rounds []map[string]field) bool {
 	return len(rounds) == 1
 }
 
-// fill adds what f adds to rows to one slot of each. One of one number for all: two
-// calls then meet in one of so many, however many rows they have.
+// fill adds what f adds to rows to one slot of each, and to that of one number: two calls
+// then meet in one of so many, however many rows they have in common.
 func (s *Store) fill(b *pgx.Batch, t *table, f *fold, rows []rowID) {
 	if len(rows) == 0 {
 		return
@@ -201,18 +205,24 @@ func (s *Store) fill(b *pgx.Batch, t *table, f *fold, rows []rowID) {
 	if slot == 0 {
 		slot = rand.Uint32()
 	}
-	keys, data := make([]string, len(rows)), make([]string, len(rows))
+	keys, slots, data := make([]string, len(rows)), make([]int16, len(rows)), make([]string, len(rows))
 	for i, id := range rows {
+		keys[i] = t.full(id)
+		if t.ofSystem(keys[i]) {
+			slots[i] = int16(slot % systemSlots)
+		} else {
+			slots[i] = int16(slot % uint32(t.slots))
+		}
 		fields := slices.SortedFunc(maps.Values(f.rows[id][0]), func(a, b field) int { return strings.Compare(a.path, b.path) })
-		keys[i], data[i] = t.full(id), string(appendFields(nil, fields, OpAdd))
+		data[i] = string(appendFields(nil, fields, OpAdd))
 	}
 	b.Queue(`
 		INSERT INTO howdah.counter_slots AS t (tbl, key, slot, data)
-		SELECT $1, key, $2, data
-		FROM unnest($3::text[], $4::jsonb[]) AS k(key, data)
+		SELECT $1, key, slot, data
+		FROM unnest($2::text[], $3::smallint[], $4::jsonb[]) AS k(key, slot, data)
 		ON CONFLICT (key, tbl, slot) DO UPDATE
 		SET data = `+merges[OpAdd]+`
-		WHERE EXCLUDED.data <> '{}'`, t.name, int16(slot%uint32(t.slots)), keys, data)
+		WHERE EXCLUDED.data <> '{}'`, t.name, keys, slots, data)
 }
 
 // gathered is what was in slots that the transaction now holds.

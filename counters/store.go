@@ -43,11 +43,11 @@ type Config struct {
 	System        System         // default Deferred
 
 	// Striped are the names of hot metrics, which many add to at once; one that ends
-	// in * stands for all that begin so, as in http::*. What is added to them goes to
-	// one of Slots rows, so that few wait for each other, and from there to its row
-	// when it is folded. Readers see it at once. Names are striped once [Store.Setup]
-	// has recorded them, and within a minute; nil leaves what was recorded, an empty
-	// list ends it.
+	// in * stands for all that begin so, as in http::*. What Track adds to them goes to
+	// one of Slots rows, so that few wait for each other. All Stores see it at once;
+	// programs that read the table see it when a [Keeper], or Fold, has moved it there.
+	// Names are striped half a minute after [Store.Setup] has recorded them; nil leaves
+	// what was recorded, an empty list ends it.
 	Striped []string
 	Slots   int // default 16, at most MaxSlots
 }
@@ -61,8 +61,8 @@ type System string
 
 // The ways to keep system rows.
 const (
-	Deferred System = "deferred" // in the transaction of the event, in slots: other programs see it when it is folded
-	Sync     System = "sync"     // in the transaction of the event, which waits for all others of its bucket
+	Deferred System = "deferred" // in slots, which a Keeper folds: then other programs see it, too
+	Sync     System = "sync"     // in the row itself, one event of a bucket after the other
 	Off      System = "off"      // not at all
 )
 

@@ -342,7 +342,10 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	}
 	r := record{
 		TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system,
-		Striped: t.striped, Slots: t.slots,
+		Striped: t.striped, Slots: s.cfg.Slots,
+	}
+	if r.Slots == 0 && t.recorded != nil {
+		r.Slots = t.recorded.Slots
 	}
 	if s.cfg.Striped != nil {
 		r.Striped = distinct(s.cfg.Striped)
