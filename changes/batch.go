@@ -55,7 +55,7 @@ func (b *batch) standing() (st standing, err error) {
 	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
-		SELECT c.state, c.shards, c.patterns, p.seq, p.n, p.id, p.failures,
+		SELECT c.state, c.shards, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
 			EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int),
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
@@ -71,7 +71,7 @@ func (b *batch) standing() (st standing, err error) {
 			LIMIT 1) p
 		WHERE c.name = $1`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error {
-			err := row.Scan(&state, &st.shards, &st.patterns, &st.seq, &st.at.Commit, &st.at.ID, &st.failures, &st.parked, &seconds)
+			err := row.Scan(&state, &st.shards, &st.patterns, &st.seq, &st.at.Commit, &st.at.ID, &st.failures, &st.backfill, &st.parked, &seconds)
 			if errors.Is(err, pgx.ErrNoRows) {
 				return nil
 			}
@@ -177,8 +177,9 @@ func pathThrough(origin, consumer string) (string, error) {
 	return "", fmt.Errorf("it has been through too many consumers: their names make %d bytes, and %d are kept: %s", len(path), maxOrigin, path)
 }
 
-// move commits the batch with to as the shard's place.
-func (b *batch) move(to Position, failures int) error {
+// move commits the batch with to as the shard's place, and what is left to be read of
+// tables, nil for nothing.
+func (b *batch) move(to Position, failures int, left *backfill) error {
 	if b.path == "" {
 		// Nothing was done but to look: should this be lost, it is looked at again.
 		if _, err := b.tx.Exec(b.ctx, `SET LOCAL synchronous_commit = off`); err != nil {
@@ -188,13 +189,13 @@ func (b *batch) move(to Position, failures int) error {
 	tag, err := b.tx.Exec(b.ctx, `
 		WITH appended AS (
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
-			SELECT consumer, shard, seq + 1, $4, $5, $6, backfill
+			SELECT consumer, shard, seq + 1, $4, $5, $6, $8::jsonb
 			FROM howdah.change_checkpoint
 			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
 			RETURNING seq)
 		DELETE FROM howdah.change_checkpoint
 		WHERE consumer = $1 AND shard = $2::int AND seq <= $3 AND EXISTS (SELECT FROM appended)`,
-		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path)
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
 	if err != nil {
 		return err
 	}

@@ -20,12 +20,14 @@ import (
 
 // ConsumerConfig are settings of a [Consumer]. Only Name is needed.
 type ConsumerConfig struct {
-	Name    string        // up to 40 of a-z 0-9 _ and -; the first is none of the last two
-	Shards  int           // parts that are handled beside each other, a key always in the same; default 1, at most 64
-	Batch   int           // most changes handed over at once; default 100, at most 10,000
-	From    string        // where a new one begins: start, now (the default), a position, or a time; see [Log.Find]
-	Echo    bool          // show it what it caused itself, too
-	Timeout time.Duration // for a handler; default 30 s
+	Name     string        // up to 40 of a-z 0-9 _ and -; the first is none of the last two
+	Shards   int           // parts that are handled beside each other, a key always in the same; default 1, at most 64
+	Batch    int           // most changes handed over at once; default 100, at most 10,000
+	From     string        // where a new one begins: start, now (the default), a position, or a time; see [Log.Find]
+	Backfill []string      // tables whose rows a new one is handed, too, as they stand, beside what happens to them; they are captured and have a key
+	Chunk    int           // rows of a backfill that are read at once; default 1,000
+	Echo     bool          // show it what it caused itself, too
+	Timeout  time.Duration // for a handler; default 30 s
 }
 
 var (
@@ -94,6 +96,8 @@ func (c *Consumer) check() error {
 		return pg.Refuse("shards", "%d; want 1 to 64", cfg.Shards)
 	case cfg.Batch < 1 || cfg.Batch > 10_000:
 		return pg.Refuse("batch", "%d; want 1 to 10000", cfg.Batch)
+	case cfg.Chunk < 0 || cfg.Chunk > 100_000:
+		return pg.Refuse("chunk", "%d; want 1 to 100000", cfg.Chunk)
 	case cfg.Timeout < 0:
 		return pg.Refuse("timeout", "%v; want more than nothing", cfg.Timeout)
 	case c.refused != nil:
@@ -137,6 +141,10 @@ func (c *Consumer) register(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	rows, err := c.toFill(ctx)
+	if err != nil {
+		return err
+	}
 	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if err := held(ctx, tx, from); err != nil {
 			return err
@@ -147,10 +155,10 @@ func (c *Consumer) register(ctx context.Context) error {
 				VALUES ($1, $2, $3)
 				ON CONFLICT (name) DO NOTHING -- another instance was first
 				RETURNING name)
-			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id)
-			SELECT name, shard, 1, $4, $5
+			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
+			SELECT name, shard, 1, $4, $5, $6::jsonb
 			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID)
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows)
 		return err
 	})
 	if err != nil {

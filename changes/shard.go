@@ -48,6 +48,7 @@ type shard struct {
 
 	ahead []Change // of the feed, follow at, and are read: what is numbered does not change
 	end   Position // where ahead ends
+	chunk *chunk   // of a backfill, read and not yet handled
 
 	single int           // so many changes are handed over one by one, because they failed together
 	tries  int           // of the next change, that failed
@@ -121,6 +122,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	}
 	if st.mark != s.at { // another instance moved it, or a person
 		s.at, s.ahead, s.end, s.single, s.tries = st.mark, nil, st.at, 0, 0
+		s.chunk = nil
 	}
 	switch {
 	case st.state != "running":
@@ -131,12 +133,20 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{d: s.look(st), feed: true}, nil
 	}
 	s.probe = 0
+	if st.backfill != nil {
+		return s.fill(b, st)
+	}
+	return s.follow(b, st)
+}
+
+// follow hands over what comes next in the feed.
+func (s *shard) follow(b *batch, st standing) (pause, error) {
 	cs, handler, to, err := s.next(b)
 	switch {
 	case errors.Is(err, ErrExpired):
-		return pause{}, s.stop(ctx, b, "expired", err)
+		return pause{}, s.stop(b.parent, b, "expired", err)
 	case errors.Is(err, ErrAhead):
-		return pause{}, s.stop(ctx, b, "paused", err)
+		return pause{}, s.stop(b.parent, b, "paused", err)
 	case err != nil:
 		return pause{}, err
 	case to == s.at.at:
@@ -153,6 +163,9 @@ func (s *shard) next(b *batch) (cs []Change, handler int, to Position, err error
 		filter := Filter{Patterns: s.patterns, share: share{shard: s.n, shards: s.cfg.Shards}}
 		if !s.cfg.Echo {
 			filter.share.except = s.cfg.Name
+		}
+		if s.chunk != nil {
+			filter.share.until = s.chunk.at.Commit
 		}
 		n := max(most, MaxPage)
 		lines, end, err := New(b.tx, Config{}).lines(b.ctx, s.at.at, n, filter)
@@ -207,7 +220,7 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 	}
 	err = b.park(waiting, parking{})
 	if err == nil {
-		err = b.move(to, failures)
+		err = b.move(to, failures, s.left(st, cs, to))
 	}
 	if b.fault != nil {
 		return s.failed(b, st, cs, to, b.fault)
@@ -221,7 +234,13 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 
 // moved notes that the shard stands behind cs, at m.
 func (s *shard) moved(cs []Change, m mark) {
-	s.at, s.ahead, s.tries = m, s.ahead[len(cs):], 0
+	rows := m.at == s.at.at // they have no places of their own
+	s.at, s.tries = m, 0
+	if rows {
+		s.filled(len(cs))
+	} else {
+		s.ahead = s.ahead[len(cs):]
+	}
 	s.single = max(s.single-len(cs), 0)
 }
 
@@ -270,7 +289,7 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 	if err := b.park(cs, parking{head: true, attempts: s.tries, err: cause, wait: max(first, wait)}); err != nil {
 		return err
 	}
-	if err := b.move(to, failures); err != nil {
+	if err := b.move(to, failures, s.left(st, cs, to)); err != nil {
 		return err
 	}
 	s.moved(cs, mark{st.seq + 1, to, failures})
@@ -306,6 +325,7 @@ type standing struct {
 	state    string
 	shards   int
 	patterns []string
+	backfill *backfill      // what is left to be read of tables; nil = nothing
 	parked   bool           // something is
 	due      *time.Duration // until a parked change is to be tried; nil = none is
 }
@@ -336,7 +356,7 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 	if err == nil {
 		err = b.unpark(p, st)
 		if err == nil {
-			err = b.move(st.at, 0)
+			err = b.move(st.at, 0, st.backfill)
 		}
 		if b.fault == nil && err == nil {
 			s.at, s.probe = mark{st.seq + 1, st.at, 0}, 0
