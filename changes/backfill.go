@@ -97,7 +97,7 @@ func (s *shard) filled(n int) {
 
 // read reads the next chunk of a backfill.
 func (s *shard) read(ctx context.Context, after backfill) error {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+grace)
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 	defer cancel()
 	most := cmp.Or(s.cfg.Chunk, maxChunk)
 	return s.log.Snapshot(ctx, func(tx pgx.Tx, at Position) error {
@@ -106,7 +106,7 @@ func (s *shard) read(ctx context.Context, after backfill) error {
 			return err
 		}
 		c := &chunk{after: after, at: at}
-		if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.cfg.Shards}); err != nil {
+		if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
 			return err
 		}
 		for i := range c.reads {
@@ -228,4 +228,49 @@ func (c *Consumer) toFill(ctx context.Context) (*backfill, error) {
 		return nil, nil
 	}
 	return &backfill{Tables: c.cfg.Backfill}, nil
+}
+
+// refill has a consumer that has expired begin anew, at the present end of the feed and
+// with the rows of its tables: what was parked comes again with them.
+func (c *Consumer) refill(ctx context.Context) error {
+	from, err := c.log.Sync(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := c.toFill(ctx)
+	if err != nil || rows == nil {
+		return err
+	}
+	return pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if err := held(ctx, tx, from); err != nil { // before all else: retention locks in the same order
+			return err
+		}
+		return c.log.WithTx(tx).alone(ctx, c.cfg.Name, func(tx pgx.Tx, _ int) error {
+			_, err := tx.Exec(ctx, `
+				WITH expired AS (
+					UPDATE howdah.change_consumer
+					SET state = 'running', reason = '', next_shards = NULL, stop_at = NULL
+					WHERE name = $1 AND state = 'expired' -- no other instance was first
+					RETURNING name, shards
+				), gone AS (
+					DELETE FROM howdah.change_parked p
+					USING expired e
+					WHERE p.consumer = e.name
+				), newest AS (
+					SELECT k.consumer, g.shard, max(k.seq) AS seq
+					FROM expired e
+					CROSS JOIN generate_series(0, e.shards - 1) AS g(shard)
+					JOIN howdah.change_checkpoint k ON k.consumer = e.name AND k.shard = g.shard
+					GROUP BY k.consumer, g.shard
+				), moved AS (
+					INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, backfill)
+					SELECT consumer, shard, seq + 1, $2, $3::jsonb
+					FROM newest
+				)
+				DELETE FROM howdah.change_checkpoint k
+				USING newest n
+				WHERE k.consumer = n.consumer AND k.shard = n.shard AND k.seq <= n.seq`, c.cfg.Name, from.Commit, rows)
+			return err
+		})
+	})
 }
