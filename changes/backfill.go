@@ -233,6 +233,11 @@ func (c *Consumer) toFill(ctx context.Context) (*backfill, error) {
 // refill has a consumer that has expired begin anew, at the present end of the feed and
 // with the rows of its tables: what was parked comes again with them.
 func (c *Consumer) refill(ctx context.Context) error {
+	var expired bool
+	err := c.pool.QueryRow(ctx, `SELECT state = 'expired' FROM howdah.change_consumer WHERE name = $1`, c.cfg.Name).Scan(&expired)
+	if err != nil || !expired {
+		return err
+	}
 	from, err := c.log.Sync(ctx)
 	if err != nil {
 		return err
