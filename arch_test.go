@@ -72,6 +72,8 @@ func TestLayers(t *testing.T) {
 		"./pg":               {"fault"},
 		"./pg/migrate":       {"fault", "pg"},
 		"./changes":          {"fault", "pg"},
+		"./changes/kafka":    {"changes", "fault", "pg"},
+		"./changes/nats":     {"changes", "fault", "pg"},
 		"./checklists":       {"fault", "pg"},
 		"./counters":         {"fault", "pg"},
 		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
@@ -116,6 +118,23 @@ func TestAServiceAloneLinksLittle(t *testing.T) {
 		for _, edge := range []string{"danielgtaylor/huma", "spf13/cobra", "prometheus", "progressbar", "golang.org/x/term"} {
 			if strings.Contains(path, edge) {
 				t.Errorf("the library links %s, which is for the edges", path)
+			}
+		}
+	}
+}
+
+// A sink that needs a client of its own is linked by who imports it, with that client
+// and not with the server its tests run.
+func TestSinksAreLinkedByWhoImportsThem(t *testing.T) {
+	t.Parallel()
+	for pkg, allowed := range map[string][]string{
+		".": nil, "./cmd/howdah": nil,
+		"./changes/kafka": {"github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg"},
+		"./changes/nats":  {"github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nuid"},
+	} {
+		for _, path := range modules(t, pkg) {
+			if (strings.Contains(path, "nats-io") || strings.Contains(path, "twmb")) && !slices.Contains(allowed, path) {
+				t.Errorf("%s links %s", pkg, path)
 			}
 		}
 	}
