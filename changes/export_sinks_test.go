@@ -33,8 +33,8 @@ func Notice(c Change) (payload json.RawMessage, channel string) {
 // Stops reports whether err pauses a consumer.
 func Stops(err error) bool { return errors.As(err, new(*stopError)) }
 
-// Later returns when err wants to be tried again, 0 where it does not say.
-func Later(err error) time.Duration {
+// After returns when err wants to be tried again, 0 where it does not say.
+func After(err error) time.Duration {
 	var later *laterError
 	if errors.As(err, &later) {
 		return later.after

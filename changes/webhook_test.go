@@ -232,8 +232,8 @@ func TestWebhookAnswers(t *testing.T) {
 			}
 			continue
 		}
-		if err == nil || !strings.Contains(err.Error(), tc.text) || changes.Stops(err) != tc.stops || changes.Later(err) != tc.later {
-			t.Errorf("%s: %v, stops %v, later %s", name, err, changes.Stops(err), changes.Later(err))
+		if err == nil || !strings.Contains(err.Error(), tc.text) || changes.Stops(err) != tc.stops || changes.After(err) != tc.later {
+			t.Errorf("%s: %v, stops %v, later %s", name, err, changes.Stops(err), changes.After(err))
 			continue
 		}
 		text := err.Error()
