@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -352,6 +353,46 @@ func TestPumpThroughCuts(t *testing.T) {
 	}
 	if rows.Err() != nil || n != 1521 {
 		t.Errorf("%d rows, %v", n, rows.Err())
+	}
+}
+
+// The log's server is killed: what it had not on its disk is pumped again, because the
+// slot was not told that it was there.
+func TestPumpThroughACrash(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.publish(t)
+	server := pgtest.Server(t, func(c *localpg.Config) {
+		c.Settings = map[string]string{"wal_writer_delay": "10s"} // nobody else puts it there
+	})
+	f.into(t, server.URL())
+	ctx, cancel := context.WithCancel(t.Context())
+	var supervisor sync.WaitGroup
+	supervisor.Go(func() { server.Run(ctx) })
+	defer supervisor.Wait()
+	defer cancel()
+	stop := f.start(t, f.target, f.config())
+	const rounds, each = 2, 50
+	for round := range rounds {
+		for i := range each {
+			exec(t, f.source, fmt.Sprintf(`INSERT INTO shop.t VALUES (%d, '')`, round*each+i))
+		}
+		old := server.PID()
+		if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is back", func() bool { return server.PID() != old && f.target.Ping(t.Context()) == nil })
+	}
+	exec(t, f.source, `INSERT INTO shop.t VALUES (9999, 'the end')`)
+	all := feed(t, f.log, "the end")
+	stop()
+	if len(all) != rounds*each {
+		t.Errorf("%d changes, want %d", len(all), rounds*each)
+	}
+	for i, c := range all {
+		if want := fmt.Sprintf(`{"id":%d}`, i); string(c.Key) != want {
+			t.Fatalf("change %d is of %s", i, c.Key)
+		}
 	}
 }
 
