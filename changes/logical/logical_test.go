@@ -372,22 +372,30 @@ func TestPumpThroughACrash(t *testing.T) {
 	defer supervisor.Wait()
 	defer cancel()
 	stop := f.start(t, f.target, f.config())
-	const rounds, each = 2, 50
-	for round := range rounds {
-		for i := range each {
-			exec(t, f.source, fmt.Sprintf(`INSERT INTO shop.t VALUES (%d, '')`, round*each+i))
-		}
-		old := server.PID()
-		if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+	const n = 50
+	var written string // before the last
+	for i := range n {
+		if err := f.source.QueryRow(t.Context(), `SELECT pg_current_wal_insert_lsn()::text`).Scan(&written); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "it is back", func() bool { return server.PID() != old && f.target.Ping(t.Context()) == nil })
+		exec(t, f.source, fmt.Sprintf(`INSERT INTO shop.t VALUES (%d, '')`, i))
 	}
+	eventually(t, "the source has been told", func() (told bool) {
+		if err := f.source.QueryRow(t.Context(), `SELECT confirmed_flush_lsn >= $2::text::pg_lsn FROM pg_replication_slots WHERE slot_name = $1`, f.slot, written).Scan(&told); err != nil {
+			t.Fatal(err)
+		}
+		return told
+	})
+	old := server.PID()
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is back", func() bool { return server.PID() != old && f.target.Ping(t.Context()) == nil })
 	exec(t, f.source, `INSERT INTO shop.t VALUES (9999, 'the end')`)
 	all := feed(t, f.log, "the end")
 	stop()
-	if len(all) != rounds*each {
-		t.Errorf("%d changes, want %d", len(all), rounds*each)
+	if len(all) != n {
+		t.Errorf("%d changes, want %d", len(all), n)
 	}
 	for i, c := range all {
 		if want := fmt.Sprintf(`{"id":%d}`, i); string(c.Key) != want {
