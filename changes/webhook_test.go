@@ -209,17 +209,19 @@ func TestWebhookAnswers(t *testing.T) {
 		stops  bool
 		later  time.Duration
 	}{
-		"200":                    {answer: status(200, "", strings.Repeat("x", 1<<20))},
-		"202, to say nothing":    {answer: status(202, "60", "")},
-		"500":                    {answer: status(500, "", "it \x00 broke\n"), text: "500 Internal Server Error: it  broke"},
-		"500, at length":         {answer: status(500, "", strings.Repeat("é", 1<<20)), text: "500 Internal Server Error: " + strings.Repeat("é", 256)},
-		"410":                    {answer: status(410, "60", "unsubscribed"), text: "410 Gone: unsubscribed", stops: true},
-		"429":                    {answer: status(429, "120", ""), text: "429 Too Many Requests", later: 2 * time.Minute},
-		"503, much later":        {answer: status(503, "999999999999", ""), text: "503 Service Unavailable", later: time.Hour},
-		"503, nonsense":          {answer: status(503, "soon", ""), text: "503 Service Unavailable"},
-		"503, at a date":         {answer: status(503, time.Now().Add(100*time.Hour).UTC().Format(http.TimeFormat), ""), text: "503 Service Unavailable", later: time.Hour},
-		"302":                    {answer: func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, elsewhere.URL, 302) }, text: "302 Found; redirects are not followed"},
-		"307":                    {answer: func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, elsewhere.URL, 307) }, text: "307 Temporary Redirect; redirects are not followed"},
+		"200":                 {answer: status(200, "", strings.Repeat("x", 1<<20))},
+		"202, to say nothing": {answer: status(202, "60", "")},
+		"500":                 {answer: status(500, "", "it \x00 broke\n"), text: "500 Internal Server Error: it  broke"},
+		"500, at length":      {answer: status(500, "", strings.Repeat("é", 1<<20)), text: "500 Internal Server Error: " + strings.Repeat("é", 256)},
+		"410":                 {answer: status(410, "60", "unsubscribed"), text: "410 Gone: unsubscribed", stops: true},
+		"429":                 {answer: status(429, "120", ""), text: "429 Too Many Requests", later: 2 * time.Minute},
+		"503, much later":     {answer: status(503, "999999999999", ""), text: "503 Service Unavailable", later: time.Hour},
+		"503, nonsense":       {answer: status(503, "soon", ""), text: "503 Service Unavailable"},
+		"503, at a date":      {answer: status(503, time.Now().Add(100*time.Hour).UTC().Format(http.TimeFormat), ""), text: "503 Service Unavailable", later: time.Hour},
+		"302":                 {answer: func(w http.ResponseWriter, req *http.Request) { http.Redirect(w, req, elsewhere.URL, http.StatusFound) }, text: "302 Found; redirects are not followed"},
+		"307": {answer: func(w http.ResponseWriter, req *http.Request) {
+			http.Redirect(w, req, elsewhere.URL, http.StatusTemporaryRedirect)
+		}, text: "307 Temporary Redirect; redirects are not followed"},
 		"no HTTP":                {answer: hijacked("SSH-2.0-OpenSSH\r\n\r\n"), text: "malformed HTTP response"},
 		"cut off":                {answer: hijacked(""), text: "EOF"},
 		"headers without an end": {answer: hijacked("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20)), text: "exceeded"},
