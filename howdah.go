@@ -73,6 +73,7 @@ type Client struct {
 	Pool   *pgxpool.Pool      // for SQL of the program's own
 	Hub    *pg.Hub            // hears notifications while Run runs
 	Tail   *changes.Tail      // follows the feed while Run runs
+	Runner *changes.Runner    // runs the consumers that are saved while Run runs
 	Writer *checklists.Writer // commits calls about single items together while Run runs
 
 	cfg     Config
@@ -103,6 +104,11 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{Services: services(pool, cfg), Pool: pool, cfg: cfg}
 	c.Hub = pg.NewHub(pg.HubConfig{Conn: direct, Log: cfg.Log})
 	c.Tail = changes.NewTail(c.Changes, c.Hub)
+	c.Runner = changes.NewRunner(c.Changes, c.Hub, func(ctx context.Context, conns int) (*pgxpool.Pool, error) {
+		database := cfg.Database
+		database.MaxConns = conns
+		return pg.Open(ctx, database)
+	})
 	c.Writer = checklists.NewWriter(c.Checklists, checklists.WriterConfig{Log: cfg.Log})
 	c.reads = c.Services
 	if c.replica, err = pg.OpenReplica(ctx, cfg.Database); err != nil {
@@ -160,12 +166,13 @@ func (c *Client) Following(ctx context.Context, fn func(context.Context, *change
 
 // Run does what the services need in the background until ctx is done: it hears
 // notifications for all of them on one connection, reads the feed of changes
-// while somebody watches it, lets writes share commits, and keeps the log of changes
-// and the counters small.
+// while somebody watches it, runs the consumers that are saved, lets writes share
+// commits, and keeps the log of changes and the counters small.
 func (c *Client) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.follow(ctx) })
 	group.Go(func() error { return c.Writer.Run(ctx) })
+	group.Go(func() error { return c.Runner.Run(ctx) })
 	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
 	group.Go(func() error {
 		return counters.NewKeeper(c.Counters, counters.KeeperConfig{Log: c.cfg.Log}).Run(ctx)

@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,7 +62,13 @@ type Consumer struct {
 	patterns []Pattern // of handlers
 	handlers []Handler
 	refused  error // a pattern that is none
+
+	sink   *string // of one that is saved
+	counts counts
 }
+
+// counts are what an instance has done.
+type counts struct{ handled, failed atomic.Uint64 }
 
 // NewConsumer returns a Consumer that works on pool, woken by hub. It starts nothing.
 func NewConsumer(pool *pgxpool.Pool, hub *pg.Hub, cfg ConsumerConfig) *Consumer {
@@ -89,7 +96,15 @@ func (c *Consumer) Handle(pattern string, h Handler) {
 	c.patterns, c.handlers = append(c.patterns, p), append(c.handlers, h)
 }
 
+// check refuses what a consumer could never run with.
 func (c *Consumer) check() error {
+	if err := c.checkSettings(); err != nil {
+		return err
+	}
+	return c.room(c.cfg.Shards)
+}
+
+func (c *Consumer) checkSettings() error {
 	switch cfg := c.cfg; {
 	case !validConsumer.MatchString(cfg.Name):
 		return pg.Refuse("name", "%q; want up to 40 of a-z 0-9 _ and -, beginning with a letter or digit", cfg.Name)
@@ -106,7 +121,7 @@ func (c *Consumer) check() error {
 	case len(c.handlers) == 0:
 		return pg.Refuse("handlers", "there are none: see Handle")
 	}
-	return c.room(c.cfg.Shards)
+	return nil
 }
 
 // room makes sure that the shards do not take all connections: handlers may want
@@ -177,14 +192,14 @@ func (c *Consumer) create(ctx context.Context) error {
 		}
 		_, err := tx.Exec(ctx, `
 			WITH made AS (
-				INSERT INTO howdah.change_consumer (name, shards, patterns)
-				VALUES ($1, $2, $3)
+				INSERT INTO howdah.change_consumer (name, shards, patterns, sink)
+				VALUES ($1, $2, $3, $7)
 				ON CONFLICT (name) DO NOTHING
 				RETURNING name)
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
 			SELECT name, shard, 1, $4, $5, $6::jsonb
 			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows)
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, c.sink)
 		return err
 	})
 }

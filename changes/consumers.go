@@ -24,12 +24,14 @@ type Status struct {
 	Shards     int       `json:"shards" example:"1"`
 	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
 	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
-	Position   Position  `json:"position" example:"1042.7"`           // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                     // commits that it has not come to yet
-	Behind     float64   `json:"behind_seconds" example:"1.2"`        // age of the first change that it has not come to yet
-	Parked     int64     `json:"parked" example:"3"`                  // changes put aside, and those waiting behind them
-	Dead       int64     `json:"dead" example:"1"`                    // of these, those that are tried no more
-	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"` // about when an instance last ran
+	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com/hook"` // of one that servers run; else a program of its own does
+	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`          // tables that are still being read
+	Position   Position  `json:"position" example:"1042.7"`                                 // up to here all has been handled, or parked
+	Lag        int64     `json:"lag" example:"8"`                                           // commits that it has not come to yet
+	Behind     float64   `json:"behind_seconds" example:"1.2"`                              // age of the first change that it has not come to yet
+	Parked     int64     `json:"parked" example:"3"`                                        // changes put aside, and those waiting behind them
+	Dead       int64     `json:"dead" example:"1"`                                          // of these, those that are tried no more
+	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                       // about when an instance last ran
 }
 
 // Consumers returns how all consumers stand, by name.
@@ -63,7 +65,9 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					WHERE s.stalls AND p.consumer = c.name AND p.shard = s.stalled AND p.head AND NOT p.dead
 					ORDER BY p.next_at
 					LIMIT 1), '') ELSE c.reason END,
-				c.shards, coalesce(c.next_shards, 0), c.patterns, s.n, s.id,
+				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
+				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
+				s.n, s.id,
 				greatest(t.n - s.n - coalesce((
 					SELECT sum(e.first - 1 - greatest(e.head, s.n))
 					FROM howdah.change_era e
@@ -98,7 +102,12 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 			WHERE $1::text IS NULL OR c.name = $1
 			ORDER BY c.name`, name, outage)
 		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+			var kept *saved
+			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
+				&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+			if kept != nil {
+				s.Sink = kept.Sink.String()
+			}
 			return s, err
 		})
 		return err

@@ -22,6 +22,7 @@ import (
 	"io/fs"
 	"regexp"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -60,14 +61,18 @@ type Log struct {
 	db        pg.DB
 	cfg       Config
 	snapshots *sync.Mutex // shared by copies: see Snapshot
+	looks     *looks      // shared by copies
 }
+
+// looks counts the ticks of a process, and adds up what they took.
+type looks struct{ n, nanos atomic.Int64 }
 
 // New returns the Log of db.
 func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, snapshots: new(sync.Mutex)}
+	return &Log{db: db, cfg: cfg, snapshots: new(sync.Mutex), looks: new(looks)}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

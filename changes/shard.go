@@ -248,6 +248,7 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 		return pause{}, err
 	}
 	s.moved(cs, mark{st.seq + 1, to, failures})
+	s.counts.handled.Add(uint64(len(free)))
 	return pause{}, nil
 }
 
@@ -385,6 +386,7 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 			err = b.move(st.at, 0, st.backfill)
 		}
 		if b.fault == nil && err == nil {
+			s.counts.handled.Add(1)
 			s.at, s.probe = mark{st.seq + 1, st.at, 0}, 0
 		}
 		if b.fault == nil {

@@ -3,6 +3,7 @@ package changes
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -29,6 +30,11 @@ func (l *Log) Sync(ctx context.Context) (Position, error) {
 // tick numbers what has committed and returns the last number; nil where another
 // is at it and wait is false.
 func (l *Log) tick(ctx context.Context, wait bool) (n *int64, err error) {
+	began := time.Now()
+	defer func() {
+		l.looks.n.Add(1)
+		l.looks.nanos.Add(time.Since(began).Nanoseconds())
+	}()
 	err = pg.Retry(ctx, l.db, func() error {
 		err := asOurs(tickOn(ctx, l.db, wait, &n))
 		if pool, ok := l.db.(*pgxpool.Pool); ok && errors.Is(err, ErrInTx) {

@@ -23,11 +23,11 @@ import (
 
 // WebhookConfig says where changes are posted.
 type WebhookConfig struct {
-	URL          string        // http or https; what stands before an @ is sent as basic authorization
-	Secrets      []string      // "whsec_" and base64, or as they are; 24 bytes at least; the newest first; none: not signed
-	Batch        bool          // one request for all changes that are handed over, rather than one for each
-	Timeout      time.Duration // of a request; default 15 s
-	AllowPrivate bool          // hosts of one's own network, too, and the proxy that the environment names
+	URL          string        `json:"url"`                     // http or https; what stands before an @ is sent as basic authorization
+	Secrets      []string      `json:"secrets,omitempty"`       // "whsec_" and base64, or as they are; 24 bytes at least; the newest first; none: not signed
+	Batch        bool          `json:"batch,omitempty"`         // one request for all changes that are handed over, rather than one for each
+	Timeout      time.Duration `json:"timeout,omitempty"`       // of a request; default 15 s
+	AllowPrivate bool          `json:"allow_private,omitempty"` // hosts of one's own network, too, and the proxy that the environment names
 }
 
 const (

@@ -45,6 +45,52 @@ func (a *api) statusAfter(ctx context.Context, name string, err error) (*consume
 	return a.getConsumer(ctx, &ConsumerPath{name})
 }
 
+// WebhookBody is where changes are posted.
+type WebhookBody struct {
+	URL          string   `json:"url" example:"https://example.com/hook"`
+	Secrets      []string `json:"secrets,omitempty" writeOnly:"true" doc:"whsec_ and base64, 24 bytes at least; the newest first, several while one takes the place of another. Never shown again." example:"[\"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8G\"]"`
+	Batch        bool     `json:"batch,omitempty" doc:"One request for all changes of a batch."`
+	Timeout      string   `json:"timeout,omitempty" example:"15s" doc:"Of a request; default 15s."`
+	AllowPrivate bool     `json:"allow_private,omitempty" doc:"Hosts of the server's own network, too."`
+}
+
+type saveInput struct {
+	ConsumerPath
+	Body struct {
+		Tables   []string `json:"tables,omitempty" example:"[\"public.orders:insert,update\"]" doc:"What it is handed: schema.table, schema.*, message.topic.* or *, perhaps with :insert; default all."`
+		Shards   int      `json:"shards,omitempty" minimum:"1" maximum:"64" default:"1" doc:"Parts handled beside each other, a key always in the same."`
+		Batch    int      `json:"batch,omitempty" minimum:"1" maximum:"10000" default:"100" doc:"Most changes handed over at once."`
+		From     string   `json:"from,omitempty" example:"start" doc:"Where a new one begins: start, now (the default), a position or a time."`
+		Backfill []string `json:"backfill,omitempty" example:"[\"public.orders\"]" doc:"Tables whose rows a new one is handed, too, as they stand."`
+		Echo     bool     `json:"echo,omitempty" doc:"Hand it what it caused itself, too."`
+		Sink     struct {
+			Webhook *WebhookBody `json:"webhook,omitempty"`
+			Notify  bool         `json:"notify,omitempty" doc:"NOTIFY create_or_update_record or delete_record for each change."`
+		} `json:"sink" doc:"What is done with the changes: one of its members."`
+	}
+}
+
+func (a *api) saveConsumer(ctx context.Context, in *saveInput) (*consumerOutput, error) {
+	sink := changes.Sink{Notify: in.Body.Sink.Notify}
+	if w := in.Body.Sink.Webhook; w != nil {
+		sink.Webhook = &changes.WebhookConfig{URL: w.URL, Secrets: w.Secrets, Batch: w.Batch, AllowPrivate: w.AllowPrivate}
+		if w.Timeout != "" {
+			var err error
+			if sink.Webhook.Timeout, err = duration("timeout", w.Timeout); err != nil {
+				return nil, err
+			}
+		}
+	}
+	tables := in.Body.Tables
+	if len(tables) == 0 {
+		tables = []string{"*"}
+	}
+	err := a.client.Changes.Save(ctx, changes.ConsumerConfig{
+		Name: in.Name, Shards: in.Body.Shards, Batch: in.Body.Batch, From: in.Body.From, Backfill: in.Body.Backfill, Echo: in.Body.Echo,
+	}, tables, sink)
+	return a.statusAfter(ctx, in.Name, err)
+}
+
 type forgetOutput struct {
 	Body struct {
 		Forgotten bool `json:"forgotten" example:"true"`

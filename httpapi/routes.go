@@ -65,6 +65,7 @@ func (a *api) routes() {
 
 	add(a, get, "/v1/changes/consumers", "changes-consumers", "Who is handed changes, and how far each has come", a.listConsumers)
 	add(a, get, "/v1/changes/consumers/{name}", "changes-consumer", "How far a consumer has come", a.getConsumer, mayMiss)
+	add(a, put, "/v1/changes/consumers/{name}", "changes-save", "Have every server run a consumer: what it is handed, and what is done with that", a.saveConsumer, mayConflict)
 	add(a, del, "/v1/changes/consumers/{name}", "changes-forget", "Take a consumer away, with what is parked for it", a.forgetConsumer, mayMiss)
 	add(a, post, "/v1/changes/consumers/{name}/pause", "changes-pause", "Have a consumer stand still; what it misses is kept", a.pauseConsumer, mayMiss, mayConflict)
 	add(a, post, "/v1/changes/consumers/{name}/resume", "changes-resume", "Have a paused consumer go on", a.resumeConsumer, mayMiss, mayConflict)

@@ -103,6 +103,9 @@ func TestHelpExamplesWork(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(dir, "files.csv"), []byte("item,size\na.txt,1\n"), 0o644); err != nil {
 					t.Fatal(err)
 				}
+				if err := os.WriteFile(filepath.Join(dir, "s.key"), []byte("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8G\n"), 0o600); err != nil {
+					t.Fatal(err)
+				}
 				captures := []byte(`{"captures":[{"table":"public.orders","payload":"diff"}]}`)
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {
 					t.Fatal(err)
@@ -134,8 +137,12 @@ func TestHelpExamplesWork(t *testing.T) {
 				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
 					line = "timeout --foreground --preserve-status -s INT 2 " + line // it ends well when it is interrupted, once, after its first line
 				}
-				if follows && !strings.Contains(line, "--until") {
-					line += " --until now" // what follows without an end has a test of its own
+				if follows && !strings.Contains(line, "--until") && !strings.Contains(line, "--save") { // what follows without an end has a test of its own
+					before, command, found := strings.Cut(line, " -- ")
+					line = before + " --until now"
+					if found {
+						line += " -- " + command
+					}
 				}
 				if strings.HasPrefix(line, "howdah checklists work") { // what others have leased it waits for
 					line = strings.Replace(line, "work downloads", "work others --quiet", 1)

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
 	"sync"
 
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
@@ -19,8 +17,10 @@ import (
 type consumer struct {
 	changes.ConsumerConfig
 	until  string
+	fill   bool
 	tables []string
-	sql    string
+	sink   sinkFlags
+	save   bool
 }
 
 func (c *cli) changesRun() *cobra.Command {
@@ -32,15 +32,39 @@ func (c *cli) changesRun() *cobra.Command {
 to --until. How far it has come is kept under its name: run again, after whatever
 end, it goes on there. Run twice at a time, one goes on when the other ends.
 
-With --sql a statement is run once for each change, $1 being the change as JSON; what
+One flag says what is done with them. With --sql a statement is run once for each change, $1 being the change as JSON; what
 it writes is committed together with how far the consumer has come, so it happens
 exactly once. A change that fails again and again is put aside with later ones of its
-key (howdah changes parked), and the others go on.`,
+key (howdah changes parked), and the others go on.
+
+--webhook posts them as CloudEvents, signed with the secrets of a file, one a line;
+--exec runs a command with changes as lines of JSON on its stdin; --lines prints them;
+--notify announces them on the channels create_or_update_record and delete_record.
+These happen at least once, and a repeat bears the same position.
+
+With --backfill a new consumer is also handed the rows that its tables have already,
+each as it stands at a place in the feed. With --save it is not run here: every howdah
+serve does, until it is forgotten.`,
 		Example: `  howdah changes run copy --table public.users --sql 'SELECT apply_change($1::jsonb)'
-  howdah changes run copy --table public.users --sql 'SELECT apply_change($1::jsonb)' --from start --until now`,
-		Args: cobra.ExactArgs(1),
+  howdah changes run copy --table public.users --sql 'SELECT apply_change($1::jsonb)' --from start --until now
+  howdah changes run copy --table public.users --backfill --sql 'SELECT apply_change($1::jsonb)'
+  howdah changes run shipping --table public.orders --webhook https://example.com/hook --secret-file s.key
+  howdah changes run index --exec -- ./reindex --fast
+  howdah changes run ruby --notify --save`,
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name = args[0]
+			if err := r.sink.read(c, args[1:]); err != nil {
+				return err
+			}
+			if r.fill {
+				if err := r.backfill(); err != nil {
+					return err
+				}
+			}
+			if r.save && (r.sink.Kept == nil || r.until != "") {
+				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
+			}
 			return c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
 				if private {
 					if err := client.Migrate(ctx); err != nil {
@@ -53,7 +77,10 @@ key (howdah changes parked), and the others go on.`,
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&r.tables, "table", nil, "schema.table, schema.*, message.topic.* or *, perhaps with :insert (default all)")
-	flags.StringVar(&r.sql, "sql", "", "run this once for each change; $1 is the change as JSON")
+	r.sink.flags(flags)
+	flags.BoolVar(&r.fill, "backfill", false, "hand a new one the rows that the tables have, too")
+	flags.IntVar(&r.Chunk, "chunk", 0, "rows of a backfill read at a time (default 1000)")
+	flags.BoolVar(&r.save, "save", false, "keep it in the database, for every howdah serve to run")
 	flags.StringVar(&r.From, "from", "now", "where a new one begins: start, now, a position or a time")
 	flags.StringVar(&r.until, "until", "", "end when all up to there has been handled: now, a position or a time")
 	flags.IntVar(&r.Shards, "shards", 1, "parts handled beside each other, a key always in the same")
@@ -70,43 +97,37 @@ func (r *consumer) connections(cfg *howdah.Config) {
 	}
 }
 
-// sink is what is done with the changes: the one that the flags name.
-func (r *consumer) sink(ctx context.Context, client *howdah.Client) (changes.Handler, error) {
-	if r.sql == "" {
-		return nil, pg.Refuse("--sql", "is missing: what is to be done with the changes?")
-	}
-	if err := checkStatement(ctx, client, r.sql); err != nil {
-		return nil, err
-	}
-	return changes.SQL(r.sql), nil
-}
-
-// checkStatement refuses what would fail on each change.
-func checkStatement(ctx context.Context, client *howdah.Client, statement string) error {
-	return client.Pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) error {
-		d, err := conn.Conn().Prepare(ctx, "", statement)
-		var pgErr *pgconn.PgError
-		switch {
-		case errors.As(err, &pgErr):
-			return pg.Refuse("--sql", "%s", pgErr.Message)
-		case err == nil && len(d.ParamOIDs) > 1:
-			return pg.Refuse("--sql", "wants $%d; there is only $1, the change as JSON", len(d.ParamOIDs))
+// backfill names the tables that are to be read: those that --table names.
+func (r *consumer) backfill() error {
+	for _, text := range r.tables {
+		table, _, _ := strings.Cut(text, ":")
+		if strings.Contains(table, "*") {
+			return pg.Refuse("--backfill", "%q is no table; name each with --table", text)
 		}
-		return err
-	})
+		r.Backfill = append(r.Backfill, table)
+	}
+	if len(r.Backfill) == 0 {
+		return pg.Refuse("--backfill", "of which tables? name them with --table")
+	}
+	return nil
 }
 
 func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consumer, from bool) error {
-	sink, err := r.sink(ctx, client)
-	if err != nil {
+	if err := r.sink.check(ctx, client); err != nil {
 		return err
 	}
-	consumer := changes.NewConsumer(client.Pool, client.Hub, r.ConsumerConfig)
 	if len(r.tables) == 0 {
 		r.tables = []string{"*"}
 	}
+	if r.save {
+		if err := client.Changes.Save(ctx, r.ConsumerConfig, r.tables, *r.sink.Kept); err != nil {
+			return err
+		}
+		return c.result(fmt.Sprintf("saved %s: %s", r.Name, r.sink.Kept), map[string]string{"saved": r.Name, "sink": r.sink.Kept.String()})
+	}
+	consumer := changes.NewConsumer(client.Pool, client.Hub, r.ConsumerConfig)
 	for _, pattern := range r.tables {
-		consumer.Handle(pattern, sink)
+		consumer.Handle(pattern, r.sink.Handler)
 	}
 	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil && from {
 		c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))

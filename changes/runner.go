@@ -1,0 +1,190 @@
+package changes
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Runner runs the consumers that [Log.Save] keeps in the database, for as long as they
+// are there and as they are changed. Any number of servers may: one at a time moves a
+// shard.
+type Runner struct {
+	log  *Log
+	hub  *pg.Hub
+	open func(ctx context.Context, conns int) (*pgxpool.Pool, error)
+
+	mu      sync.Mutex
+	running map[string]*instance
+}
+
+// instance is a consumer that a Runner runs.
+type instance struct {
+	kept string // as it is in the database
+	stop context.CancelFunc
+
+	mu       sync.Mutex
+	consumer *Consumer // nil while there is none
+	past     ConsumerStats
+}
+
+// NewRunner returns a Runner of the consumers that are kept with l, woken by hub. open
+// opens a pool for one of them, of so many connections: handlers may take their time,
+// and are not to take connections from others. It starts nothing.
+func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context, conns int) (*pgxpool.Pool, error)) *Runner {
+	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}}
+}
+
+// Run runs consumers until ctx is done. A database that is away is waited for.
+func (r *Runner) Run(ctx context.Context) error {
+	if pg.InTx(r.log.db) {
+		return pg.Wrap("changes: runner", ErrInTx)
+	}
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	away := trouble{of: "the consumers that are saved cannot be looked up"}
+	for {
+		err := r.look(ctx, &background)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			if !away.wait(ctx, err) {
+				return nil
+			}
+			continue
+		}
+		away.over()
+		if !sleep(ctx, time.Second, nil) {
+			return nil
+		}
+	}
+}
+
+// keptConsumer is a row of howdah.change_consumer with a sink.
+type keptConsumer struct {
+	Name     string
+	Shards   int
+	Patterns []string
+	Sink     []byte
+}
+
+// look starts what is new, and stops what is gone or was changed.
+func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
+	rows, _ := r.log.db.Query(ctx, `
+		SELECT name, coalesce(next_shards, shards) AS shards, patterns, sink
+		FROM howdah.change_consumer
+		WHERE sink IS NOT NULL`)
+	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+	if err != nil {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	wanted := map[string]bool{}
+	for _, k := range all {
+		wanted[k.Name] = true
+		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), string(k.Sink))
+		i := r.running[k.Name]
+		if i != nil && i.kept == kept {
+			continue
+		}
+		if i == nil {
+			i = new(instance)
+			r.running[k.Name] = i
+		} else {
+			i.stop()
+		}
+		var running context.Context
+		running, i.stop = context.WithCancel(ctx)
+		i.kept = kept
+		background.Go(func() { r.run(running, i, k) })
+	}
+	for name, i := range r.running {
+		if !wanted[name] {
+			i.stop()
+			delete(r.running, name)
+		}
+	}
+	return nil
+}
+
+// run runs a consumer until ctx is done. One that ends by itself is run again: another
+// of the name may have been in its way.
+func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
+	ended := trouble{of: "a consumer of changes that is saved cannot run", name: k.Name}
+	for {
+		err := r.runOnce(ctx, i, k)
+		if ctx.Err() != nil || !ended.wait(ctx, err) {
+			return
+		}
+	}
+}
+
+func (r *Runner) runOnce(ctx context.Context, i *instance, k keptConsumer) error {
+	var s saved
+	if err := json.Unmarshal(k.Sink, &s); err != nil {
+		return err
+	}
+	pool, err := r.open(ctx, k.Shards+2)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	c := NewConsumer(pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
+	c.log.looks = r.log.looks
+	handler := s.Handler()
+	for _, pattern := range k.Patterns {
+		c.Handle(pattern, handler)
+	}
+	i.set(c)
+	defer i.set(nil)
+	slog.InfoContext(ctx, "consumer of changes runs", "consumer", k.Name, "sink", s.Sink.String())
+	return c.Run(ctx)
+}
+
+func (i *instance) set(c *Consumer) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.consumer != nil {
+		i.past = i.past.plus(i.consumer)
+	}
+	i.consumer = c
+}
+
+// ConsumerStats counts what instances of a consumer have done in this process.
+type ConsumerStats struct {
+	Handled uint64 // changes
+	Failed  uint64 // calls of a handler
+}
+
+func (s ConsumerStats) plus(c *Consumer) ConsumerStats {
+	return ConsumerStats{s.Handled + c.counts.handled.Load(), s.Failed + c.counts.failed.Load()}
+}
+
+// Stats returns counts by the names of the consumers that run.
+func (r *Runner) Stats() map[string]ConsumerStats {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all := make(map[string]ConsumerStats, len(r.running))
+	for name, i := range r.running {
+		i.mu.Lock()
+		all[name] = i.past
+		if i.consumer != nil {
+			all[name] = i.past.plus(i.consumer)
+		}
+		i.mu.Unlock()
+	}
+	return all
+}
