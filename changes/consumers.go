@@ -256,7 +256,7 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 }
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
-// all that has committed, that of a Sync. It returns ErrParked at once where some of it
+// all that has committed, that of a Sync; and all rows of its backfill. It returns ErrParked at once where some of it
 // is parked, ErrNoConsumer, and otherwise waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
@@ -264,7 +264,7 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 		var there, parked *bool
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
-				SELECT bool_and((k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
+				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
 					EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND (n, id) <= ($2::bigint, $3::bigint))
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
