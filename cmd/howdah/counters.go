@@ -46,6 +46,8 @@ func (c *cli) counters() *cobra.Command {
 		c.countersEvent("track", "Add values to the buckets of a time", counters.OpAdd, readLeaf),
 		c.countersEvent("assert", "Put values into the buckets of a time", counters.OpPut, readAny),
 		c.countersValues(),
+		c.countersQuery(),
+		c.countersPlot(),
 		c.countersImport(),
 		c.countersBeam(),
 		c.countersScan(),
