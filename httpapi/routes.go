@@ -43,7 +43,9 @@ func (a *api) routes() {
 
 	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track)
 	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert)
-	add(a, get, "/v1/counters/keys/{key}", "counters-values", "The buckets of a metric, as a series", a.seriesOf)
+	add(a, get, "/v1/counters/keys/{key}", "counters-values", "The buckets of a metric, as a series or a stream", a.seriesOf, a.seriesOut)
+	add(a, get, "/v1/counters/keys/{key}/query", "counters-query", "A sum, a quantile, a timeline … of a metric", a.queryKey)
+	add(a, get, "/v1/counters/keys/{key}/watch", "counters-watch", "The newest buckets of a metric, as they change, as Server-Sent Events", a.watchKey, mayConflict, bucketsOut)
 	add(a, put, "/v1/counters/keys/{key}/beam", "counters-beam", "Keep the last known state of a key", a.beam)
 	add(a, get, "/v1/counters/keys/{key}/beam", "counters-scan", "The last known state of a key", a.scan, mayMiss)
 	add(a, post, "/v1/counters/rows/get", "counters-get", "What rows hold, by their keys", a.getRows)
