@@ -41,13 +41,13 @@ type Applied struct {
 
 // ApplyAll applies events as they come, however many, in units of up to 1,000: each is
 // a transaction. An event that [Store.Apply] would refuse is left out, and so is an
-// error of events that is Invalid; any other error ends it. What was applied before an
-// error stays, and is told with it.
+// error of events that is Invalid; any other error ends it. Of events that share an ID
+// the first is applied. What was applied before an error stays, and is told with it.
 //
 // It returns [ErrSource] where the source begins otherwise than the one that had its
 // name before.
 func (s *Store) ApplyAll(ctx context.Context, events iter.Seq2[Event, error], opt ApplyOptions) (Applied, error) {
-	a := applier{Store: s, opt: opt}
+	a := applier{Store: s, opt: opt, ids: map[string]bool{}}
 	err := a.run(ctx, events)
 	return a.done, pg.Wrap("counters: apply all", err)
 }
@@ -66,6 +66,7 @@ type applier struct {
 	done  Applied
 	mark  mark // where the source was left, then how far it is applied
 	unit  []pending
+	ids   map[string]bool // of its events
 }
 
 // pending is an event of the unit that is being gathered.
@@ -130,9 +131,12 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 		switch p.mark = here; {
 		case err != nil:
 			a.refuse(err)
-		case here.n <= known:
+		case here.n <= known, a.ids[p.eventID]:
 			a.done.Duplicates++
 		default:
+			if p.eventID != "" {
+				a.ids[p.eventID] = true
+			}
 			a.unit = append(a.unit, p)
 			text += p.write.text()
 		}
@@ -189,6 +193,7 @@ func (a *applier) find(ctx context.Context) error {
 func (a *applier) commit(ctx context.Context) error {
 	err := a.apply(ctx, a.unit)
 	a.unit = a.unit[:0]
+	clear(a.ids)
 	return err
 }
 

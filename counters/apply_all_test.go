@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
 )
 
 var once = counters.ApplyOptions{Once: "log"}
@@ -140,7 +140,7 @@ func TestApplyAllRefuses(t *testing.T) {
 		`{"key":"n","at":1746522900,"values":{"n":"x"}}`,
 		`{"key":"n","at":"2025-05-06T09:15:00+02:00","values":{"n":1,"m":{"$max":3}},"op":"track","untracked":true}` + "\r",
 		`{"key":"n","at":1746522900,"values":{"n":1},"id":"a"}`,
-		`{"key":"n","at":1746522900.7,"values":{"n":1},"id":"a"}`,
+		`{"key":"n","at":1746522900.7,"values":{"n":7},"id":"a"}`,
 		`{"key":"n","at":1746522900,"values":{"text":["any"]},"op":"assert"}`,
 		`{"key":"n","at":1746522900,"values":{"text":1}}`, // 10
 		`{"at":1746522900,"values":{"n":1}}`,
@@ -207,10 +207,10 @@ func TestReadPackedEvents(t *testing.T) {
 	if n, err := read(packed.Bytes()); n != 5000 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
-	if n, err := read(packed.Bytes()[:packed.Len()/2]); n < 1000 || n > 4000 || !errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, fault.Invalid) {
+	if n, err := read(packed.Bytes()[:packed.Len()/2]); n < 1000 || n > 4000 || pg.KindOf(err) != "" || !strings.Contains(err.Error(), fmt.Sprintf("the source breaks off after line %d: unexpected EOF", n)) {
 		t.Errorf("%d, %v", n, err)
 	}
-	if n, err := read(packed.Bytes()[:5]); n != 0 || !errors.Is(err, io.ErrUnexpectedEOF) {
+	if n, err := read(packed.Bytes()[:5]); n != 0 || err == nil || err.Error() != "gzip: unexpected EOF" {
 		t.Errorf("%d, %v", n, err)
 	}
 	if n, err := read(nil); n != 0 || err != nil {

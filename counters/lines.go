@@ -120,7 +120,7 @@ func readLines[T any](r io.Reader, parse func(n int64, line []byte) (T, error)) 
 			}
 			ended := err != nil
 			if ended && err != io.EOF {
-				yield(none, fmt.Errorf("after line %d: %w", n-1, err))
+				yield(none, fmt.Errorf("the source breaks off after line %d: %v", n-1, err)) // its cause is not ours: an EOF of the database is one, too
 				return
 			}
 			if line = bytes.TrimSpace(line); tooLong || len(line) > 0 {
@@ -150,7 +150,7 @@ func unpackLines(r io.Reader) (*bufio.Reader, error) {
 	if magic, _ := lines.Peek(2); string(magic) == "\x1f\x8b" {
 		unpacked, err := gzip.NewReader(lines)
 		if err != nil {
-			return nil, fmt.Errorf("gzip: %w", err)
+			return nil, fmt.Errorf("gzip: %v", err)
 		}
 		lines = bufio.NewReaderSize(unpacked, maxLine)
 	}

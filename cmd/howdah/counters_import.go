@@ -114,7 +114,11 @@ func lineFormatOf(format, path string) (string, error) {
 	case ext == ".log" || strings.Contains(name, ".log."): // access.log.1
 		return "combined", nil
 	}
-	return "", pg.Refuse("--format", "%q; want one of %s", format, strings.Join(lineFormatNames(), ", "))
+	given := fmt.Sprintf("%q", format)
+	if format == "" {
+		given = "missing, and not told by the name " + printable(name)
+	}
+	return "", pg.Refuse("--format", "%s; want one of %s", given, strings.Join(lineFormatNames(), ", "))
 }
 
 // readerOf is what reads a format of events.

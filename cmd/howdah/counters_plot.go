@@ -54,7 +54,7 @@ the largest of its own.`,
 					return plot(series, args[1:], width, height, isTerminal(c.out) && !c.noColor)
 				}
 				if watch {
-					return c.redraw(ctx, draw)
+					return c.redraw(ctx, time.Second, draw)
 				}
 				text, err := draw()
 				if err != nil {
@@ -83,8 +83,8 @@ func (c *cli) screen() (width, height int) {
 }
 
 // redraw keeps a plot up to date, until ctx ends.
-func (c *cli) redraw(ctx context.Context, draw func() (string, error)) error {
-	tick := time.NewTicker(time.Second)
+func (c *cli) redraw(ctx context.Context, every time.Duration, draw func() (string, error)) error {
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	seen := ""
 	for {
@@ -129,20 +129,26 @@ func plot(series *counters.Series, paths []string, width, height int, colors boo
 	if err != nil {
 		return "", err
 	}
-	label := labels(lines)
-	times := timeFormat(series.At)
 	legend := legendOf(names, width, colors)
-	const axis, margin, below = 2, 3, 2
+	const axis, margin, gap = 2, 3, 1
+	rows := max(height-axis-gap-len(legend)-1, 3)
+	low, high := bounds(lines)
+	label := labels(low, high, rows)
 	most := 0
-	for _, line := range lines {
-		for _, v := range line {
-			most = max(most, utf8.RuneCountInString(label(v)))
-		}
+	for i := range rows + 1 {
+		most = max(most, utf8.RuneCountInString(label(float64(i))))
 	}
+	times := timeFormat(series.At)
 	columns := max(width-most-margin-len(times)/2-1, 10)
-	rows := max(height-below-len(legend)-axis, 3)
+	for i, line := range lines {
+		line = largest(line, columns)
+		for j, v := range line {
+			line[j] = (v - low) / (high - low) * float64(rows) // asciigraph knows no very large or small numbers
+		}
+		lines[i] = line
+	}
 	options := []asciigraph.Option{
-		asciigraph.Height(rows),
+		asciigraph.Height(rows), asciigraph.LowerBound(0), asciigraph.UpperBound(float64(rows)),
 		asciigraph.YAxisValueFormatter(label),
 		asciigraph.XAxisRange(0, max(float64(len(series.At)-1), 0.1)),
 		asciigraph.XAxisTickCount(min(max(columns/(len(times)+3), 2), max(len(series.At), 2))),
@@ -153,14 +159,8 @@ func plot(series *counters.Series, paths []string, width, height int, colors boo
 			return series.At[int(math.Round(v))].Format(times)
 		}),
 	}
-	if low, high := bounds(lines); low == high {
-		options = append(options, asciigraph.LowerBound(0), asciigraph.UpperBound(0))
-	}
 	if len(series.At) <= columns {
 		options = append(options, asciigraph.Width(columns))
-	}
-	for i := range lines {
-		lines[i] = largest(lines[i], columns)
 	}
 	if colors {
 		options = append(options, asciigraph.SeriesColors(lineColors...))
@@ -222,57 +222,58 @@ func largest(line []float64, columns int) []float64 {
 	return cut
 }
 
+// bounds are the numbers that an axis begins and ends with: never the same.
 func bounds(lines [][]float64) (low, high float64) {
 	low, high = math.Inf(1), math.Inf(-1)
 	for _, line := range lines {
 		low, high = min(low, slices.Min(line)), max(high, slices.Max(line))
 	}
+	if low == high {
+		low, high = min(low, 0), max(high, 0)
+	}
+	if low == high {
+		high = 1
+	}
 	return low, high
 }
 
-// labels returns what writes the numbers of an axis, short and all alike.
-func labels(lines [][]float64) func(float64) string {
-	low, high := bounds(lines)
-	unit, suffix := 1.0, ""
+// labels returns what writes the number at a row of an axis, short and all alike.
+func labels(low, high float64, rows int) func(row float64) string {
+	unit, suffix, most := 1.0, "", max(math.Abs(low), math.Abs(high))
 	for _, s := range []string{"k", "M", "G", "T", "P"} {
-		if max(math.Abs(low), math.Abs(high)) >= 10_000*unit {
+		if most >= 10_000*unit {
 			unit, suffix = unit*1000, s
 		}
 	}
-	if max(math.Abs(low), math.Abs(high)) >= 1e6*unit {
-		return func(v float64) string { return strconv.FormatFloat(v, 'e', 3, 64) }
-	}
-	// Digits enough to tell some 20 of them apart.
-	digits := 0
-	for step := (high - low) / unit / 20; step > 0 && step < 0.5 && digits < 9; step *= 10 {
+	// Digits enough to tell neighbours apart.
+	digits, step := 0, (high-low)/unit/float64(rows)
+	for ; step < 0.5 && digits < 9; step *= 10 {
 		digits++
 	}
-	return func(v float64) string {
-		if text := strconv.FormatFloat(v/unit, 'f', digits, 64); v != 0 {
-			return text + suffix
+	format := func(v float64) string { return strconv.FormatFloat(v/unit, 'f', digits, 64) + suffix }
+	if most >= 1e6*unit || step < 0.5 {
+		format = func(v float64) string { return strconv.FormatFloat(v, 'e', 3, 64) }
+	}
+	return func(row float64) string {
+		v := low + row/float64(rows)*(high-low)
+		if math.Abs(v) < (high-low)/1e9 { // it is how the sum comes out
+			return "0"
 		}
-		return "0"
+		return format(v)
 	}
 }
 
-// timeFormat is how times under the axis are written, by what tells them apart.
+// timeFormat is how times under the axis are written: by what tells them apart.
 func timeFormat(at []time.Time) string {
-	first, last := at[0], at[len(at)-1]
-	apart := func(layout string) bool {
-		for i := 1; i < len(at); i++ {
-			if at[i].Format(layout) == at[i-1].Format(layout) {
-				return false
-			}
-		}
-		return true
-	}
-	const day = time.DateOnly
-	layouts := []string{"2006", "2006-01", day, "01-02 15:04", "01-02 15:04:05"}
-	if first.Format(day) == last.Format(day) {
+	layouts := []string{"2006", "2006-01", time.DateOnly, "01-02 15:04", "01-02 15:04:05"}
+	if first, last := at[0], at[len(at)-1]; len(at) == 1 {
+		return "2006-01-02 15:04"
+	} else if first.Format(time.DateOnly) == last.Format(time.DateOnly) {
 		layouts = []string{"15:04", "15:04:05"}
 	}
 	for _, layout := range layouts {
-		if apart(layout) {
+		twice := func(a, b time.Time) bool { return a.Format(layout) == b.Format(layout) }
+		if len(slices.CompactFunc(slices.Clone(at), twice)) == len(at) {
 			return layout
 		}
 	}
@@ -286,7 +287,11 @@ func legendOf(names []string, width int, colors bool) []string {
 	var line bytes.Buffer
 	used := 0
 	for i, name := range names {
-		entry := string([]rune{marks[i], ' '}) + printable(name)
+		name = printable(name)
+		if runes := []rune(name); len(runes) > width-2 {
+			name = string(runes[:max(width-3, 0)]) + "…"
+		}
+		entry := string([]rune{marks[i], ' '}) + name
 		length := utf8.RuneCountInString(entry)
 		if used > 0 && used+3+length > width {
 			legend = append(legend, line.String())
@@ -298,7 +303,7 @@ func legendOf(names []string, width int, colors bool) []string {
 			used += 3
 		}
 		if colors {
-			entry = lineColors[i].String() + "■" + asciigraph.Default.String() + " " + printable(name)
+			entry = lineColors[i].String() + "■" + asciigraph.Default.String() + " " + name
 		}
 		line.WriteString(entry)
 		used += length
