@@ -10,6 +10,7 @@ import (
 	"hash"
 	"iter"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -39,8 +40,8 @@ type Applied struct {
 	Refused    int64 `json:"refused"`    // cannot be applied
 }
 
-// ApplyAll applies events as they come, however many, in units of up to 1,000: each is
-// a transaction. An event that [Store.Apply] would refuse is left out, and so is an
+// ApplyAll applies events as they come, however many, in units of up to 1,000, or what
+// came within a second: each is a transaction. An event that [Store.Apply] would refuse is left out, and so is an
 // error of events that is Invalid; any other error ends it. Of events that share an ID
 // the first is applied. What was applied before an error stays, and is told with it.
 //
@@ -54,7 +55,8 @@ func (s *Store) ApplyAll(ctx context.Context, events iter.Seq2[Event, error], op
 
 const (
 	unitEvents = 1000
-	unitText   = 4 << 20 // bytes of names and texts
+	unitText   = 4 << 20     // bytes of names and texts
+	unitAge    = time.Second // a source may be slow
 	onceID     = "\x1fonce "
 )
 
@@ -106,6 +108,7 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 	known := a.mark.n
 	var here mark
 	var text int
+	var begun time.Time
 	digest := sha256.New()
 	for e, broken := range events {
 		if broken != nil && !errors.Is(broken, fault.Invalid) {
@@ -143,7 +146,10 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 		if here.n == known && here != a.mark {
 			return a.another("its first %d events are not those that were applied", known)
 		}
-		if len(a.unit) == unitEvents || text > unitText {
+		if len(a.unit) == 1 {
+			begun = time.Now()
+		}
+		if len(a.unit) == unitEvents || text > unitText || time.Since(begun) > unitAge {
 			if err := a.commit(ctx); err != nil {
 				return err
 			}

@@ -234,3 +234,47 @@ func TestApplyAllEndsWithItsContext(t *testing.T) {
 		t.Errorf("%+v, %v", done, err)
 	}
 }
+
+// What a slow source has said is not kept until there is a unit of it.
+func TestApplyAllOfASlowSource(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t, counters.Config{Granularities: []counters.Granularity{"1y"}})
+	one := counters.Event{Key: "n", At: time.Unix(1746522900, 0), Values: counters.Values{"n": 1}}
+	slow := func(yield func(counters.Event, error) bool) {
+		for n := 0; total(t, s) == "0"; n++ {
+			if n == unitEvents {
+				t.Error("it was kept")
+				return
+			}
+			select {
+			case <-time.After(50 * time.Millisecond):
+			case <-t.Context().Done():
+			}
+			if !yield(one, nil) {
+				return
+			}
+		}
+	}
+	if done, err := s.ApplyAll(t.Context(), slow, once); err != nil || fmt.Sprint(done.Applied) != total(t, s) {
+		t.Errorf("%+v, %v; n is %s", done, err, total(t, s))
+	}
+}
+
+const unitEvents = 1000
+
+// Whatever a line is, it is an event that can be applied, or refused with its number.
+func FuzzReadEvents(f *testing.F) {
+	f.Add([]byte(`{"key":"n","at":1746522900,"values":{"n":1,"m":{"$max":3}},"id":"a","op":"track","untracked":true}`))
+	f.Add([]byte("\ufeff{\"at\":\"2025-05-06T09:15:00+02:00\",\"values\":{\"a\":{\"b\":[1,null]}},\"op\":\"assert\"}\r\n\n{"))
+	f.Add([]byte("\x1f\x8b\x08"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for e, err := range counters.ReadEvents(bytes.NewReader(text), "n") {
+			switch {
+			case err == nil && (e.Key == "" || e.At.IsZero() && e.At.Unix() != -62135596800):
+				t.Errorf("%q: %+v", text, e)
+			case err != nil && errors.Is(err, fault.Invalid) && !strings.HasPrefix(err.Error(), "line "):
+				t.Errorf("%q: %v", text, err)
+			}
+		}
+	})
+}
