@@ -22,6 +22,15 @@ import (
 
 var once = counters.ApplyOptions{Once: "log"}
 
+// lines are so many events of the metric n.
+func lines(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `{"key":"n","at":%d,"values":{"n":1}}`+"\n", 1746522900+i)
+	}
+	return b.String()
+}
+
 // total is what the metric n has in all.
 func total(t *testing.T, s *counters.Store) string {
 	t.Helper()

@@ -247,11 +247,11 @@ func labels(low, high float64, rows int) func(row float64) string {
 	}
 	// Digits enough to tell neighbours apart.
 	digits, step := 0, (high-low)/unit/float64(rows)
-	for ; step < 0.5 && digits < 9; step *= 10 {
+	for ; step < 2 && step != math.Trunc(step) && digits < 9; step *= 10 {
 		digits++
 	}
 	format := func(v float64) string { return strconv.FormatFloat(v/unit, 'f', digits, 64) + suffix }
-	if most >= 1e6*unit || step < 0.5 {
+	if most >= 1e6*unit || step < 0.1 {
 		format = func(v float64) string { return strconv.FormatFloat(v, 'e', 3, 64) }
 	}
 	return func(row float64) string {

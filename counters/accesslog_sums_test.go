@@ -2,7 +2,6 @@ package counters_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"math"
 	"os"
@@ -129,12 +128,4 @@ func wantSums(t *testing.T, log io.Reader, known sums) {
 			}
 		}
 	}
-}
-
-func lines(n int) string {
-	var b strings.Builder
-	for i := range n {
-		fmt.Fprintf(&b, `{"key":"n","at":%d,"values":{"n":1}}`+"\n", 1746522900+i)
-	}
-	return b.String()
 }
