@@ -336,10 +336,9 @@ func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]
 // may not be seen. An error ends it.
 func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		const page = 1000
 		var after *string
-		for {
-			items, err := s.Page(ctx, list, after, page)
+		for n := firstPage; ; {
+			items, err := s.Page(ctx, list, after, n)
 			if err != nil {
 				yield(Item{}, err)
 				return
@@ -349,12 +348,29 @@ func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
 					return
 				}
 			}
-			if len(items) < page {
+			if len(items) < n {
 				return
 			}
-			after = &items[len(items)-1].Name
+			after, n = &items[len(items)-1].Name, nextPage(items)
 		}
 	}
+}
+
+// Pages of All: their first is for payloads of any size, those that follow hold about
+// as many bytes.
+const (
+	firstPage = 16
+	pageItems = 1000
+	pageBytes = 4 << 20
+)
+
+// nextPage is how many items the page after one should have.
+func nextPage(items []Item) int {
+	bytes := 1
+	for _, item := range items {
+		bytes += len(item.Name) + len(item.Error) + len(item.Payload)
+	}
+	return min(max(len(items)*pageBytes/bytes, 1), pageItems)
 }
 
 // columns are what is to be selected of items in this table.
