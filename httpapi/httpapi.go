@@ -91,7 +91,7 @@ func openAPI(version string) huma.Config {
 	c.SchemasPath = "" // the document holds them
 	c.CreateHooks = nil
 	c.RejectUnknownQueryParameters = true
-	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
+	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON, mended: mendedJSON}
 	c.OpenAPI.OnAddOperation = nil
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	return c

@@ -32,7 +32,7 @@ func (a *api) routes() {
 
 	add(a, post, "/v1/checklists/{list}/claim", "checklists-claim", "Take items that are ready, for some time", a.claimItems, mayConflict, mayWait)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/done", "checklists-done", "Take claimed items off their list, as done", a.doneItems, mayConflict)
-	add(a, post, "/v1/checklists/{list}/leases/{token}/fail", "checklists-fail", "Say that attempts at claimed items failed", a.failItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/leases/{token}/fail", "checklists-fail", "Say that attempts at claimed items failed", a.failItems, mayConflict, mayMend)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/release", "checklists-release", "Give claimed items back, as if they had never been claimed", a.releaseItems, mayConflict)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/extend", "checklists-extend", "Let a lease end later", a.extendLease, mayConflict)
 	add(a, post, "/v1/checklists/{list}/kill", "checklists-kill", "Give items up, whoever has them", a.killItems, mayConflict)
