@@ -29,6 +29,8 @@ type Event struct {
 	Untracked bool
 	// Granularities are those to count in; default those of the table.
 	Granularities []Granularity
+
+	line int64 // of the source that it was read from
 }
 
 const (
@@ -69,17 +71,15 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 		return 0, err
 	}
 	writes := make([]write, len(events))
-	var ids []string
+	claims := false
 	for i, e := range events {
 		if writes[i], err = t.writes(e); err != nil {
 			return 0, inEvent(i, len(events), err)
 		}
-		if e.ID != "" {
-			ids = append(ids, e.ID)
-		}
+		claims = claims || e.ID != ""
 	}
 	var all fold
-	if len(ids) == 0 {
+	if !claims {
 		for i, w := range writes {
 			if err := w.into(&all); err != nil {
 				return 0, inEvent(i, len(events), err)
@@ -87,32 +87,46 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 		}
 		return len(events), s.write(ctx, t, &all)
 	}
-	slices.Sort(ids) // two that share some wait for each other in one direction
-	ids = slices.Compact(ids)
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
-		applied, all = 0, fold{}
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
-			fresh, err := s.claim(ctx, tx, t, ids)
-			if err != nil {
-				return err
-			}
-			for i, w := range writes {
-				if id := events[i].ID; id != "" && !fresh[id] {
-					continue
-				}
-				if err := w.into(&all); err != nil {
-					return inEvent(i, len(events), err)
-				}
-				applied++
-			}
-			return s.send(ctx, tx, t, &all)
+		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
+			applied, err = s.applyIn(ctx, tx, t, writes, &all)
+			return err
 		})
 	})
 	if err = s.explain(ctx, t, &all, pg.Written(s.db, s.told(err))); err != nil {
 		return 0, err
 	}
 	return applied, nil
+}
+
+// applyIn applies in tx those of writes whose ID was not seen before, and returns how
+// many they were. all is what they fold to.
+func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, writes []write, all *fold) (applied int, err error) {
+	*all = fold{}
+	var ids []string
+	for _, w := range writes {
+		if w.eventID != "" {
+			ids = append(ids, w.eventID)
+		}
+	}
+	var fresh map[string]bool
+	if len(ids) > 0 {
+		slices.Sort(ids) // two that share some wait for each other in one direction
+		if fresh, err = s.claim(ctx, tx, t, slices.Compact(ids)); err != nil {
+			return 0, err
+		}
+	}
+	for i, w := range writes {
+		if w.eventID != "" && !fresh[w.eventID] {
+			continue
+		}
+		if err := w.into(all); err != nil {
+			return 0, inEvent(i, len(writes), err)
+		}
+		applied++
+	}
+	return applied, s.send(ctx, tx, t, all)
 }
 
 // claim keeps ids, and returns those that were not there. One that another transaction
@@ -139,6 +153,7 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, t *table, ids []string) (m
 
 // write is what an event writes: fields to its rows, and to those of the system.
 type write struct {
+	eventID        string
 	rows, system   []rowID
 	fields, counts []field
 	spread         bool // rows to their slots
@@ -183,6 +198,7 @@ func (t *table) writes(e Event) (w write, err error) {
 	if err := checkTime("at", e.At); err != nil {
 		return w, err
 	}
+	w.eventID = e.ID
 	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
 		return w, err
 	}

@@ -39,6 +39,9 @@ type api struct {
 	mux    *http.ServeMux
 	huma   huma.API
 	waiter *checklists.Waiter
+	polls  *polls
+
+	metrics *metrics
 
 	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
@@ -65,7 +68,11 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 		cfg.Log = slog.Default()
 	}
 	mux := http.NewServeMux()
-	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version)), waiter: checklists.NewWaiter(client.Checklists, client.Hub)}
+	return &api{
+		client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version)),
+		waiter: checklists.NewWaiter(client.Checklists, client.Hub), polls: newPolls(time.Second, newest(client.Reads().Counters)),
+		metrics: newMetrics(client),
+	}
 }
 
 // handler adds what is not an operation: pages for people, and the document of
@@ -73,8 +80,9 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 func (a *api) handler() http.Handler {
 	a.mux.HandleFunc("GET /{$}", a.index)
 	a.mux.HandleFunc("GET /docs", a.docs)
+	a.mux.Handle("GET /metrics", a.metrics.handler())
 	a.mux.Handle("GET /openapi.json", a.document())
-	return a.guard(a.iidy(problems(a.mux)))
+	return a.guard(a.iidy(problems(a.mux, a.metrics)))
 }
 
 // openAPI describes the API as a whole; operations add themselves.
@@ -87,7 +95,7 @@ func openAPI(version string) huma.Config {
 	c.SchemasPath = "" // the document holds them
 	c.CreateHooks = nil
 	c.RejectUnknownQueryParameters = true
-	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
+	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON, mended: mendedJSON}
 	c.OpenAPI.OnAddOperation = nil
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	return c

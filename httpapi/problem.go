@@ -217,7 +217,8 @@ func refused(op *huma.Operation, status int, msg string, errs []error) *Problem 
 const maxFields = 20
 
 // problems answers what no route matches as a problem too.
-func problems(mux *http.ServeMux) http.Handler {
+func problems(mux *http.ServeMux, m *metrics) http.Handler {
+	timed := m.timed(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked := r.URL
 		if !clean(asked) {
@@ -226,7 +227,7 @@ func problems(mux *http.ServeMux) http.Handler {
 		}
 		r = hideLoneSlashes(r)
 		if _, pattern := mux.Handler(r); pattern != "" {
-			mux.ServeHTTP(w, r)
+			timed.ServeHTTP(w, r)
 			return
 		}
 		unmatched := statusOnly{header: w.Header()} // 404, or 405 and what is allowed
@@ -265,18 +266,35 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 // strictJSON refuses what encoding/json would replace: another name would be
 // stored than was sent.
 var strictJSON = huma.Format{
-	Marshal: func(w io.Writer, v any) error {
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		return e.Encode(v)
-	},
+	Marshal: writeJSON,
 	Unmarshal: func(data []byte, v any) error {
 		if err := pg.CheckJSON("JSON", data); err != nil {
 			return err
 		}
+		return mendedJSON.Unmarshal(data, v)
+	},
+}
+
+// mendedJSON puts U+FFFD in the place of what is no text, and leaves it to the body
+// to refuse that where it may not be.
+var mendedJSON = huma.Format{
+	Marshal: writeJSON,
+	Unmarshal: func(data []byte, v any) error {
 		if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
 			return errors.New("null; want an object")
 		}
 		return json.Unmarshal(data, v)
 	},
+}
+
+// mended marks operations that read mendedJSON, and is the content type by which
+// check asks for it.
+const mended = "application/x-mended"
+
+func mayMend(op *huma.Operation) { op.Metadata[mended] = true }
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
 }

@@ -32,7 +32,7 @@ func (a *api) routes() {
 
 	add(a, post, "/v1/checklists/{list}/claim", "checklists-claim", "Take items that are ready, for some time", a.claimItems, mayConflict, mayWait)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/done", "checklists-done", "Take claimed items off their list, as done", a.doneItems, mayConflict)
-	add(a, post, "/v1/checklists/{list}/leases/{token}/fail", "checklists-fail", "Say that attempts at claimed items failed", a.failItems, mayConflict)
+	add(a, post, "/v1/checklists/{list}/leases/{token}/fail", "checklists-fail", "Say that attempts at claimed items failed", a.failItems, mayConflict, mayMend)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/release", "checklists-release", "Give claimed items back, as if they had never been claimed", a.releaseItems, mayConflict)
 	add(a, post, "/v1/checklists/{list}/leases/{token}/extend", "checklists-extend", "Let a lease end later", a.extendLease, mayConflict)
 	add(a, post, "/v1/checklists/{list}/kill", "checklists-kill", "Give items up, whoever has them", a.killItems, mayConflict)
@@ -43,7 +43,9 @@ func (a *api) routes() {
 
 	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track)
 	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert)
-	add(a, get, "/v1/counters/keys/{key}", "counters-values", "The buckets of a metric, as a series", a.seriesOf)
+	add(a, get, "/v1/counters/keys/{key}", "counters-values", "The buckets of a metric, as a series or a stream", a.seriesOf, a.seriesOut)
+	add(a, get, "/v1/counters/keys/{key}/query", "counters-query", "A sum, a quantile, a timeline … of a metric", a.queryKey)
+	add(a, get, "/v1/counters/keys/{key}/watch", "counters-watch", "The newest buckets of a metric, as they change, as Server-Sent Events", a.watchKey, mayConflict, bucketsOut)
 	add(a, put, "/v1/counters/keys/{key}/beam", "counters-beam", "Keep the last known state of a key", a.beam)
 	add(a, get, "/v1/counters/keys/{key}/beam", "counters-scan", "The last known state of a key", a.scan, mayMiss)
 	add(a, post, "/v1/counters/rows/get", "counters-get", "What rows hold, by their keys", a.getRows)
