@@ -68,19 +68,20 @@ func modules(t *testing.T, pkg string) []string {
 func TestLayers(t *testing.T) {
 	t.Parallel()
 	layers := map[string][]string{
-		"./fault":            nil,
-		"./pg":               {"fault"},
-		"./pg/migrate":       {"fault", "pg"},
-		"./changes":          {"fault", "pg"},
-		"./checklists":       {"fault", "pg"},
-		"./counters":         {"fault", "pg"},
-		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
-		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
-		".":                  {"changes", "checklists", "counters", "fault", "pg", "pg/migrate"},
-		"./httpapi":          {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "pg", "pg/migrate"},
-		"./internal/localpg": {"fault"},
-		"./internal/pgtest":  {"fault", "internal/localpg"},
-		"./cmd/howdah":       {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+		"./fault":             nil,
+		"./pg":                {"fault"},
+		"./pg/migrate":        {"fault", "pg"},
+		"./changes":           {"fault", "pg"},
+		"./checklists":        {"fault", "pg"},
+		"./counters":          {"fault", "pg"},
+		"./compat/iidyhttp":   {"checklists", "fault", "pg"},
+		"./compat/triflehttp": {"counters", "fault", "pg"},
+		"./compat/pgstore":    {"checklists", "fault", "pg", "pg/migrate"},
+		".":                   {"changes", "checklists", "counters", "fault", "pg", "pg/migrate"},
+		"./httpapi":           {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "pg", "pg/migrate"},
+		"./internal/localpg":  {"fault"},
+		"./internal/pgtest":   {"fault", "internal/localpg"},
+		"./cmd/howdah":        {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)
