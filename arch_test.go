@@ -70,18 +70,19 @@ func TestLayers(t *testing.T) {
 	layers := map[string][]string{
 		"./fault":             nil,
 		"./pg":                {"fault"},
+		"./pg/adopt":          {"fault", "pg"},
 		"./pg/migrate":        {"fault", "pg"},
 		"./changes":           {"fault", "pg"},
-		"./checklists":        {"fault", "pg"},
-		"./counters":          {"fault", "pg"},
-		"./compat/iidyhttp":   {"checklists", "fault", "pg"},
-		"./compat/triflehttp": {"counters", "fault", "pg"},
-		"./compat/pgstore":    {"checklists", "fault", "pg", "pg/migrate"},
-		".":                   {"changes", "checklists", "counters", "fault", "pg", "pg/migrate"},
-		"./httpapi":           {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "pg", "pg/migrate"},
+		"./checklists":        {"fault", "pg", "pg/adopt"},
+		"./counters":          {"fault", "pg", "pg/adopt"},
+		"./compat/iidyhttp":   {"checklists", "fault", "pg", "pg/adopt"},
+		"./compat/triflehttp": {"counters", "fault", "pg", "pg/adopt"},
+		"./compat/pgstore":    {"checklists", "fault", "pg", "pg/adopt", "pg/migrate"},
+		".":                   {"changes", "checklists", "counters", "fault", "pg", "pg/adopt", "pg/migrate"},
+		"./httpapi":           {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "pg", "pg/adopt", "pg/migrate"},
 		"./internal/localpg":  {"fault"},
 		"./internal/pgtest":   {"fault", "internal/localpg"},
-		"./cmd/howdah":        {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+		"./cmd/howdah":        {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/adopt", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)

@@ -1,30 +1,21 @@
 package checklists
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
+	"github.com/howdah-db/howdah/pg/adopt"
 )
 
-// Adopting is where an adoption is.
-type Adopting struct {
-	Step        string // one of [Survey.Steps]
-	Waiting     string // for whom, where it waits
-	Done, Total int64  // blocks, while it builds an index and knows
-}
+// Adopting is where an adoption is: in one of [Survey.Steps].
+type Adopting = adopt.Progress
 
 // Adopt gives a table that was there before howdah what leases and counts need,
 // beside whoever works on it: columns that rewrite no row, indexes built beside
@@ -38,35 +29,26 @@ type Adopting struct {
 // must have run. The Store must be on a pool that leads through no pooler in
 // transaction mode. told may be nil.
 func (s *Store) Adopt(ctx context.Context, told func(Adopting)) error {
-	err := s.alone(ctx, told, func(a *adoption) error {
-		for last := -1; ; {
-			sh, err := s.look(ctx, a.conn)
+	err := s.alone(ctx, told, func(a *adopt.Session) error {
+		look := func(ctx context.Context) (*shape, error) {
+			sh, err := s.look(ctx, a.Conn)
 			if err == nil {
 				err = sh.refusal()
 			}
-			if err != nil {
-				return err
-			}
-			next := slices.IndexFunc(steps, func(st step) bool { return st.missing(sh) })
-			if next < 0 || sh.layout() == LayoutMade {
-				return nil
-			}
+			return sh, err
+		}
+		if sh, err := look(ctx); err != nil || sh.layout() == LayoutMade {
+			return err
+		}
+		return adopt.Run(ctx, a, s.steps(), look, func(sh *shape) error {
 			if err := sh.denial(); err != nil {
 				return err
 			}
 			if !sh.Migrated {
 				return fmt.Errorf("howdah's own tables are not there; run howdah migrate first: %w", fault.Unavailable)
 			}
-			if next <= last {
-				return fmt.Errorf("%q was undone by somebody else: %w", steps[next].words, fault.Conflict)
-			}
-			last = next
-			a.at = steps[next].words
-			a.told(Adopting{Step: a.at})
-			if err := steps[next].do(a, ctx, sh); err != nil {
-				return fmt.Errorf("%s: %w", a.at, err)
-			}
-		}
+			return nil
+		})
 	})
 	s.layout.forget()
 	return pg.Wrap("checklists: adopt", err)
@@ -76,8 +58,8 @@ func (s *Store) Adopt(ctx context.Context, told func(Adopting)) error {
 // [Survey.Loss] counts. It waits for others as Adopt does, and can be repeated. A
 // table that howdah made, or on whose columns other objects depend, is a Conflict.
 func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
-	err := s.alone(ctx, told, func(a *adoption) error {
-		sh, err := s.look(ctx, a.conn)
+	err := s.alone(ctx, told, func(a *adopt.Session) error {
+		sh, err := s.look(ctx, a.Conn)
 		switch {
 		case err != nil:
 			return err
@@ -89,22 +71,20 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 		if err := sh.denial(); err != nil {
 			return err
 		}
-		a.at = "take back columns, indexes and triggers"
-		a.told(Adopting{Step: a.at})
-		if err := a.locked(ctx, sh, func(tx pgx.Tx) error { return a.takeBack(ctx, tx, sh) }); err != nil {
+		a.Begin("take back columns, indexes and triggers")
+		if err := a.Locked(ctx, func(tx pgx.Tx) error { return s.takeBack(ctx, tx, sh) }); err != nil {
 			return err
 		}
 		if !sh.Migrated {
 			return nil
 		}
 		// These may be many, and nobody need wait for them.
-		a.at = "forget counts, settings and done items"
-		a.told(Adopting{Step: a.at})
+		a.Begin("forget counts, settings and done items")
 		sql := forget
 		if sh.Imports {
 			sql += `, c AS (DELETE FROM howdah.checklist_import WHERE relation = $1)`
 		}
-		_, err = a.conn.Exec(ctx, sql+` DELETE FROM howdah.checklist_count WHERE relation = $1`, sh.OID)
+		_, err = a.Conn.Exec(ctx, sql+` DELETE FROM howdah.checklist_count WHERE relation = $1`, sh.OID)
 		return err
 	})
 	s.layout.forget()
@@ -114,184 +94,32 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 const forget = `
 	WITH a AS (DELETE FROM howdah.checklist WHERE relation = $1), b AS (DELETE FROM howdah.checklist_done WHERE relation = $1)`
 
-// step is a part of adopting, which can be repeated.
-type step struct {
-	words   string
-	missing func(*shape) bool
-	do      func(*adoption, context.Context, *shape) error
-}
-
-var steps = []step{
-	{"add the columns priority, due, lease, worker, tried, error and payload; no row is rewritten",
-		func(sh *shape) bool { return !sh.columns() || sh.Checked == nil }, (*adoption).addColumns},
-	{"check the priorities that are there, beside writers",
-		func(sh *shape) bool { return sh.Checked == nil || !*sh.Checked }, (*adoption).checkPriorities},
-	{"build an index of what is due, beside writers",
-		func(sh *shape) bool { return sh.DueIndex == nil || !*sh.DueIndex },
-		index("lists_due", "(list, priority, due)", func(sh *shape) *bool { return sh.DueIndex })},
-	{"build an index of leases, beside writers",
-		func(sh *shape) bool { return sh.LeaseIndex == nil || !*sh.LeaseIndex },
-		index("lists_lease", "(list, lease) WHERE lease IS NOT NULL", func(sh *shape) *bool { return sh.LeaseIndex })},
-	{"let triggers count what is put on and taken off, by whomever",
-		func(sh *shape) bool { return sh.Triggers < 3 }, (*adoption).addTriggers},
-	{"count the items that are there, beside writers",
-		func(sh *shape) bool { note := readNote(sh.Comment); return !note.found || !note.ready }, (*adoption).count},
-}
-
-// todo is what adopting has to do.
-func (sh *shape) todo() []string {
-	todo := []string{}
-	if sh.layout() == LayoutMade {
-		return todo
-	}
-	for _, st := range steps {
-		if st.missing(sh) {
-			todo = append(todo, st.words)
-		}
-	}
-	return todo
-}
-
-// adoption is one run of Adopt or UndoAdopt, on a connection of its own.
-type adoption struct {
-	s    *Store
-	conn *pgx.Conn
-	told func(Adopting)
-	at   string
-}
-
 // alone runs do where no other adoption of the table is running.
-func (s *Store) alone(ctx context.Context, told func(Adopting), do func(*adoption) error) error {
+func (s *Store) alone(ctx context.Context, told func(Adopting), do func(*adopt.Session) error) error {
 	if err := s.names.Err(); err != nil {
 		return err
 	}
-	pool, ok := s.db.(interface {
-		Acquire(context.Context) (*pgxpool.Conn, error)
-	})
-	if !ok {
-		return pg.Refuse("adopt", "works on a pool: an index cannot be built beside writers in a transaction")
-	}
-	acquired, err := pool.Acquire(ctx)
-	if err != nil {
-		return err
-	}
-	a := &adoption{s: s, conn: acquired.Hijack(), told: told}
-	if told == nil {
-		a.told = func(Adopting) {}
-	}
-	defer func() { // which also gives back the lock
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockPatience)
-		defer cancel()
-		a.conn.Close(ctx)
-	}()
-	if _, err := a.conn.Exec(ctx, `SET statement_timeout = 0; SET idle_session_timeout = 0`); err != nil {
-		return err
-	}
-	if err := a.lock(ctx); err != nil {
-		return err
-	}
-	return do(a)
+	return adopt.Alone(ctx, s.db, adopt.Table{Name: s.table, Patience: s.lockPatience}, told, do)
 }
 
-// lock takes the lock of the table's adoptions. It asks again and again: who waits
-// for a lock in a statement holds a snapshot, and building an index waits for that.
-func (a *adoption) lock(ctx context.Context) error {
-	table := a.s.table.Sanitize() // where there is none, that is told after this
-	for {
-		var locked bool
-		err := a.conn.QueryRow(ctx, `SELECT coalesce(pg_try_advisory_lock(hashtext('howdah adopt'), to_regclass($1)::oid::integer), true)`, table).Scan(&locked)
-		if err != nil || locked {
-			return err
-		}
-		who, err := sessions(ctx, a.conn, `
-			SELECT pid
-			FROM pg_locks
-			WHERE locktype = 'advisory' AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-				AND classid::bigint = hashtext('howdah adopt')::bigint & 4294967295 AND objid = to_regclass($1)::oid`, table)
-		if err != nil {
-			return err
-		}
-		a.told(Adopting{Waiting: "another adoption by " + who})
-		if err := pause(ctx, 250*time.Millisecond); err != nil {
-			return err
-		}
+// steps are the parts of adopting.
+func (s *Store) steps() []adopt.Step[*shape] {
+	return []adopt.Step[*shape]{
+		{Words: "add the columns priority, due, lease, worker, tried, error and payload; no row is rewritten",
+			Missing: func(sh *shape) bool { return !sh.columns() || sh.Checked == nil }, Do: s.addColumns},
+		{Words: "check the priorities that are there, beside writers",
+			Missing: func(sh *shape) bool { return sh.Checked == nil || !*sh.Checked }, Do: s.checkPriorities},
+		{Words: "build an index of what is due, beside writers",
+			Missing: func(sh *shape) bool { return sh.DueIndex == nil || !*sh.DueIndex },
+			Do:      s.index("lists_due", "(list, priority, due)", func(sh *shape) *bool { return sh.DueIndex })},
+		{Words: "build an index of leases, beside writers",
+			Missing: func(sh *shape) bool { return sh.LeaseIndex == nil || !*sh.LeaseIndex },
+			Do:      s.index("lists_lease", "(list, lease) WHERE lease IS NOT NULL", func(sh *shape) *bool { return sh.LeaseIndex })},
+		{Words: "let triggers count what is put on and taken off, by whomever",
+			Missing: func(sh *shape) bool { return sh.Triggers < 3 }, Do: s.addTriggers},
+		{Words: "count the items that are there, beside writers",
+			Missing: func(sh *shape) bool { note := readNote(sh.Comment); return !note.found || !note.ready }, Do: s.count},
 	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
-// sessions describes those that a query names by their pid; NULL is a prepared
-// transaction.
-func sessions(ctx context.Context, db pg.DB, query string, args ...any) (string, error) {
-	rows, _ := db.Query(ctx, `
-		SELECT CASE WHEN p.pid IS NULL THEN 'a prepared transaction (SELECT * FROM pg_prepared_xacts)'
-			ELSE format('process %s', p.pid) || coalesce(format(' (%s)', concat_ws(', ', nullif(s.usename, ''), nullif(s.application_name, ''), s.state,
-				'for ' || date_trunc('second', clock_timestamp() - s.state_change)::text)), '') END
-		FROM (`+query+`) AS p(pid)
-		LEFT JOIN pg_stat_activity s ON s.pid = p.pid
-		ORDER BY s.state_change
-		LIMIT 5`, args...)
-	who, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if len(who) == 0 {
-		who = []string{"somebody who has gone meanwhile"}
-	}
-	return strings.Join(who, " and "), err
-}
-
-const (
-	lockPatience = 2 * time.Second
-	lockTries    = 5
-)
-
-// patience is lockPatience but in tests.
-func (s *Store) patience() time.Duration { return cmp.Or(s.lockPatience, lockPatience) }
-
-// locked runs do in a transaction that waits for locks two seconds at a time:
-// whoever wants the table after it has to wait as long.
-func (a *adoption) locked(ctx context.Context, sh *shape, do func(pgx.Tx) error) error {
-	for try := 1; ; try++ {
-		err := pgx.BeginFunc(ctx, a.conn, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d`, a.s.patience().Milliseconds())); err != nil {
-				return err
-			}
-			return do(tx)
-		})
-		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "55P03" && pgErr.Code != "40P01" {
-			return depended(err)
-		}
-		who, asked := sessions(ctx, a.conn, `
-			SELECT DISTINCT pid
-			FROM pg_locks
-			WHERE relation = $1::oid AND granted AND pid IS DISTINCT FROM pg_backend_pid()
-				AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`, sh.OID)
-		if asked != nil {
-			return asked
-		}
-		if try == lockTries {
-			return fmt.Errorf("%s is in use by %s, and was each of %d times; run it again when that has ended: %w: %w", sh.name(), who, try, fault.Unavailable, err)
-		}
-		a.told(Adopting{Step: a.at, Waiting: who})
-		if err := pause(ctx, time.Duration(try)*a.s.patience()/8); err != nil {
-			return err
-		}
-	}
-}
-
-// depended says what depends on a column that is to be dropped.
-func depended(err error) error {
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pgErr.Code == "2BP01" {
-		return fmt.Errorf("%s; drop that first: %w: %w", strings.ReplaceAll(pgErr.Detail, "\n", "; "), fault.Conflict, err)
-	}
-	return err
 }
 
 // storage is how a table whose rows change often is best kept.
@@ -300,7 +128,7 @@ var storage = []string{"fillfactor=85", "autovacuum_vacuum_scale_factor=0.02", "
 func option(setting string) string { name, _, _ := strings.Cut(setting, "="); return name }
 
 // addColumns adds them with the note of what there was before, in one transaction.
-func (a *adoption) addColumns(ctx context.Context, sh *shape) error {
+func (s *Store) addColumns(ctx context.Context, a *adopt.Session, sh *shape) error {
 	note := readNote(sh.Comment)
 	var parts []string
 	if !sh.columns() {
@@ -322,13 +150,13 @@ func (a *adoption) addColumns(ctx context.Context, sh *shape) error {
 		}
 	}
 	if sh.Checked == nil {
-		parts = append(parts, `ADD CONSTRAINT `+a.s.quoted("lists_priority")+` CHECK (priority BETWEEN -5 AND 5) NOT VALID`)
+		parts = append(parts, `ADD CONSTRAINT `+s.quoted("lists_priority")+` CHECK (priority BETWEEN -5 AND 5) NOT VALID`)
 	}
 	note.ready = false
-	return a.locked(ctx, sh, func(tx pgx.Tx) error {
-		return execAll(ctx, tx,
-			a.s.sql(`ALTER TABLE {lists} `+strings.Join(parts, ", ")),
-			a.s.sql(`
+	return a.Locked(ctx, func(tx pgx.Tx) error {
+		return adopt.Exec(ctx, tx,
+			s.sql(`ALTER TABLE {lists} `+strings.Join(parts, ", ")),
+			s.sql(`
 				COMMENT ON COLUMN {lists}.priority IS '5 is first, -5 last';
 				COMMENT ON COLUMN {lists}.due IS 'From when the item may be claimed: with a lease, when that ends; infinity: dead.';
 				COMMENT ON COLUMN {lists}.lease IS 'Token of the claim that has the item, or had it last.';
@@ -336,70 +164,37 @@ func (a *adoption) addColumns(ctx context.Context, sh *shape) error {
 				COMMENT ON COLUMN {lists}.tried IS 'When it was claimed last.';
 				COMMENT ON COLUMN {lists}.error IS 'Of the last attempt that failed.';
 				COMMENT ON COLUMN {lists}.payload IS 'What the worker needs to know beside the name.'`),
-			a.s.comment(note.String()))
+			s.comment(note.String()))
 	})
 }
 
-func (a *adoption) checkPriorities(ctx context.Context, sh *shape) error {
-	return a.locked(ctx, sh, func(tx pgx.Tx) error {
-		return execAll(ctx, tx, a.s.sql(`ALTER TABLE {lists} VALIDATE CONSTRAINT `+a.s.quoted("lists_priority")))
+func (s *Store) checkPriorities(ctx context.Context, a *adopt.Session, sh *shape) error {
+	return a.Locked(ctx, func(tx pgx.Tx) error {
+		return adopt.Exec(ctx, tx, s.sql(`ALTER TABLE {lists} VALIDATE CONSTRAINT `+s.quoted("lists_priority")))
 	})
 }
 
-// index builds an index without locking anybody out. It waits for transactions
-// that are older than itself, as long as they take; one that was interrupted
-// leaves an index that is not valid.
-func index(name, on string, valid func(*shape) *bool) func(*adoption, context.Context, *shape) error {
-	return func(a *adoption, ctx context.Context, sh *shape) error {
-		watching, stop := context.WithCancel(ctx)
-		var watch sync.WaitGroup
-		defer watch.Wait()
-		defer stop()
-		watch.Go(func() { a.watch(watching, sh) })
-		if valid(sh) != nil {
-			if _, err := a.conn.Exec(ctx, `DROP INDEX CONCURRENTLY `+pgx.Identifier{sh.Schema, a.s.named(name)}.Sanitize()); err != nil {
-				return err
-			}
-		}
-		_, err := a.conn.Exec(ctx, a.s.sql(`CREATE INDEX CONCURRENTLY `+a.s.quoted(name)+` ON {lists} `+on))
-		return err
-	}
-}
-
-// watch tells how far an index is, and for whom it waits; what it cannot find out it
-// does not tell.
-func (a *adoption) watch(ctx context.Context, sh *shape) {
-	pid := a.conn.PgConn().PID()
-	for pause(ctx, time.Second) == nil {
-		at := Adopting{Step: a.at}
-		var waits bool
-		err := a.s.db.QueryRow(ctx, `
-			SELECT coalesce(max(blocks_done), 0), coalesce(max(blocks_total), 0), pg_blocking_pids($2) <> '{}'
-			FROM pg_stat_progress_create_index
-			WHERE relid = $1`, sh.OID, pid).Scan(&at.Done, &at.Total, &waits)
-		if err == nil && waits {
-			at.Waiting, err = sessions(ctx, a.s.db, `SELECT nullif(unnest(pg_blocking_pids($1)), 0)`, pid)
-		}
-		if err == nil && (at.Total > 0 || waits) {
-			a.told(at)
-		}
+// index builds an index without locking anybody out.
+func (s *Store) index(name, on string, valid func(*shape) *bool) func(context.Context, *adopt.Session, *shape) error {
+	return func(ctx context.Context, a *adopt.Session, sh *shape) error {
+		return a.Index(ctx, pgx.Identifier{sh.Schema, s.named(name)}, valid(sh) != nil, s.sql(`CREATE INDEX CONCURRENTLY `+s.quoted(name)+` ON {lists} `+on))
 	}
 }
 
 // addTriggers waits for writers, so that each is counted by the triggers or seen by
 // the count that follows.
-func (a *adoption) addTriggers(ctx context.Context, sh *shape) error {
+func (s *Store) addTriggers(ctx context.Context, a *adopt.Session, sh *shape) error {
 	note := readNote(sh.Comment)
 	note.ready = false
-	return a.locked(ctx, sh, func(tx pgx.Tx) error {
-		return execAll(ctx, tx, a.s.sql(dropTriggers+`;
+	return a.Locked(ctx, func(tx pgx.Tx) error {
+		return adopt.Exec(ctx, tx, s.sql(dropTriggers+`;
 			CREATE TRIGGER howdah_inserted AFTER INSERT ON {lists}
 			REFERENCING NEW TABLE AS howdah_new FOR EACH STATEMENT EXECUTE FUNCTION howdah.checklist_inserted();
 			CREATE TRIGGER howdah_deleted AFTER DELETE ON {lists}
 			REFERENCING OLD TABLE AS howdah_old FOR EACH STATEMENT EXECUTE FUNCTION howdah.checklist_deleted();
 			CREATE TRIGGER howdah_truncated AFTER TRUNCATE ON {lists}
 			FOR EACH STATEMENT EXECUTE FUNCTION howdah.checklist_truncated()`),
-			a.s.comment(note.String()))
+			s.comment(note.String()))
 	})
 }
 
@@ -409,20 +204,20 @@ const dropTriggers = `
 	DROP TRIGGER IF EXISTS howdah_truncated ON {lists}`
 
 // count makes the counts right, and then the table may be used.
-func (a *adoption) count(ctx context.Context, sh *shape) error {
-	if _, err := a.conn.Exec(ctx, a.s.sql(`ANALYZE {lists}`)); err != nil { // nothing is known of the new columns
+func (s *Store) count(ctx context.Context, a *adopt.Session, sh *shape) error {
+	if _, err := a.Conn.Exec(ctx, s.sql(`ANALYZE {lists}`)); err != nil { // nothing is known of the new columns
 		return err
 	}
-	if _, err := a.conn.Exec(ctx, a.s.sql(recount), ""); err != nil {
+	if _, err := a.Conn.Exec(ctx, s.sql(recount), ""); err != nil {
 		return err
 	}
 	note := readNote(sh.Comment)
 	note.ready = true
-	return a.locked(ctx, sh, func(tx pgx.Tx) error { return execAll(ctx, tx, a.s.comment(note.String())) })
+	return a.Locked(ctx, func(tx pgx.Tx) error { return adopt.Exec(ctx, tx, s.comment(note.String())) })
 }
 
 // takeBack undoes all of it but howdah's own rows.
-func (a *adoption) takeBack(ctx context.Context, tx pgx.Tx, sh *shape) error {
+func (s *Store) takeBack(ctx context.Context, tx pgx.Tx, sh *shape) error {
 	parts := []string{}
 	if sh.columns() {
 		for _, column := range added {
@@ -433,27 +228,18 @@ func (a *adoption) takeBack(ctx context.Context, tx pgx.Tx, sh *shape) error {
 	if len(note.set) > 0 {
 		parts = append(parts, `RESET (`+strings.Join(note.set, ", ")+`)`)
 	}
-	if err := execAll(ctx, tx, a.s.sql(dropTriggers)); err != nil {
+	if err := adopt.Exec(ctx, tx, s.sql(dropTriggers)); err != nil {
 		return err
 	}
 	if len(parts) > 0 {
-		if err := execAll(ctx, tx, a.s.sql(`ALTER TABLE {lists} `+strings.Join(parts, ", "))); err != nil {
+		if err := adopt.Exec(ctx, tx, s.sql(`ALTER TABLE {lists} `+strings.Join(parts, ", "))); err != nil {
 			return err
 		}
 	}
 	if !note.found {
 		return nil
 	}
-	return execAll(ctx, tx, a.s.comment(note.before))
-}
-
-func execAll(ctx context.Context, tx pgx.Tx, statements ...string) error {
-	for _, sql := range statements {
-		if _, err := tx.Exec(ctx, sql); err != nil {
-			return err
-		}
-	}
-	return nil
+	return adopt.Exec(ctx, tx, s.comment(note.before))
 }
 
 // comment is the statement that gives the table a comment.
