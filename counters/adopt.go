@@ -39,6 +39,9 @@ func (s *Store) Adopt(ctx context.Context, add Extras, told func(Adopting)) erro
 			return found, err
 		}
 		return adopt.Run(ctx, a, s.steps(add), look, func(found *examined) error {
+			if err := s.fits(ctx, found); err != nil {
+				return err
+			}
 			if !found.catalog.Migrated {
 				return fmt.Errorf("howdah's own tables are not there; run howdah migrate first: %w", fault.Unavailable)
 			}
@@ -98,18 +101,23 @@ func (s *Store) steps(add Extras) []adopt.Step[*examined] {
 	}
 }
 
+// fits reads the rows of a table whose settings are to be recorded, and refuses those
+// that they contradict.
+func (s *Store) fits(ctx context.Context, found *examined) (err error) {
+	if found.table.recorded != nil {
+		return nil
+	}
+	if found.evidence, err = s.evidence(ctx, found.table, found.catalog); err != nil {
+		return err
+	}
+	return refused(found.catalog, found.evidence.contradicts(found.table), fault.Conflict)
+}
+
 // addRecord keeps the settings, unless others are kept meanwhile: those must then be
 // no others than the Config's.
 func (s *Store) addRecord(ctx context.Context, a *adopt.Session, found *examined) error {
 	t := found.table
-	e, err := s.evidence(ctx, t, found.catalog)
-	if err != nil {
-		return err
-	}
-	if err := refused(found.catalog, e.contradicts(t), fault.Conflict); err != nil {
-		return err
-	}
-	t.learn(s.cfg, e)
+	t.learn(s.cfg, found.evidence)
 	r, err := t.record()
 	if err != nil {
 		return err

@@ -142,11 +142,12 @@ func (e Evidence) contradicts(t *table) (why []string) {
 	return why
 }
 
-// examined is all that a look at the table finds, but for its rows.
+// examined is all that a look at the table finds. Its rows are not looked at with it.
 type examined struct {
-	table   *table
-	catalog *catalog
-	note    note
+	table    *table
+	catalog  *catalog
+	note     note
+	evidence Evidence
 }
 
 // note is what an adoption has added, as it is kept beside the settings.

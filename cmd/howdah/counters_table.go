@@ -3,15 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/counters"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (c *cli) countersSetup() *cobra.Command {
-	var mode, zone, week, separator, paths, system string
+	var mode, system string
+	var where placing
 	var granularities []string
 	cmd := &cobra.Command{
 		Use:   "setup",
@@ -24,16 +25,9 @@ granularities and system rows, which may change.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg := &c.counting
-			cfg.Mode, cfg.Separator, cfg.Paths, cfg.System = counters.Mode(mode), separator, counters.Encoding(paths), counters.System(system)
-			if zone != "" {
-				if cfg.Location, err = counters.LoadLocation(zone); err != nil {
-					return err
-				}
-			}
-			if week != "" {
-				if cfg.WeekStart, err = counters.ParseWeekday(week); err != nil {
-					return err
-				}
+			cfg.Mode, cfg.System = counters.Mode(mode), counters.System(system)
+			if err := where.set(cfg); err != nil {
+				return err
 			}
 			if cfg.Granularities, err = counters.ParseGranularities(granularities); err != nil {
 				return err
@@ -48,13 +42,33 @@ granularities and system rows, which may change.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&mode, "mode", "", "full, partial or separated; of a table that is made (default full)")
-	flags.StringVar(&zone, "time-zone", "", "in which days begin, such as Europe/Bratislava (default UTC)")
-	flags.StringVar(&week, "week-start", "", "the day that weeks begin with (default monday)")
-	flags.StringVar(&separator, "separator", "", "between the parts of keys (default ::)")
-	flags.StringVar(&paths, "paths", "", "how names of fields are stored: raw or v1 (default raw)")
+	where.flags(flags)
 	flags.StringSliceVarP(&granularities, "granularities", "g", nil, "in which events are counted (default 1m,1h,1d,1w,1mo,1q,1y)")
 	flags.StringVar(&system, "system", "", "count all events in system rows: sync or off (default sync)")
 	return cmd
+}
+
+// placing are the settings that say where in a table a number lies, as flags.
+type placing struct{ zone, week, separator, paths string }
+
+func (p *placing) flags(flags *pflag.FlagSet) {
+	flags.StringVar(&p.zone, "time-zone", "", "in which days begin, such as Europe/Bratislava (default UTC)")
+	flags.StringVar(&p.week, "week-start", "", "the day that weeks begin with (default monday)")
+	flags.StringVar(&p.separator, "separator", "", "between the parts of keys (default ::)")
+	flags.StringVar(&p.paths, "paths", "", "how names of fields are stored: raw or v1 (default raw)")
+}
+
+func (p *placing) set(cfg *counters.Config) (err error) {
+	cfg.Separator, cfg.Paths = p.separator, counters.Encoding(p.paths)
+	if p.zone != "" {
+		if cfg.Location, err = counters.LoadLocation(p.zone); err != nil {
+			return err
+		}
+	}
+	if p.week != "" {
+		cfg.WeekStart, err = counters.ParseWeekday(p.week)
+	}
+	return err
 }
 
 func (c *cli) countersSettings() *cobra.Command {
@@ -76,12 +90,8 @@ func (c *cli) settings(ctx context.Context, s *counters.Store) error {
 	if err != nil {
 		return err
 	}
-	var granularities []string
-	for _, g := range set.Granularities {
-		granularities = append(granularities, string(g))
-	}
 	words := fmt.Sprintf("%s  %s  time zone %s  weeks from %s  separator %s  paths %s  system %s  granularities %s",
-		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, strings.Join(granularities, ","))
+		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, joined(set.Granularities))
 	if !set.Recorded {
 		words += "  (not recorded)"
 	}
