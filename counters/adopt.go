@@ -107,7 +107,7 @@ func (s *Store) fits(ctx context.Context, found *examined) (err error) {
 	if found.table.recorded != nil {
 		return nil
 	}
-	if found.evidence, err = s.evidence(ctx, found.table, found.catalog); err != nil {
+	if found.evidence, err = s.evidence(ctx, found.table, found.catalog, longLook); err != nil {
 		return err
 	}
 	return refused(found.catalog, found.evidence.contradicts(found.table), fault.Conflict)

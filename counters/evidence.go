@@ -44,11 +44,18 @@ type Sampled struct {
 	Metrics  int   `json:"metrics"`   // whose first and last buckets, and days and longer, were looked up
 }
 
-const (
-	sampleBlocks  = 2048 // 16 MiB
-	sampleMetrics = 20
-	sampleStarts  = 5000 // of one metric and granularity
+// look is how much of a large table is read: blocks, and metrics by their index.
+type look struct {
+	blocks  int64
+	metrics int
+}
+
+var (
+	longLook  = look{2048, 20} // 16 MiB
+	shortLook = look{128, 3}
 )
+
+const sampleStarts = 5000 // of one metric and granularity
 
 // bucketKey is a metric and a granularity.
 type bucketKey struct {
@@ -66,21 +73,21 @@ type gathering struct {
 }
 
 // evidence reads the rows, or some of them.
-func (s *Store) evidence(ctx context.Context, t *table, c *catalog) (Evidence, error) {
+func (s *Store) evidence(ctx context.Context, t *table, c *catalog, much look) (Evidence, error) {
 	e := Evidence{Found: []Span{}, Offsets: map[string]int{}, Zones: []string{}, WeekStarts: map[Weekday]int{}, misfits: map[string]int{}}
 	g := &gathering{t: t, e: &e, metrics: map[string]int64{}, spans: map[Granularity]*[2]int64{}, long: map[bucketKey][]int64{}}
 	sampled := ""
-	if c.Blocks > sampleBlocks {
+	if c.Blocks > much.blocks {
 		sampled = fmt.Sprintf(`
-			TABLESAMPLE SYSTEM (%g) REPEATABLE (0)`, 100*float64(sampleBlocks)/float64(c.Blocks))
-		e.Sample = &Sampled{Blocks: sampleBlocks, OfBlocks: c.Blocks}
+			TABLESAMPLE SYSTEM (%g) REPEATABLE (0)`, 100*float64(much.blocks)/float64(c.Blocks))
+		e.Sample = &Sampled{Blocks: much.blocks, OfBlocks: c.Blocks}
 	}
 	if err := s.readSample(ctx, t, sampled, g); err != nil {
 		return e, s.told(err)
 	}
 	if e.Sample != nil {
 		e.Sample.Rows = e.read
-		if err := s.lookUp(ctx, t, g); err != nil {
+		if err := s.lookUp(ctx, t, g, much.metrics); err != nil {
 			return e, s.told(err)
 		}
 	}
@@ -153,12 +160,12 @@ func (g *gathering) start(id bucketKey, unix int64) {
 
 // lookUp asks the index for the first and last buckets of the metrics that are met
 // most, and for their days and longer, each after the other.
-func (s *Store) lookUp(ctx context.Context, t *table, g *gathering) error {
+func (s *Store) lookUp(ctx context.Context, t *table, g *gathering, most int) error {
 	metrics := slices.SortedFunc(maps.Keys(g.metrics), func(a, b string) int {
 		return cmp.Or(cmp.Compare(g.metrics[b], g.metrics[a]), cmp.Compare(a, b))
 	})
 	metrics = slices.DeleteFunc(metrics, func(metric string) bool { return metric == systemKey })
-	metrics = append(metrics[:min(len(metrics), sampleMetrics)], systemKey)
+	metrics = append(metrics[:min(len(metrics), most)], systemKey)
 	granularities := slices.Sorted(maps.Keys(g.spans))
 	for _, metric := range metrics {
 		for _, granularity := range granularities {

@@ -66,7 +66,7 @@ func (s *Store) survey(ctx context.Context, add Extras) (Survey, error) {
 		v.Problems = c.rights(add != Extras{})
 	}
 	if kinds[c.Kind] == "" {
-		if v.Evidence, err = s.evidence(ctx, t, c); err != nil {
+		if v.Evidence, err = s.evidence(ctx, t, c, longLook); err != nil {
 			return Survey{}, err
 		}
 		v.Rows, v.Estimated = v.rows(c)
@@ -171,6 +171,7 @@ type catalog struct {
 	Migrated, Records bool // howdah's tables are there, and the role may write them
 	Keyed             bool // by a unique index that adding needs
 	Filled            bool // there is a fillfactor
+	Made              bool // by howdah
 	Index             *bool
 	Taken             bool // the index's name, by another
 	Collation         string
@@ -206,6 +207,7 @@ func (s *Store) examine(ctx context.Context, db pg.DB) (*examined, error) {
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
 					AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1) = $2) AS keyed,
 			coalesce(array_to_string(c.reloptions, ','), '') LIKE '%fillfactor=%' AS filled,
+			coalesce(obj_description(c.oid, 'pg_class'), '') LIKE 'Made by howdah%' AS made,
 			(SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND x.relname = $3) AS index,
 			EXISTS (SELECT FROM pg_class x LEFT JOIN pg_index i ON i.indexrelid = x.oid
 				WHERE x.relnamespace = n.oid AND x.relname = $3 AND i.indrelid IS DISTINCT FROM c.oid) AS taken,

@@ -85,6 +85,14 @@ func (c *cli) countersSettings() *cobra.Command {
 	}
 }
 
+func (c *cli) countersDoctor() *cobra.Command {
+	return doctorOf(c, "counters", "What is wrong with a table, and what to do", askCounters)
+}
+
+func askCounters(ctx context.Context, client *howdah.Client) ([]counters.Finding, error) {
+	return client.Counters.Doctor(ctx)
+}
+
 func (c *cli) settings(ctx context.Context, s *counters.Store) error {
 	set, err := s.Settings(ctx)
 	if err != nil {
