@@ -31,6 +31,7 @@ type Evidence struct {
 	TwinSuch     string          `json:"twin_such,omitempty"`
 	Strays       int64           `json:"strays"` // rows that lie where no bucket of the settings begins: they are not shown
 
+	others    map[string]int64 // of the keys that are none: those that are some with another separator
 	read      int64
 	dayStarts int
 	misfits   map[string]int // of dayStarts, by zone
@@ -74,7 +75,7 @@ type gathering struct {
 
 // evidence reads the rows, or some of them.
 func (s *Store) evidence(ctx context.Context, t *table, c *catalog, much look) (Evidence, error) {
-	e := Evidence{Found: []Span{}, Offsets: map[string]int{}, Zones: []string{}, WeekStarts: map[Weekday]int{}, misfits: map[string]int{}}
+	e := Evidence{Found: []Span{}, Offsets: map[string]int{}, Zones: []string{}, WeekStarts: map[Weekday]int{}, misfits: map[string]int{}, others: map[string]int64{}}
 	g := &gathering{t: t, e: &e, metrics: map[string]int64{}, spans: map[Granularity]*[2]int64{}, long: map[bucketKey][]int64{}}
 	sampled := ""
 	if c.Blocks > much.blocks {
@@ -137,6 +138,7 @@ func (g *gathering) row(key, granularity string, at float64) {
 		if len(g.e.UnparsedSuch) < 3 {
 			g.e.UnparsedSuch = append(g.e.UnparsedSuch, strconv.Quote(shorten(key)))
 		}
+		g.otherwise(key)
 		return
 	}
 	g.metrics[id.metric]++
@@ -144,6 +146,22 @@ func (g *gathering) row(key, granularity string, at float64) {
 		g.e.Strays++
 	}
 	g.start(id, unix)
+}
+
+// otherwise counts a key that is none by the separators with which it would be one.
+func (g *gathering) otherwise(key string) {
+	for _, separator := range []string{"::", ":", "/", "|", "-", "_", ".", "#", "~", " "} {
+		ok := false
+		switch g.t.mode {
+		case Full:
+			_, _, _, ok = splitFull(separator, key)
+		case Partial:
+			_, _, ok = splitPartial(separator, key)
+		}
+		if ok {
+			g.e.others[separator]++
+		}
+	}
 }
 
 // start takes the start of a bucket, which may be known already.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -119,9 +120,13 @@ func (t *table) learn(cfg Config, e Evidence) {
 // contradicts says in what the settings of t are not those of its rows.
 func (e Evidence) contradicts(t *table) (why []string) {
 	say := func(format string, args ...any) { why = append(why, fmt.Sprintf(format, args...)) }
-	if t.mode != Separated && e.Unparsed*2 > e.read {
-		say("of %d keys %d are none with the separator %q, such as %s: say which it is (--separator)", e.read, e.Unparsed, t.separator, strings.Join(e.UnparsedSuch, ", "))
-		return why
+	for _, separator := range slices.Sorted(maps.Keys(e.others)) {
+		n := e.others[separator]
+		if n*2 > e.read {
+			say("of %d keys %d are none with the separator %q, such as %s, and %d are with %q: say which it is (--separator)",
+				e.read, e.Unparsed, t.separator, strings.Join(e.UnparsedSuch, ", "), n, separator)
+			return why
+		}
 	}
 	zone := zoneName(t.calendar.Location)
 	if e.dayStarts > 0 && e.misfits[zone]*10 > e.dayStarts {
