@@ -37,8 +37,9 @@ to them, and changes nothing. --yes adds it, beside whoever works on them; --und
 type adopted struct {
 	name, short, table string
 	example            string               // beside those that all have
-	flags              func(*pflag.FlagSet) // of its own; may be nil
-	set                func(*howdah.Config, pgx.Identifier) error
+	flags              func(*pflag.FlagSet) // of its own
+	read               func() error         // reads them
+	set                func(*howdah.Config, pgx.Identifier)
 	look               func(context.Context, *howdah.Client) (*adoptee, error)
 }
 
@@ -66,11 +67,14 @@ func (c *cli) adoptSystem(system adopted) *cobra.Command {
   howdah adopt %[1]s --undo%[2]s`, system.name, system.example),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			set := func(cfg *howdah.Config) error {
+			if err := system.read(); err != nil {
+				return err
+			}
+			set := func(cfg *howdah.Config) {
 				if cfg.Database.ListenURL != "" { // past the pooler: an adoption holds a lock of its session
 					cfg.Database.URL, cfg.Database.Pooler = cfg.Database.ListenURL, false
 				}
-				return system.set(cfg, identifier(table))
+				system.set(cfg, identifier(table))
 			}
 			return c.open(cmd, set, func(ctx context.Context, client *howdah.Client, _ bool) error {
 				a, err := system.look(ctx, client)
@@ -94,9 +98,7 @@ func (c *cli) adoptSystem(system adopted) *cobra.Command {
 	cmd.Flags().StringVar(&table, "table", table, "schema.table, as it is called, without quotes")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	cmd.Flags().BoolVar(&undo, "undo", false, "say what taking it back would lose; with --yes, take it back")
-	if system.flags != nil {
-		system.flags(cmd.Flags())
-	}
+	system.flags(cmd.Flags())
 	return cmd
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/spf13/pflag"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/checklists"
@@ -15,11 +16,10 @@ import (
 func (c *cli) iidySystem() adopted {
 	return adopted{
 		name: "iidy", short: "Leases, outcomes and progress on iidy's own table", table: "iidy.lists",
-		set: func(cfg *howdah.Config, table pgx.Identifier) error {
-			cfg.Checklists.Table = table
-			return nil
-		},
-		look: iidy,
+		flags: func(*pflag.FlagSet) {},
+		read:  func() error { return nil },
+		set:   func(cfg *howdah.Config, table pgx.Identifier) { cfg.Checklists.Table = table },
+		look:  iidy,
 	}
 }
 

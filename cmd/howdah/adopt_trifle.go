@@ -29,10 +29,8 @@ func (c *cli) trifleSystem() adopted {
 			flags.BoolVar(&add.Fillfactor, "fillfactor", false, "also leave room in the table's blocks (fillfactor 70)")
 			flags.BoolVar(&add.Ping, "ping", false, "also make the ping table")
 		},
-		set: func(cfg *howdah.Config, table pgx.Identifier) error {
-			cfg.Counters.Table = table
-			return where.set(&cfg.Counters)
-		},
+		read: func() error { return where.set(&c.counting) },
+		set:  func(cfg *howdah.Config, table pgx.Identifier) { cfg.Counters.Table = table },
 		look: func(ctx context.Context, client *howdah.Client) (*adoptee, error) { return trifle(ctx, client, add) },
 	}
 }

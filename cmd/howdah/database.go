@@ -71,7 +71,7 @@ func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) 
 }
 
 // open runs do on an open client, whose settings set may change; nothing is migrated.
-func (c *cli) open(cmd *cobra.Command, set func(*howdah.Config) error, do func(ctx context.Context, client *howdah.Client, private bool) error) (err error) {
+func (c *cli) open(cmd *cobra.Command, set func(*howdah.Config), do func(ctx context.Context, client *howdah.Client, private bool) error) (err error) {
 	ctx := cmd.Context()
 	db, err := c.locate(ctx, false)
 	if err != nil {
@@ -80,9 +80,7 @@ func (c *cli) open(cmd *cobra.Command, set func(*howdah.Config) error, do func(c
 	defer func() { err = cmp.Or(err, db.leave(ctx)) }()
 	cfg := howdah.Config{Database: db.Config, Counters: c.counting, Log: c.log(slog.LevelWarn)}
 	if set != nil {
-		if err := set(&cfg); err != nil {
-			return err
-		}
+		set(&cfg)
 	}
 	client, err := howdah.OpenConfig(ctx, cfg)
 	if err != nil {
