@@ -166,6 +166,7 @@ func (g *gathering) otherwise(key string) {
 
 // start takes the start of a bucket, which may be known already.
 func (g *gathering) start(id bucketKey, unix int64) {
+	g.e.SystemRows = g.e.SystemRows || id.metric == systemKey
 	if span := g.spans[id.granularity]; span == nil {
 		g.spans[id.granularity] = &[2]int64{unix, unix}
 	} else {
@@ -255,7 +256,6 @@ func (s *Store) starts(ctx context.Context, t *table, id bucketKey, order string
 // conclude says what was gathered.
 func (g *gathering) conclude() {
 	e, t := g.e, g.t
-	e.SystemRows = g.metrics[systemKey] > 0
 	for granularity, span := range g.spans {
 		e.Found = append(e.Found, Span{granularity, time.Unix(span[0], 0).In(t.calendar.Location), time.Unix(span[1], 0).In(t.calendar.Location)})
 	}
