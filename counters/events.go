@@ -141,6 +141,8 @@ func (s *Store) claim(ctx context.Context, tx pgx.Tx, t *table, ids []string) (m
 type write struct {
 	rows, system   []rowID
 	fields, counts []field
+	spread         bool // rows to their slots
+	deferred       bool // system to theirs
 }
 
 func (w write) into(f *fold) error {
@@ -153,6 +155,12 @@ func (w write) into(f *fold) error {
 		if err := f.take(id, w.counts); err != nil {
 			return err
 		}
+	}
+	if w.spread {
+		f.toSlots(w.rows)
+	}
+	if w.deferred {
+		f.toSlots(w.system)
 	}
 	return nil
 }
@@ -182,7 +190,8 @@ func (t *table) writes(e Event) (w write, err error) {
 	if len(granularities) == 0 {
 		granularities = t.granularities
 	}
-	if t.system == Sync {
+	w.spread, w.deferred = t.spreads(e.Key), t.system == Deferred
+	if t.system != Off {
 		name := e.Key
 		if e.Untracked {
 			name = untracked
@@ -205,7 +214,7 @@ func (t *table) writes(e Event) (w write, err error) {
 			return w, pg.Refuse("key", "%s", problem)
 		}
 		w.rows = append(w.rows, id)
-		if t.system == Sync {
+		if t.system != Off {
 			id, problem := t.bucket(systemKey, g, start)
 			if problem != "" {
 				return w, pg.Refuse("granularities["+strconv.Itoa(i)+"]", "%s", problem)

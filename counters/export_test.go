@@ -1,5 +1,12 @@
 package counters
 
+import (
+	"context"
+	"time"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
 // What tests look at beneath the exported names.
 
 func (e Encoding) Pack(v Values, op Op) (Values, error) {
@@ -62,4 +69,49 @@ func Estimate(n int, hash func() uint64) uint64 {
 		s[i] = max(s[i], uint8(rank))
 	}
 	return s.estimate()
+}
+
+// Age makes what was found of the table older.
+func (s *Store) Age(d time.Duration) {
+	s.found.mu.Lock()
+	defer s.found.mu.Unlock()
+	s.found.looked = s.found.looked.Add(-d)
+}
+
+// Gather is gather of rows by their keys.
+func (s *Store) Gather(ctx context.Context, tx pg.DB, keys ...Key) error {
+	t, err := s.table(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := t.identify(keys)
+	if err != nil {
+		return err
+	}
+	return s.gather(ctx, tx, t, rows...)
+}
+
+func (s *Store) FoldRow(ctx context.Context, key Key) error {
+	t, err := s.table(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := t.identify([]Key{key})
+	if err == nil {
+		_, err = s.foldRow(ctx, t, rows[0])
+	}
+	return err
+}
+
+func (s *Store) WaitingKeys(ctx context.Context) ([]string, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, _, err := s.waitingKeys(ctx, t, "")
+	return keys, err
+}
+
+func (s *Store) Turn(ctx context.Context, name string, every time.Duration) (bool, error) {
+	return s.turn(ctx, task{name: name, every: every})
 }

@@ -49,6 +49,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/counters/rows/get", "counters-get", "What rows hold, by their keys", a.getRows)
 	add(a, post, "/v1/counters/rows/inc", "counters-inc", "Add values to rows", a.incRows)
 	add(a, post, "/v1/counters/rows/set", "counters-set", "Put values into rows", a.setRows)
+	add(a, post, "/v1/counters/fold", "counters-fold", "Add what is in slots to the rows", a.fold, unhurried)
 	add(a, get, "/v1/counters/settings", "counters-settings", "How the table counts", a.counterSettings)
 	add(a, get, "/v1/counters/doctor", "counters-doctor", "What is wrong with the table, and what to do", a.examineCounters)
 

@@ -51,6 +51,7 @@ func (c *cli) counters() *cobra.Command {
 		c.countersSetup(),
 		c.countersSettings(),
 		c.countersDoctor(),
+		c.countersFold(),
 	)
 	return cmd
 }
