@@ -160,12 +160,13 @@ func (c *Client) Following(ctx context.Context, fn func(context.Context, *change
 
 // Run does what the services need in the background until ctx is done: it hears
 // notifications for all of them on one connection, reads the feed of changes
-// while somebody watches it and tends its log, lets writes share commits, and keeps the
-// counters.
+// while somebody watches it, lets writes share commits, and keeps the log of changes
+// and the counters small.
 func (c *Client) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.follow(ctx) })
 	group.Go(func() error { return c.Writer.Run(ctx) })
+	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
 	group.Go(func() error {
 		return counters.NewKeeper(c.Counters, counters.KeeperConfig{Log: c.cfg.Log}).Run(ctx)
 	})
@@ -177,7 +178,6 @@ func (c *Client) follow(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.Hub.Run(ctx) })
 	group.Go(func() error { return c.Tail.Run(ctx) })
-	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
 	return group.Wait()
 }
 

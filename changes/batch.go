@@ -24,6 +24,7 @@ type batch struct {
 	tx     pgx.Tx
 	path   string // the origin of what the handler writes; "" before it is called
 	fault  error  // of a handler, that came out after it had returned
+	late   bool   // the handler took longer than it may
 }
 
 // failpoint is called at each step of a batch; tests set it.
@@ -37,7 +38,7 @@ func (b *batch) reach(step string) {
 
 // rollback ends the batch, if it has not been committed. It may be called again.
 func (b *batch) rollback() {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.parent), grace)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.parent), b.pace.grace)
 	defer cancel()
 	b.tx.Rollback(ctx) // what fails here ends with its connection
 	b.cancel()
@@ -55,7 +56,7 @@ func (b *batch) standing() (st standing, err error) {
 	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
-		SELECT c.state, c.shards, c.patterns, p.seq, p.n, p.id, p.failures,
+		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
 			EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int),
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
@@ -63,15 +64,20 @@ func (b *batch) standing() (st standing, err error) {
 			ORDER BY next_at
 			LIMIT 1)
 		FROM howdah.change_consumer c
-		CROSS JOIN LATERAL (
+		LEFT JOIN LATERAL (
 			SELECT *
 			FROM howdah.change_checkpoint
 			WHERE consumer = $1 AND shard = $2::int
 			ORDER BY seq DESC
-			LIMIT 1) p
+			LIMIT 1) p ON true
 		WHERE c.name = $1`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error {
-			err := row.Scan(&state, &st.shards, &st.patterns, &st.seq, &st.at.Commit, &st.at.ID, &st.failures, &st.parked, &seconds)
+			var seq, n, id *int64 // there are fewer shards now
+			var failures *int
+			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
+			if seq != nil {
+				st.mark = mark{*seq, Position{*n, *id}, *failures}
+			}
 			if errors.Is(err, pgx.ErrNoRows) {
 				return nil
 			}
@@ -125,14 +131,19 @@ func (b *batch) call(h Handler, cs []Change) error {
 		}
 	}
 	if err != nil && ctx.Err() != nil && b.parent.Err() == nil {
+		b.late = true
 		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
 	}
 	b.cancel()
 	// A shard that is told to end still commits what has been done.
-	b.ctx, b.cancel = context.WithTimeout(context.WithoutCancel(b.parent), grace)
+	b.ctx, b.cancel = context.WithTimeout(context.WithoutCancel(b.parent), b.pace.grace)
 	b.reach("called")
 	return err
 }
+
+// lost reports whether the connection to the database has gone, which is nothing that a
+// handler failed on; unless it was cut off because the handler took too long.
+func (b *batch) lost() bool { return b.tx.Conn().IsClosed() && !b.late }
 
 // guarded makes an error of a panic.
 func guarded(ctx context.Context, h Handler, tx pgx.Tx, cs []Change) (err error) {
@@ -177,8 +188,9 @@ func pathThrough(origin, consumer string) (string, error) {
 	return "", fmt.Errorf("it has been through too many consumers: their names make %d bytes, and %d are kept: %s", len(path), maxOrigin, path)
 }
 
-// move commits the batch with to as the shard's place.
-func (b *batch) move(to Position, failures int) error {
+// move commits the batch with to as the shard's place, and what is left to be read of
+// tables, nil for nothing.
+func (b *batch) move(to Position, failures int, left *backfill) error {
 	if b.path == "" {
 		// Nothing was done but to look: should this be lost, it is looked at again.
 		if _, err := b.tx.Exec(b.ctx, `SET LOCAL synchronous_commit = off`); err != nil {
@@ -188,13 +200,13 @@ func (b *batch) move(to Position, failures int) error {
 	tag, err := b.tx.Exec(b.ctx, `
 		WITH appended AS (
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
-			SELECT consumer, shard, seq + 1, $4, $5, $6, backfill
+			SELECT consumer, shard, seq + 1, $4, $5, $6, $8::jsonb
 			FROM howdah.change_checkpoint
 			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
 			RETURNING seq)
 		DELETE FROM howdah.change_checkpoint
 		WHERE consumer = $1 AND shard = $2::int AND seq <= $3 AND EXISTS (SELECT FROM appended)`,
-		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path)
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
 	if err != nil {
 		return err
 	}

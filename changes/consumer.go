@@ -20,12 +20,14 @@ import (
 
 // ConsumerConfig are settings of a [Consumer]. Only Name is needed.
 type ConsumerConfig struct {
-	Name    string        // up to 40 of a-z 0-9 _ and -; the first is none of the last two
-	Shards  int           // parts that are handled beside each other, a key always in the same; default 1, at most 64
-	Batch   int           // most changes handed over at once; default 100, at most 10,000
-	From    string        // where a new one begins: start, now (the default), a position, or a time; see [Log.Find]
-	Echo    bool          // show it what it caused itself, too
-	Timeout time.Duration // for a handler; default 30 s
+	Name     string        // up to 40 of a-z 0-9 _ and -; the first is none of the last two
+	Shards   int           // parts that are handled beside each other, a key always in the same; default 1, at most 64
+	Batch    int           // most changes handed over at once; default 100, at most 10,000
+	From     string        // where a new one begins: start, now (the default), a position, or a time; see [Log.Find]
+	Backfill []string      // tables whose rows a new one is handed, too, as they stand, beside what happens to them; they are captured and have a key
+	Chunk    int           // rows of a backfill that are read at once; default 1,000
+	Echo     bool          // show it what it caused itself, too
+	Timeout  time.Duration // for a handler; default 30 s
 }
 
 var (
@@ -33,16 +35,17 @@ var (
 	ErrNoConsumer = fmt.Errorf("there is no such consumer: %w", fault.NotFound)
 
 	// errDiffers: instances of one name would hand out different things.
-	errDiffers = fmt.Errorf("another consumer of the name: %w", fault.Conflict)
+	errDiffers = fmt.Errorf("instances differ: %w", fault.Conflict)
+	// errResharded: there are as many shards now as this instance is to have.
+	errResharded = errors.New("the number of shards has changed")
 
 	validConsumer = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
 )
 
-// maxName is how long the name of a consumer may be.
-const maxName = 40
-
-// grace is what a batch may take beyond its handler's time.
-const grace = 5 * time.Second
+const (
+	maxName   = 40 // bytes of a consumer's name
+	maxShards = 64
+)
 
 // Consumer hands the feed to functions: each change once, in the order of the feed.
 // Any number of them may run under one name, in one program or many: one at a time
@@ -90,18 +93,27 @@ func (c *Consumer) check() error {
 	switch cfg := c.cfg; {
 	case !validConsumer.MatchString(cfg.Name):
 		return pg.Refuse("name", "%q; want up to 40 of a-z 0-9 _ and -, beginning with a letter or digit", cfg.Name)
-	case cfg.Shards < 1 || cfg.Shards > 64:
-		return pg.Refuse("shards", "%d; want 1 to 64", cfg.Shards)
+	case cfg.Shards < 1 || cfg.Shards > maxShards:
+		return pg.Refuse("shards", "%d; want 1 to %d", cfg.Shards, maxShards)
 	case cfg.Batch < 1 || cfg.Batch > 10_000:
 		return pg.Refuse("batch", "%d; want 1 to 10000", cfg.Batch)
+	case cfg.Chunk < 0 || cfg.Chunk > 100_000:
+		return pg.Refuse("chunk", "%d; want 1 to 100000", cfg.Chunk)
 	case cfg.Timeout < 0:
 		return pg.Refuse("timeout", "%v; want more than nothing", cfg.Timeout)
 	case c.refused != nil:
 		return c.refused
 	case len(c.handlers) == 0:
 		return pg.Refuse("handlers", "there are none: see Handle")
-	case int(c.pool.Config().MaxConns) < cfg.Shards+2:
-		return pg.Refuse("pool", "at most %d connections; %d shards want %d: pool_max_conns", c.pool.Config().MaxConns, cfg.Shards, cfg.Shards+2)
+	}
+	return c.room(c.cfg.Shards)
+}
+
+// room makes sure that the shards do not take all connections: handlers may want
+// one, and ticks do.
+func (c *Consumer) room(shards int) error {
+	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
+		return pg.Refuse("pool", "at most %d connections; %d shards want %d: pool_max_conns", most, shards, shards+2)
 	}
 	return nil
 }
@@ -118,26 +130,48 @@ func (c *Consumer) names() []string {
 
 // Register makes the consumer, if it is not there: from now on it has a place in the
 // feed, and what follows is kept for it. Run does it too. It returns Conflict where
-// there is one of the name with other shards or patterns, and says which differ;
-// patterns can be changed by pausing, registering and resuming.
+// there is one of the name with other shards or patterns, and says which differ. To
+// change patterns, pause it, register it with others, resume it; to change shards
+// see [Log.Reshard]. One that has expired, and has a Backfill, begins anew.
 func (c *Consumer) Register(ctx context.Context) error {
-	const op = "changes: register"
-	if err := c.check(); err != nil {
-		return pg.Wrap(op, err)
-	}
-	return pg.Wrap(op, asOurs(pg.Retry(ctx, c.pool, func() error { return c.register(ctx) })))
+	_, err := c.register(ctx)
+	return err
 }
 
-func (c *Consumer) register(ctx context.Context) error {
-	err := c.join(ctx)
-	if !errors.Is(err, ErrNoConsumer) {
-		return err
+// register returns how many shards there are.
+func (c *Consumer) register(ctx context.Context) (shards int, err error) {
+	const op = "changes: register"
+	if err := c.check(); err != nil {
+		return 0, pg.Wrap(op, err)
 	}
+	err = pg.Retry(ctx, c.pool, func() error {
+		shards, err = c.join(ctx)
+		if err == nil && len(c.cfg.Backfill) > 0 {
+			err = c.refill(ctx)
+		}
+		if !errors.Is(err, ErrNoConsumer) {
+			return err
+		}
+		if err := c.create(ctx); err != nil {
+			return err
+		}
+		shards, err = c.join(ctx)
+		return err
+	})
+	return shards, pg.Wrap(op, err)
+}
+
+// create makes the consumer, unless another instance does.
+func (c *Consumer) create(ctx context.Context) error {
 	from, err := c.log.Find(ctx, c.cfg.From)
 	if err != nil {
 		return err
 	}
-	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	rows, err := c.toFill(ctx)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		if err := held(ctx, tx, from); err != nil {
 			return err
 		}
@@ -145,46 +179,46 @@ func (c *Consumer) register(ctx context.Context) error {
 			WITH made AS (
 				INSERT INTO howdah.change_consumer (name, shards, patterns)
 				VALUES ($1, $2, $3)
-				ON CONFLICT (name) DO NOTHING -- another instance was first
+				ON CONFLICT (name) DO NOTHING
 				RETURNING name)
-			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id)
-			SELECT name, shard, 1, $4, $5
+			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
+			SELECT name, shard, 1, $4, $5, $6::jsonb
 			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID)
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows)
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	return c.join(ctx)
 }
 
-// join says that an instance runs, and compares it with the others.
-func (c *Consumer) join(ctx context.Context) error {
-	var shards int
+// join says that an instance runs, and compares it with the others. It returns how many
+// shards there are, which may be about to change.
+func (c *Consumer) join(ctx context.Context) (shards int, err error) {
+	var next *int
 	var patterns []string
-	err := c.pool.QueryRow(ctx, `
+	err = c.pool.QueryRow(ctx, `
 		UPDATE howdah.change_consumer
 		SET seen_at = clock_timestamp(),
 			patterns = CASE WHEN state = 'paused' AND shards = $3 THEN $2 ELSE patterns END
 		WHERE name = $1
-		RETURNING shards, patterns`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &patterns)
+		RETURNING shards, next_shards, patterns`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return ErrNoConsumer
+		return 0, ErrNoConsumer
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return c.compare(shards, patterns)
+	if err := c.compare(shards, next, patterns); err != nil {
+		return 0, err
+	}
+	return shards, c.room(shards)
 }
 
 // compare returns an error where the consumer is not what this instance would run.
-func (c *Consumer) compare(shards int, patterns []string) error {
-	if shards != c.cfg.Shards {
-		return fmt.Errorf("%w: %s has %d shards, this one %d", errDiffers, c.cfg.Name, shards, c.cfg.Shards)
+func (c *Consumer) compare(shards int, next *int, patterns []string) error {
+	if shards != c.cfg.Shards && (next == nil || *next != c.cfg.Shards) {
+		return fmt.Errorf("%s has %d shards, this one %d; to change them reshard it: %w", c.cfg.Name, shards, c.cfg.Shards, errDiffers)
 	}
 	if names := c.names(); !slices.Equal(patterns, names) {
-		return fmt.Errorf("%w: %s has the patterns %q, this one %q; to change them pause it, start this one, resume it", errDiffers, c.cfg.Name, patterns, names)
+		return fmt.Errorf("%s has the patterns %q, this one %q; to change them pause it, start this one, resume it: %w", c.cfg.Name, patterns, names, errDiffers)
 	}
 	return nil
 }
@@ -215,32 +249,48 @@ func (c *Consumer) Run(ctx context.Context) error {
 	defer bell.close()
 	registering := trouble{of: "a consumer of changes cannot be registered", name: c.cfg.Name}
 	for {
-		if err := c.Register(ctx); err == nil {
-			break
-		} else if ctx.Err() != nil {
+		shards, err := c.register(ctx)
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		} else if !errors.Is(err, fault.Unavailable) {
+		case errors.Is(err, fault.Unavailable):
+			if !registering.wait(ctx, err) {
+				return nil
+			}
+			continue
+		case err != nil:
 			return err
-		} else if !registering.wait(ctx, err) {
-			return nil
+		}
+		if err := c.runShards(ctx, bell, shards); !errors.Is(err, errResharded) {
+			return pg.Wrap(op, err)
 		}
 	}
+}
+
+// runShards moves so many shards until ctx is done, or one finds that there is nothing
+// for this instance to move.
+func (c *Consumer) runShards(ctx context.Context, bell *bell, shards int) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var running sync.WaitGroup
 	running.Go(func() { c.look(ctx, bell) })
-	for n := range c.cfg.Shards {
+	for n := range shards {
 		running.Go(func() {
-			if err := newShard(c, n).run(ctx); err != nil {
+			if err := newShard(c, n, shards).run(ctx); err != nil {
 				stop(err)
 			}
 		})
 	}
 	running.Wait()
-	if cause := context.Cause(ctx); errors.Is(cause, ErrNoConsumer) || errors.Is(cause, errDiffers) {
-		return pg.Wrap(op, cause)
+	if cause := context.Cause(ctx); ends(cause) {
+		return cause
 	}
 	return nil
+}
+
+// ends reports whether err leaves an instance nothing to go on with.
+func ends(err error) bool {
+	return errors.Is(err, ErrNoConsumer) || errors.Is(err, errDiffers) || errors.Is(err, errResharded)
 }
 
 // look numbers what has committed, for all shards of this instance.

@@ -18,17 +18,18 @@ var ErrParked = fmt.Errorf("it could not be handled and is parked: %w", fault.Co
 
 // Status is how a consumer stands.
 type Status struct {
-	Name     string    `json:"name" example:"billing"`
-	State    string    `json:"state" example:"paused"`                             // running, stalled (nothing succeeds; it is tried again), paused or expired
-	Reason   string    `json:"reason,omitempty" example:"prices are being mended"` // why it is not running, or the error that stalls it
-	Shards   int       `json:"shards" example:"1"`
-	Patterns []string  `json:"patterns" example:"[\"public.orders\"]"`
-	Position Position  `json:"position" example:"1042.7"`           // up to here all has been handled, or parked
-	Lag      int64     `json:"lag" example:"8"`                     // commits that it has not come to yet
-	Behind   float64   `json:"behind_seconds" example:"1.2"`        // age of the first change that it has not come to yet
-	Parked   int64     `json:"parked" example:"3"`                  // changes put aside, and those waiting behind them
-	Dead     int64     `json:"dead" example:"1"`                    // of these, those that are tried no more
-	Seen     time.Time `json:"seen" example:"2026-11-20T14:18:31Z"` // about when an instance last ran
+	Name       string    `json:"name" example:"billing"`
+	State      string    `json:"state" example:"paused"`                             // running, stalled (nothing succeeds; it is tried again), paused or expired
+	Reason     string    `json:"reason,omitempty" example:"prices are being mended"` // why it is not running, or the error that stalls it
+	Shards     int       `json:"shards" example:"1"`
+	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
+	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
+	Position   Position  `json:"position" example:"1042.7"`           // up to here all has been handled, or parked
+	Lag        int64     `json:"lag" example:"8"`                     // commits that it has not come to yet
+	Behind     float64   `json:"behind_seconds" example:"1.2"`        // age of the first change that it has not come to yet
+	Parked     int64     `json:"parked" example:"3"`                  // changes put aside, and those waiting behind them
+	Dead       int64     `json:"dead" example:"1"`                    // of these, those that are tried no more
+	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"` // about when an instance last ran
 }
 
 // Consumers returns how all consumers stand, by name.
@@ -62,7 +63,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					WHERE s.stalls AND p.consumer = c.name AND p.shard = s.stalled AND p.head AND NOT p.dead
 					ORDER BY p.next_at
 					LIMIT 1), '') ELSE c.reason END,
-				c.shards, c.patterns, s.n, s.id,
+				c.shards, coalesce(c.next_shards, 0), c.patterns, s.n, s.id,
 				greatest(t.n - s.n - coalesce((
 					SELECT sum(e.first - 1 - greatest(e.head, s.n))
 					FROM howdah.change_era e
@@ -97,7 +98,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 			WHERE $1::text IS NULL OR c.name = $1
 			ORDER BY c.name`, name, outage)
 		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.Patterns, &s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
 			return s, err
 		})
 		return err
@@ -213,7 +214,12 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq <= newest.seq`,
 					name, shards, p.Commit, p.ID)
 				b.Queue(`DELETE FROM howdah.change_parked WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)`, name, p.Commit, p.within())
-				b.Queue(`UPDATE howdah.change_consumer SET state = 'running', reason = '' WHERE name = $1 AND state = 'expired'`, name)
+				b.Queue(`
+					UPDATE howdah.change_consumer
+					SET state = CASE WHEN state = 'expired' THEN 'running' ELSE state END,
+						reason = CASE WHEN state = 'expired' THEN '' ELSE reason END,
+						stop_at = CASE WHEN next_shards IS NOT NULL THEN $2::bigint END
+					WHERE name = $1`, name, p.Commit)
 				return tx.SendBatch(ctx, &b).Close()
 			})
 		})

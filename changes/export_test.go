@@ -15,7 +15,7 @@ func (c *Consumer) Hurry() {
 		inPlace: []time.Duration{ms, 2 * ms, 3 * ms},
 		parked:  5 * ms, most: 20 * ms,
 		probe: 5 * ms, probes: 20 * ms,
-		unseen: 50 * ms, rival: 20 * ms,
+		unseen: 50 * ms, rival: 20 * ms, grace: 500 * ms,
 	}
 }
 

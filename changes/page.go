@@ -35,6 +35,7 @@ type Filter struct {
 type share struct {
 	shard, shards int
 	except        string // what has been through this consumer is not shown; "" = all is
+	until         int64  // the last commit that is looked at; 0 = none
 }
 
 // Page returns up to n changes that follow after, and the position to go on from,
@@ -104,6 +105,9 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
+	if f.share.until > 0 {
+		until = min(until, f.share.until)
+	}
 	batch.Queue(`
 		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
 			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -24,6 +25,7 @@ type pace struct {
 	probe, probes time.Duration   // and where the shard stalls: at first, and doubling to
 	unseen        time.Duration   // at most before a shard looks, whoever should have woken it
 	rival         time.Duration   // at most for a shard that another instance moves
+	grace         time.Duration   // for what a batch does beside its handler
 }
 
 var usual = pace{
@@ -32,6 +34,7 @@ var usual = pace{
 	probe: time.Second, probes: time.Minute,
 	unseen: time.Second,
 	rival:  250 * time.Millisecond,
+	grace:  5 * time.Second,
 }
 
 // backoff is how long a change that was tried so often waits, parked, for the next try.
@@ -43,11 +46,12 @@ func (p *pace) backoff(attempts int) time.Duration {
 // beside the database is checked there, under the lock, before each batch.
 type shard struct {
 	*Consumer
-	n  int
-	at mark // as it was last seen
+	n, of int  // which of how many
+	at    mark // as it was last seen
 
 	ahead []Change // of the feed, follow at, and are read: what is numbered does not change
 	end   Position // where ahead ends
+	chunk *chunk   // of a backfill, read and not yet handled
 
 	single int           // so many changes are handed over one by one, because they failed together
 	tries  int           // of the next change, that failed
@@ -63,8 +67,8 @@ type mark struct {
 	failures int
 }
 
-func newShard(c *Consumer, n int) *shard {
-	return &shard{Consumer: c, n: n, away: trouble{of: "a consumer of changes cannot go on", name: c.cfg.Name}}
+func newShard(c *Consumer, n, of int) *shard {
+	return &shard{Consumer: c, n: n, of: of, away: trouble{of: "a consumer of changes cannot go on", name: c.cfg.Name}}
 }
 
 // pause is what a shard waits for before it looks again.
@@ -81,7 +85,7 @@ func (s *shard) run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, ErrNoConsumer), errors.Is(err, errDiffers):
+		case ends(err):
 			return err
 		case err != nil:
 			if !s.away.wait(ctx, err) {
@@ -116,11 +120,15 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{d: s.rivals}, nil
 	}
 	s.rivals = 0
-	if err := s.compare(st.shards, st.patterns); err != nil {
+	if err := s.compare(st.shards, st.nextShards, st.patterns); err != nil {
 		return pause{}, err
+	}
+	if st.shards != s.of {
+		return pause{}, errResharded
 	}
 	if st.mark != s.at { // another instance moved it, or a person
 		s.at, s.ahead, s.end, s.single, s.tries = st.mark, nil, st.at, 0, 0
+		s.chunk = nil
 	}
 	switch {
 	case st.state != "running":
@@ -131,14 +139,24 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{d: s.look(st), feed: true}, nil
 	}
 	s.probe = 0
-	cs, handler, to, err := s.next(b)
+	if st.backfill != nil {
+		return s.fill(b, st)
+	}
+	return s.follow(b, st)
+}
+
+// follow hands over what comes next in the feed.
+func (s *shard) follow(b *batch, st standing) (pause, error) {
+	cs, handler, to, err := s.next(b, st)
 	switch {
 	case errors.Is(err, ErrExpired):
-		return pause{}, s.stop(ctx, b, "expired", err)
+		return pause{}, s.stop(b.parent, b, "expired", err)
 	case errors.Is(err, ErrAhead):
-		return pause{}, s.stop(ctx, b, "paused", err)
+		return pause{}, s.stop(b.parent, b, "paused", err)
 	case err != nil:
 		return pause{}, err
+	case to == s.at.at && st.stopAt != nil:
+		return pause{d: s.pace.unseen, feed: true}, s.reshard(b)
 	case to == s.at.at:
 		return pause{d: s.look(st), feed: true}, nil
 	}
@@ -147,12 +165,15 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 
 // next returns changes for one handler and of one origin, in the order of the feed,
 // and where the shard stands after them. There may be none.
-func (s *shard) next(b *batch) (cs []Change, handler int, to Position, err error) {
+func (s *shard) next(b *batch, st standing) (cs []Change, handler int, to Position, err error) {
 	most := s.cfg.Batch
 	if len(s.ahead) < most && (len(s.ahead) == 0 || !s.ahead[len(s.ahead)-1].Last) {
-		filter := Filter{Patterns: s.patterns, share: share{shard: s.n, shards: s.cfg.Shards}}
+		filter := Filter{Patterns: s.patterns, share: share{shard: s.n, shards: s.of}}
 		if !s.cfg.Echo {
 			filter.share.except = s.cfg.Name
+		}
+		if s.chunk != nil {
+			filter.share.until = s.chunk.at.Commit
 		}
 		n := max(most, MaxPage)
 		lines, end, err := New(b.tx, Config{}).lines(b.ctx, s.at.at, n, filter)
@@ -162,13 +183,24 @@ func (s *shard) next(b *batch) (cs []Change, handler int, to Position, err error
 		s.ahead, s.end = changesOf(lines, n), end
 		b.reach("read")
 	}
-	if len(s.ahead) == 0 {
-		return nil, 0, s.end, nil
+	ahead, end := s.ahead, s.end
+	if st.stopAt != nil { // no further than the other shards
+		last := Position{Commit: *st.stopAt}
+		beyond := slices.IndexFunc(ahead, func(c Change) bool { return c.Position.Compare(last) > 0 })
+		if beyond >= 0 {
+			ahead = ahead[:beyond]
+		}
+		if end.Compare(last) > 0 {
+			end = last
+		}
+	}
+	if len(ahead) == 0 {
+		return nil, 0, end, nil
 	}
 	if s.single > 0 {
 		most = 1
 	}
-	cs = s.ahead[:min(most, len(s.ahead))]
+	cs = ahead[:min(most, len(ahead))]
 	for i := len(cs) - 1; i >= 0 && most > 1; i-- { // whole transactions, unless one alone is longer
 		if cs[i].Last {
 			cs = cs[:i+1]
@@ -184,8 +216,8 @@ func (s *shard) next(b *batch) (cs []Change, handler int, to Position, err error
 	}
 	to = cs[len(cs)-1].Position
 	switch {
-	case len(cs) == len(s.ahead):
-		to = s.end
+	case len(cs) == len(ahead):
+		to = end
 	case cs[len(cs)-1].Last:
 		to = Position{Commit: to.Commit}
 	}
@@ -207,7 +239,7 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 	}
 	err = b.park(waiting, parking{})
 	if err == nil {
-		err = b.move(to, failures)
+		err = b.move(to, failures, s.left(st, cs, to))
 	}
 	if b.fault != nil {
 		return s.failed(b, st, cs, to, b.fault)
@@ -221,17 +253,26 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 
 // moved notes that the shard stands behind cs, at m.
 func (s *shard) moved(cs []Change, m mark) {
-	s.at, s.ahead, s.tries = m, s.ahead[len(cs):], 0
+	rows := m.at == s.at.at // they have no places of their own
+	s.at, s.tries = m, 0
+	if rows {
+		s.filled(len(cs))
+	} else {
+		s.ahead = s.ahead[len(cs):]
+	}
 	s.single = max(s.single-len(cs), 0)
 }
 
 // failed sees to changes that a handler failed on. Nothing of the batch is left.
 func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err error) (pause, error) {
+	lost := b.lost()
 	b.rollback()
 	stop, later := new(stopError), new(laterError)
 	switch {
 	case b.parent.Err() != nil: // told to end, which is no failure
 		return pause{}, nil
+	case lost:
+		return pause{}, err
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	case len(cs) > 1:
@@ -270,7 +311,7 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 	if err := b.park(cs, parking{head: true, attempts: s.tries, err: cause, wait: max(first, wait)}); err != nil {
 		return err
 	}
-	if err := b.move(to, failures); err != nil {
+	if err := b.move(to, failures, s.left(st, cs, to)); err != nil {
 		return err
 	}
 	s.moved(cs, mark{st.seq + 1, to, failures})
@@ -306,6 +347,11 @@ type standing struct {
 	state    string
 	shards   int
 	patterns []string
+
+	nextShards *int   // how many there are to be, once all
+	stopAt     *int64 // have come to the end of this commit
+
+	backfill *backfill      // what is left to be read of tables; nil = nothing
 	parked   bool           // something is
 	due      *time.Duration // until a parked change is to be tried; nil = none is
 }
@@ -336,7 +382,7 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 	if err == nil {
 		err = b.unpark(p, st)
 		if err == nil {
-			err = b.move(st.at, 0)
+			err = b.move(st.at, 0, st.backfill)
 		}
 		if b.fault == nil && err == nil {
 			s.at, s.probe = mark{st.seq + 1, st.at, 0}, 0
@@ -346,11 +392,14 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 		}
 		err = b.fault
 	}
+	lost := b.lost()
 	b.rollback()
 	stop, later := new(stopError), new(laterError)
 	switch {
 	case b.parent.Err() != nil:
 		return pause{}, nil
+	case lost:
+		return pause{}, err
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	}
@@ -371,9 +420,9 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 
 // begin begins a batch.
 func (s *shard) begin(parent context.Context) (*batch, error) {
-	ctx, cancel := context.WithTimeout(parent, s.cfg.Timeout+grace)
+	ctx, cancel := context.WithTimeout(parent, s.cfg.Timeout+s.pace.grace)
 	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(
-		`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = %d`, (s.cfg.Timeout + grace).Milliseconds())})
+		`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = %d`, (s.cfg.Timeout + s.pace.grace).Milliseconds())})
 	if err != nil {
 		cancel()
 		return nil, pg.Wrap("begin", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -48,7 +49,7 @@ func (s *Store) Adopt(ctx context.Context, add Extras, told func(Adopting)) erro
 			return refused(found.catalog, found.catalog.rights(add != Extras{}), fault.Denied)
 		})
 	})
-	s.found.set(nil)
+	s.found.set(nil, time.Time{})
 	return pg.Wrap("counters: adopt", err)
 }
 
@@ -65,7 +66,7 @@ func (s *Store) UndoAdopt(ctx context.Context, told func(Adopting)) error {
 		}
 		return s.takeBack(ctx, a, found)
 	})
-	s.found.set(nil)
+	s.found.set(nil, time.Time{})
 	return pg.Wrap("counters: undo adopt", err)
 }
 
@@ -192,8 +193,13 @@ func (s *Store) takeBack(ctx context.Context, a *adopt.Session, found *examined)
 			return err
 		}
 	}
+	// What waits in slots only howdah sees, and of striped names only while they are recorded.
+	a.Begin("add what waits in slots to the rows")
+	if _, err := s.foldAll(ctx); err != nil {
+		return err
+	}
 	a.Begin("take back the record and what else was added")
-	return a.Locked(ctx, func(tx pgx.Tx) error {
+	err := a.Locked(ctx, func(tx pgx.Tx) error {
 		if n.Fillfactor {
 			if err := adopt.Exec(ctx, tx, s.names.SQL(`ALTER TABLE {table} RESET (fillfactor)`)); err != nil {
 				return err
@@ -209,8 +215,12 @@ func (s *Store) takeBack(ctx context.Context, a *adopt.Session, found *examined)
 			return err
 		}
 		_, err := tx.Exec(ctx, `
-			WITH ids AS (DELETE FROM howdah.counter_events WHERE tbl = $1)
+			WITH ids AS (DELETE FROM howdah.counter_events WHERE tbl = $1), turns AS (DELETE FROM howdah.counter_turns WHERE tbl = $1)
 			DELETE FROM howdah.counter_tables WHERE tbl = $1`, found.table.name)
 		return err
 	})
+	if err == nil {
+		_, err = s.foldAll(ctx) // and what came meanwhile
+	}
+	return err
 }

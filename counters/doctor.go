@@ -123,15 +123,25 @@ func (s *Store) doctorStorage(ctx context.Context, found *examined, say sayer) e
 	return nil
 }
 
+const keeperCure = "run howdah serve, or a counters.Keeper, which does so all the time"
+
 // doctorBeside looks at what howdah keeps beside counter tables.
 func (s *Store) doctorBeside(ctx context.Context, found *examined, say sayer) error {
 	if !found.catalog.Migrated {
 		return nil
 	}
-	var old bool
-	err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.counter_events WHERE at < clock_timestamp() - interval '8 days')`).Scan(&old)
-	if err == nil && old {
-		say("ids-kept", warning, "howdah.counter_events", "DELETE FROM howdah.counter_events WHERE at < now() - interval '7 days'", "IDs of events are older than the 7 days for which they count: nobody drops them")
+	var old, unfolded bool
+	err := s.db.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM howdah.counter_events WHERE at < clock_timestamp() - interval '8 days'),
+			EXISTS (SELECT FROM howdah.counter_slots WHERE tbl = $1)
+				AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
+		found.table.name, foldTask).Scan(&old, &unfolded)
+	if old {
+		say("ids-kept", warning, "howdah.counter_events", keeperCure, "IDs of events are older than the 7 days for which they count: nobody drops them")
+	}
+	if unfolded {
+		say("slots-unfolded", warning, found.table.name, keeperCure+"; howdah counters fold does it now",
+			"what was counted waits in slots, and nobody has moved it to the rows for 5 minutes: other programs do not see it")
 	}
 	return err
 }

@@ -40,6 +40,12 @@ func TestDoctorOfAHealthyTable(t *testing.T) {
 		if _, err := s.Apply(t.Context(), counters.Event{ID: "a", Key: "orders", At: at, Values: counters.Values{"count": 1}}); err != nil {
 			t.Fatal(err)
 		}
+		if diff := cmp.Diff([]string{"warning slots-unfolded"}, codes(t, s)); diff != "" {
+			t.Errorf("%s in use, and not kept:\n%s", mode, diff)
+		}
+		if _, err := s.Fold(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		if found := codes(t, s); len(found) != 0 {
 			t.Errorf("%s in use: %q", mode, found)
 		}

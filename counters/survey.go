@@ -206,7 +206,7 @@ func (s *Store) examine(ctx context.Context, db pg.DB) (*examined, error) {
 		SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relkind::text AS kind, c.relpersistence = 't' AS temporary,
 			pg_get_userbyid(c.relowner) AS owner, current_user::text AS role,
 			pg_has_role(c.relowner, 'USAGE') AS owns, has_schema_privilege(n.oid, 'CREATE') AS creates,
-			to_regclass('howdah.counter_tables') IS NOT NULL AS migrated,
+			to_regclass('howdah.counter_turns') IS NOT NULL AS migrated,
 			coalesce((SELECT bool_and(has_table_privilege(to_regclass('howdah.counter_tables'), may)) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS may), true) AS records,
 			EXISTS (SELECT FROM pg_index i
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL

@@ -89,6 +89,17 @@ func (a *api) seekConsumer(ctx context.Context, in *seekInput) (*consumerOutput,
 	return a.statusAfter(ctx, in.Name, a.client.Changes.Seek(ctx, in.Name, in.Body.To))
 }
 
+type reshardInput struct {
+	ConsumerPath
+	Body struct {
+		Shards int `json:"shards" minimum:"1" maximum:"64" example:"4" doc:"How many there are to be. Run it with as many from now on: it helps with the present ones until they have come to one place."`
+	}
+}
+
+func (a *api) reshardConsumer(ctx context.Context, in *reshardInput) (*consumerOutput, error) {
+	return a.statusAfter(ctx, in.Name, a.client.Changes.Reshard(ctx, in.Name, in.Body.Shards))
+}
+
 type waitInput struct {
 	ConsumerPath
 	Body struct {

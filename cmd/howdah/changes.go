@@ -41,6 +41,7 @@ func (c *cli) changes() *cobra.Command {
 		c.changesPause(),
 		c.changesResume(),
 		c.changesSeek(),
+		c.changesReshard(),
 		c.changesParked(),
 		c.changesRetry(),
 		c.changesSkip(),

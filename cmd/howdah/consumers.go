@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
@@ -136,6 +137,38 @@ has handled; moved on it is never handed what lies between. Either is meant only
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	return cmd
+}
+
+func (c *cli) changesReshard() *cobra.Command {
+	return &cobra.Command{
+		Use:   "reshard NAME SHARDS",
+		Short: "Have a consumer handled in another number of shards",
+		Long: `Has a consumer handled in another number of shards. The present ones run to one place
+in the feed, and the new ones go on there; so run it with the new number from now on:
+it helps with the old shards until they are through. Those run with the old number end.`,
+		Example: `  howdah changes reshard billing 4`,
+		Args:    cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			n, err := strconv.Atoi(args[1])
+			if err != nil {
+				return pg.Refuse("SHARDS", "%q; want a number", args[1])
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if err := client.Changes.Reshard(ctx, args[0], n); err != nil {
+					return err
+				}
+				s, err := client.Changes.Consumer(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				words := fmt.Sprintf("%s has %d shards", s.Name, s.Shards)
+				if s.NextShards > 0 {
+					words += fmt.Sprintf(", and will have %d once these have come to one place", s.NextShards)
+				}
+				return c.result(words, s)
+			})
+		},
+	}
 }
 
 func (c *cli) changesForget() *cobra.Command {
