@@ -99,9 +99,9 @@ func (s *Store) evidence(ctx context.Context, t *table, c *catalog, much look) (
 // readSample reads rows. Names are those of rows that are no wider than a part of a
 // block, so that nothing is fetched from elsewhere.
 func (s *Store) readSample(ctx context.Context, t *table, sampled string, g *gathering) error {
-	columns := map[Mode]string{Full: `key, '', 0`, Partial: `key, '', extract(epoch FROM at)::float8`, Separated: `key, granularity, extract(epoch FROM at)::float8`}[t.mode]
+	columns := map[Mode]string{Full: `'', 0`, Partial: `'', coalesce(extract(epoch FROM at)::float8, 'NaN')`, Separated: `coalesce(granularity, ''), coalesce(extract(epoch FROM at)::float8, 'NaN')`}[t.mode]
 	rows, err := s.db.Query(ctx, s.names.SQL(`
-		SELECT `+columns+`, coalesce(CASE WHEN pg_column_size(data) < 1900 AND jsonb_typeof(data) = 'object' THEN
+		SELECT coalesce(key, ''), `+columns+`, coalesce(CASE WHEN pg_column_size(data) < 1900 AND jsonb_typeof(data) = 'object' THEN
 			(SELECT min(name) FROM jsonb_object_keys(data) AS name WHERE name ~ '%(00|22|24|25|2A|2E|5C)') END, '')
 		FROM {table}`+sampled))
 	if err != nil {
@@ -324,9 +324,10 @@ func offset(at int64) string {
 }
 
 // midnight reports whether it is midnight in loc at an instant, or would be at an
-// offset that loc has within reach: the original takes that of the event.
+// offset that loc has within reach: the original takes that of the event. Half of a
+// year away it is summer.
 func midnight(loc *time.Location, at, reach int64) bool {
-	for _, near := range []int64{at, at - reach, at + reach} {
+	for _, near := range []int64{at, at - reach, at + reach/2, at + reach} {
 		_, ahead := time.Unix(near, 0).In(loc).Zone()
 		if floorTo(at+int64(ahead), day) == at+int64(ahead) {
 			return true
