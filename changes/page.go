@@ -118,7 +118,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	where := f.where()
 	batch.Queue(`
 		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
-			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed
+			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed, e.missing
 		FROM howdah.change_commit c
 		CROSS JOIN LATERAL (
 			SELECT *
@@ -192,7 +192,7 @@ func collect(rows pgx.Rows, n int) (lines []line, err error) {
 	var l line
 	// Each row is scanned into the same places: by reflection into new ones it
 	// takes half as long again.
-	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed}
+	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing}
 	_, err = pgx.ForEachRow(rows, into, func() error {
 		if lines == nil {
 			lines = make([]line, 0, n)
