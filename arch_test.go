@@ -68,24 +68,26 @@ func modules(t *testing.T, pkg string) []string {
 func TestLayers(t *testing.T) {
 	t.Parallel()
 	layers := map[string][]string{
-		"./fault":            nil,
-		"./pg":               {"fault"},
-		"./pg/migrate":       {"fault", "pg"},
-		"./changes":          {"fault", "pg"},
-		"./changes/kafka":    {"changes", "fault", "pg"},
-		"./changes/logical":  {"fault", "pg"},
-		"./changes/nats":     {"changes", "fault", "pg"},
-		"./checklists":       {"fault", "pg"},
-		"./counters":         {"fault", "pg"},
-		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
-		"./compat/pgstore":   {"checklists", "fault", "pg", "pg/migrate"},
-		".":                  {"changes", "checklists", "counters", "fault", "pg", "pg/migrate"},
-		"./httpapi":          {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "pg", "pg/migrate"},
-		"./internal/localpg": {"fault"},
-		"./internal/pgtest":  {"fault", "internal/localpg"},
-		"./cmd/howdah":       {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+		"./fault":             nil,
+		"./pg":                {"fault"},
+		"./pg/adopt":          {"fault", "pg"},
+		"./pg/migrate":        {"fault", "pg"},
+		"./changes":           {"fault", "pg"},
+		"./changes/kafka":     {"changes", "fault", "pg"},
+		"./changes/logical":   {"fault", "pg"},
+		"./changes/nats":      {"changes", "fault", "pg"},
+		"./checklists":        {"fault", "pg", "pg/adopt"},
+		"./counters":          {"fault", "pg", "pg/adopt"},
+		"./compat/iidyhttp":   {"checklists", "fault", "pg", "pg/adopt"},
+		"./compat/triflehttp": {"counters", "fault", "pg", "pg/adopt"},
+		"./compat/pgstore":    {"checklists", "fault", "pg", "pg/adopt", "pg/migrate"},
+		".":                   {"changes", "checklists", "counters", "fault", "pg", "pg/adopt", "pg/migrate"},
+		"./httpapi":           {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "pg", "pg/adopt", "pg/migrate"},
+		"./internal/localpg":  {"fault"},
+		"./internal/pgtest":   {"fault", "internal/localpg"},
+		"./cmd/howdah":        {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/adopt", "pg/migrate"},
 
-		"./examples/accesslog": {"counters", "fault", "pg", "pg/migrate"},
+		"./examples/accesslog": {"counters", "fault", "pg", "pg/adopt", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)

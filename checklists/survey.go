@@ -10,6 +10,7 @@ import (
 
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
+	"github.com/howdah-db/howdah/pg/adopt"
 )
 
 // Layout is what a table of checklists is made of.
@@ -64,7 +65,7 @@ func (s *Store) Survey(ctx context.Context) (Survey, error) {
 	if err != nil {
 		return Survey{}, pg.Wrap(op, err)
 	}
-	v := Survey{Table: sh.name(), Layout: sh.layout(), Iidy: sh.Iidy, Encoding: sh.Encoding, Owner: sh.Owner, Writers: sh.Writers, Steps: sh.todo()}
+	v := Survey{Table: sh.name(), Layout: sh.layout(), Iidy: sh.Iidy, Encoding: sh.Encoding, Owner: sh.Owner, Writers: sh.Writers, Steps: sh.todo}
 	if v.Problems = sh.problems(); len(v.Problems) == 0 && len(v.Steps) > 0 {
 		v.Problems = sh.rights()
 	}
@@ -158,6 +159,7 @@ type shape struct {
 	Triggers                  int
 
 	lacking []string // of the three columns
+	todo    []string // what adopting has to do
 }
 
 var added = []struct{ name, kind string }{
@@ -229,6 +231,10 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 		if sh.Types[want.name] != want.kind {
 			sh.lacking = append(sh.lacking, want.name+" "+want.kind)
 		}
+	}
+	sh.todo = []string{}
+	if sh.layout() != LayoutMade {
+		sh.todo = adopt.Todo(s.steps(), sh)
 	}
 	if sh.Migrated && sh.Executes {
 		err = db.QueryRow(ctx, `
@@ -328,7 +334,7 @@ func (sh *shape) rights() (why []string) {
 	if !sh.Owns {
 		say("role %s does not own it: run this as %s or as a superuser, or let the one act for the other: GRANT %s TO %s", sh.Role, sh.Owner, owner, role)
 	}
-	if !sh.Creates && len(sh.todo()) > 0 {
+	if !sh.Creates && len(sh.todo) > 0 {
 		say("role %s may not make indexes: GRANT CREATE ON SCHEMA %s TO %s", sh.Role, pgx.Identifier{sh.Schema}.Sanitize(), role)
 	}
 	if !sh.Executes {

@@ -202,7 +202,7 @@ func transitions(t *testing.T, zone string, first, last int) (at []int64) {
 
 // D6: March in New York is one month, its days are one each, at the offset that holds
 // at their start.
-func TestBucketsHaveOneStart(t *testing.T) {
+func TestD6BucketsHaveOneStart(t *testing.T) {
 	t.Parallel()
 	c := calendar(t, "America/New_York", "monday")
 	starts := map[counters.Granularity]map[int64]bool{"1d": {}, "1mo": {}}
@@ -220,7 +220,7 @@ func TestBucketsHaveOneStart(t *testing.T) {
 }
 
 // D7: in a zone with summer time each point of a timeline of months is a bucket.
-func TestMonthsAreCalendarSteps(t *testing.T) {
+func TestD7MonthsAreCalendarSteps(t *testing.T) {
 	t.Parallel()
 	c := calendar(t, "Europe/Bratislava", "monday")
 	month := time.January
@@ -236,7 +236,7 @@ func TestMonthsAreCalendarSteps(t *testing.T) {
 }
 
 // D8: a timeline of weeks from December shows the short week that 1 January begins.
-func TestWeeksAcrossNewYear(t *testing.T) {
+func TestD8WeeksAcrossNewYear(t *testing.T) {
 	t.Parallel()
 	c := calendar(t, "UTC", "monday")
 	want := []int64{1734912000, 1735516800, 1735689600, 1736121600} // 23 and 30 December, 1 and 6 January
@@ -246,7 +246,7 @@ func TestWeeksAcrossNewYear(t *testing.T) {
 }
 
 // D9: sizes that do not divide their parent begin anew with it.
-func TestSizesThatDoNotDivide(t *testing.T) {
+func TestD9SizesThatDoNotDivide(t *testing.T) {
 	t.Parallel()
 	c := calendar(t, "UTC", "monday")
 	for g, want := range map[counters.Granularity][]int64{

@@ -47,7 +47,7 @@ func TestDesignatorsAsCompatible(t *testing.T) {
 }
 
 // D14: just below the last bound is a bucket like any other.
-func TestDesignatorsAtTheirBounds(t *testing.T) {
+func TestD14DesignatorsAtTheirBounds(t *testing.T) {
 	t.Parallel()
 	linear, err := counters.Linear(-1, 2.25, 0.5)
 	if err != nil {

@@ -270,7 +270,7 @@ func hour(t testing.TB, s *counters.Store, key string) counters.Values {
 }
 
 // D2, D3: events of one call are applied in their order.
-func TestOrderOfOneCall(t *testing.T) {
+func TestD2D3OrderOfOneCall(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, _ := newStore(t, counters.Config{})
@@ -325,7 +325,7 @@ func TestOrderOfOneCall(t *testing.T) {
 }
 
 // D16: an ID is applied once, also by many at once; and again after 7 days.
-func TestIDs(t *testing.T) {
+func TestD16IDs(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, pool := newStore(t, counters.Config{})
@@ -454,7 +454,7 @@ func TestSystemRows(t *testing.T) {
 }
 
 // D15: the state that is known is the latest, whenever it is told.
-func TestBeams(t *testing.T) {
+func TestD15Beams(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, mode := range modes {

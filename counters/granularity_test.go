@@ -10,7 +10,7 @@ import (
 )
 
 // D17: a granularity that is none is refused by name.
-func TestGranularitiesThatAreNone(t *testing.T) {
+func TestD17GranularitiesThatAreNone(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{"", "0m", "1x", "m", "1M", "-1h", "1000000000s", "1000000s", "01h", "1", "1h ", " 1h", "1.5h", "+1h", "١h", "1mom", "9223372036854775808y"} {
 		if _, err := counters.ParseGranularity(text); !errors.Is(err, fault.Invalid) || !strings.HasPrefix(err.Error(), "granularity: ") {

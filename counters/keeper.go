@@ -49,7 +49,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if k.store.bad != nil {
 		return pg.Wrap("counters: keep", k.store.bad)
 	}
-	fold := task{"fold", k.cfg.Fold, func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
+	fold := task{foldTask, k.cfg.Fold, func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
 	var group sync.WaitGroup
 	for _, t := range []task{
 		fold,
@@ -67,6 +67,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// foldTask is the name of the turns in which slots are folded.
+const foldTask = "fold"
 
 // lastFold bounds the fold on the way out.
 const lastFold = 5 * time.Second

@@ -20,6 +20,13 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 func newPool(t testing.TB) *pgxpool.Pool {
 	t.Helper()
 	pool := pgtest.Schema(t)
+	migrated(t, pool)
+	return pool
+}
+
+// migrated migrates a database, but makes no table in its search_path.
+func migrated(t testing.TB, pool *pgxpool.Pool) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn := pool.Config().ConnConfig
@@ -27,7 +34,6 @@ func newPool(t testing.TB) *pgxpool.Pool {
 	if err := migrate.Up(ctx, conn, slog.New(slog.DiscardHandler), counters.New(pool, counters.Config{}).Migrations()); err != nil {
 		t.Fatal(err)
 	}
-	return pool
 }
 
 // newStore returns a store on a table of the test's own, which it has made.

@@ -58,7 +58,7 @@ func TestNumberOf(t *testing.T) {
 }
 
 // D13: numbers stay numbers, and old texts of numbers count as them.
-func TestTextsOfNumbers(t *testing.T) {
+func TestD13TextsOfNumbers(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{"0.15e1": "1.5", "-0.3E-2": "-0.003", "7": "7", "+1.5": "1.5", ".5": "0.5", "5.": "5"} {
 		if n, ok := counters.StoredNumber(text); !ok || n.String() != want {

@@ -70,7 +70,7 @@ func TestPathsAsCompatible(t *testing.T) {
 
 // D10: any name is stored and read back: as it is under raw where it has no dot and
 // no NUL, under v1 always.
-func TestAnyNameComesBack(t *testing.T) {
+func TestD10AnyNameComesBack(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"a,b", "a}b", "{a", `a"b`, `a\b`, `a\`, "trailing ", " ", "NULL", "null", "'", "$1", "%", "%2E", "*", "ß", "🎉", "\u2028", "<&>", "\n\t\x01"} {
 		for _, e := range []counters.Encoding{counters.Raw, counters.V1} {

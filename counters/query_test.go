@@ -78,7 +78,7 @@ func TestValuesAtAnyTime(t *testing.T) {
 }
 
 // D12: a query that has no buckets is empty, and one of many is answered.
-func TestQueries(t *testing.T) {
+func TestD12Queries(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, pool := newStore(t, counters.Config{Granularities: []counters.Granularity{"1s"}, System: counters.Off})

@@ -110,7 +110,7 @@ func TestRows(t *testing.T) {
 
 // D1, D10, D13: sums are exact, whatever the field is called, and old texts of numbers
 // count as numbers.
-func TestSums(t *testing.T) {
+func TestD1D10D13Sums(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, pool := newStore(t, counters.Config{})
@@ -197,7 +197,7 @@ func TestATransactionGoesOnAfterARefusal(t *testing.T) {
 
 // D5: nothing is lost by those who increment at once, and none waits for another in a
 // circle, whatever the order of their keys.
-func TestIncrementsAtOnce(t *testing.T) {
+func TestD5IncrementsAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	for _, mode := range modes {
@@ -299,7 +299,7 @@ func either(a, b string) string {
 
 // D12: Setup is for any number of times, by several at once, and for tables with any
 // name.
-func TestSetup(t *testing.T) {
+func TestD12Setup(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	pool := newPool(t)

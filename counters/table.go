@@ -336,14 +336,11 @@ func (s *Store) setup(ctx context.Context) error {
 
 // record keeps the settings of t, and takes over those that another kept first.
 func (s *Store) record(ctx context.Context, t *table) error {
-	zone := zoneName(t.calendar.Location)
-	if _, err := LoadLocation(zone); err != nil {
-		return err // a zone of the program's own: nobody else could read the table
+	r, err := t.record()
+	if err != nil {
+		return err
 	}
-	r := record{
-		TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system,
-		Striped: t.striped, Slots: s.cfg.Slots,
-	}
+	r.Striped, r.Slots = t.striped, s.cfg.Slots
 	if r.Slots == 0 && t.recorded != nil {
 		r.Slots = t.recorded.Slots
 	}
@@ -403,16 +400,27 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	return t.settle(s.cfg)
 }
 
+// record returns the settings of t as they are kept.
+func (t *table) record() (record, error) {
+	zone := zoneName(t.calendar.Location)
+	_, err := LoadLocation(zone) // fails of a zone of the program's own: nobody else could read the table
+	return record{TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system}, err
+}
+
 // Settings returns what is known of the table.
 func (s *Store) Settings(ctx context.Context) (Settings, error) {
 	t, err := s.table(ctx)
 	if err != nil {
 		return Settings{}, pg.Wrap("counters: settings", err)
 	}
+	return t.settings(), nil
+}
+
+func (t *table) settings() Settings {
 	return Settings{
 		Table: t.name, Mode: t.mode, TimeZone: zoneName(t.calendar.Location), WeekStart: t.calendar.WeekStart, Separator: t.separator,
 		Paths: t.paths, Granularities: t.granularities, System: t.system, Striped: t.striped, Slots: t.slots, Recorded: t.recorded != nil,
-	}, nil
+	}
 }
 
 // told passes err on, and looks at the table again next time where it is no longer

@@ -205,6 +205,19 @@ func (a *api) counterSettings(ctx context.Context, _ *struct{}) (*tableOutput, e
 	return &tableOutput{Body: settings}, err
 }
 
+type counterDoctorOutput struct {
+	Body struct {
+		Findings []counters.Finding `json:"findings" nullable:"false"`
+	}
+}
+
+func (a *api) examineCounters(ctx context.Context, _ *struct{}) (*counterDoctorOutput, error) {
+	findings, err := a.client.Counters.Doctor(ctx)
+	out := new(counterDoctorOutput)
+	out.Body.Findings = findings
+	return out, err
+}
+
 type foldInput struct {
 	Body struct{}
 }

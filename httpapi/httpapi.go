@@ -2,8 +2,9 @@
 // 3.1, errors as problem+json (RFC 9457), streams where there is no end to hold
 // in memory.
 //
-// The whole API is in routes.go, but for that of iidy (iidy.go). A handler turns a request into one call of a
-// service and its answer into JSON; it holds no logic of its own.
+// The whole API is in routes.go, but for those of iidy (iidy.go) and Trifle (trifle.go).
+// A handler turns a request into one call of a service and its answer into JSON; it
+// holds no logic of its own.
 package httpapi
 
 import (
@@ -82,7 +83,7 @@ func (a *api) handler() http.Handler {
 	a.mux.HandleFunc("GET /docs", a.docs)
 	a.mux.Handle("GET /metrics", a.metrics.handler())
 	a.mux.Handle("GET /openapi.json", a.document())
-	return a.guard(a.iidy(problems(a.mux, a.metrics)))
+	return a.guard(a.iidy(a.trifle(problems(a.mux, a.metrics))))
 }
 
 // openAPI describes the API as a whole; operations add themselves.

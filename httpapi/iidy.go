@@ -17,13 +17,15 @@ func (a *api) iidy(next http.Handler) http.Handler {
 	theirs := iidyhttp.New(a.client.Pool, a.client.Checklists, iidyhttp.Config{
 		Timeout: a.cfg.Timeout,
 		MaxBody: a.cfg.MaxBody,
-		Explain: func(ctx context.Context, operation string, err error) (int, http.Header, string) {
-			p := a.problem(ctx, &huma.Operation{OperationID: operation}, err)
-			return p.Status, p.GetHeaders(), p.Detail
-		},
+		Explain: a.explain,
 	})
+	return a.beside(next, "/iidy/v1/", theirs)
+}
+
+// beside serves what is under prefix by theirs, and all else by next.
+func (a *api) beside(next http.Handler, prefix string, theirs http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !forIidy(r) {
+		if !strings.HasPrefix(r.URL.Path, prefix) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -37,3 +39,10 @@ func (a *api) iidy(next http.Handler) http.Handler {
 
 // forIidy reports whether a request is for a route of iidy.
 func forIidy(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/iidy/v1/") }
+
+// explain says, as a problem would, how an error of an operation is told that has
+// other forms.
+func (a *api) explain(ctx context.Context, operation string, err error) (int, http.Header, string) {
+	p := a.problem(ctx, &huma.Operation{OperationID: operation}, err)
+	return p.Status, p.GetHeaders(), p.Detail
+}

@@ -53,6 +53,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/counters/rows/set", "counters-set", "Put values into rows", a.setRows)
 	add(a, post, "/v1/counters/fold", "counters-fold", "Add what is in slots to the rows", a.fold, unhurried)
 	add(a, get, "/v1/counters/settings", "counters-settings", "How the table counts", a.counterSettings)
+	add(a, get, "/v1/counters/doctor", "counters-doctor", "What is wrong with the table, and what to do", a.examineCounters)
 
 	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
 	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, changesOut)

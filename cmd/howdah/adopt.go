@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -9,9 +8,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/howdah-db/howdah"
-	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/pg/adopt"
 )
 
 func (c *cli) adopt() *cobra.Command {
@@ -27,9 +27,20 @@ to them, and changes nothing. --yes adds it, beside whoever works on them; --und
 	}
 	// A line for each system.
 	cmd.AddCommand(
-		c.adoptSystem("iidy", "Leases, outcomes and progress on iidy's own table", "iidy.lists", iidy),
+		c.adoptSystem(c.iidySystem()),
+		c.adoptSystem(c.trifleSystem()),
 	)
 	return cmd
+}
+
+// adopted is a system whose tables can be adopted.
+type adopted struct {
+	name, short, table string
+	example            string               // beside those that all have
+	flags              func(*pflag.FlagSet) // of its own
+	read               func() error         // reads them
+	set                func(*howdah.Config, pgx.Identifier)
+	look               func(context.Context, *howdah.Client) (*adoptee, error)
 }
 
 // adoptee is a table that was looked at, in words; found is the same for programs.
@@ -45,29 +56,33 @@ type adoptee struct {
 }
 
 // adoptSystem is the command that adopts a table of a system, by a look at it.
-func (c *cli) adoptSystem(system, short, table string, look func(context.Context, *howdah.Client) (*adoptee, error)) *cobra.Command {
+func (c *cli) adoptSystem(system adopted) *cobra.Command {
 	var yes, undo bool
+	table := system.table
 	cmd := &cobra.Command{
-		Use:   system,
-		Short: short,
+		Use:   system.name,
+		Short: system.short,
 		Example: fmt.Sprintf(`  howdah adopt %[1]s
   howdah adopt %[1]s --yes
-  howdah adopt %[1]s --undo`, system),
+  howdah adopt %[1]s --undo%[2]s`, system.name, system.example),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := system.read(); err != nil {
+				return err
+			}
 			set := func(cfg *howdah.Config) {
-				cfg.Checklists.Table = identifier(table)
 				if cfg.Database.ListenURL != "" { // past the pooler: an adoption holds a lock of its session
 					cfg.Database.URL, cfg.Database.Pooler = cfg.Database.ListenURL, false
 				}
+				system.set(cfg, identifier(table))
 			}
 			return c.open(cmd, set, func(ctx context.Context, client *howdah.Client, _ bool) error {
-				a, err := look(ctx, client)
+				a, err := system.look(ctx, client)
 				switch {
 				case err != nil:
 					return err
 				case !yes:
-					return c.surveyed(a, "howdah adopt "+system+otherTable(cmd), undo)
+					return c.surveyed(a, "howdah adopt "+system.name+given(cmd), undo)
 				case undo:
 					return c.changed(ctx, table, "given_back", a.undo)
 				}
@@ -83,6 +98,7 @@ func (c *cli) adoptSystem(system, short, table string, look func(context.Context
 	cmd.Flags().StringVar(&table, "table", table, "schema.table, as it is called, without quotes")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
 	cmd.Flags().BoolVar(&undo, "undo", false, "say what taking it back would lose; with --yes, take it back")
+	system.flags(cmd.Flags())
 	return cmd
 }
 
@@ -95,12 +111,18 @@ func identifier(name string) pgx.Identifier {
 	return pgx.Identifier{schema, table}
 }
 
-// otherTable is the flag as it was given.
-func otherTable(cmd *cobra.Command) string {
-	if flag := cmd.Flags().Lookup("table"); flag.Changed {
-		return " --table " + printable(flag.Value.String())
-	}
-	return ""
+// given are the flags that say what is adopted and how, as they were given.
+func given(cmd *cobra.Command) (flags string) {
+	cmd.LocalNonPersistentFlags().VisitAll(func(flag *pflag.Flag) {
+		switch {
+		case !flag.Changed || flag.Name == "yes" || flag.Name == "undo":
+		case flag.Value.Type() == "bool":
+			flags += " --" + flag.Name
+		default:
+			flags += " --" + flag.Name + " " + printable(flag.Value.String())
+		}
+	})
+	return flags
 }
 
 // surveyed prints what was found and what would be done.
@@ -155,67 +177,21 @@ func (c *cli) changed(ctx context.Context, table, past string, do func(context.C
 	return c.result(words, map[string]any{past: table, "steps": steps})
 }
 
-// iidy looks at iidy's table.
-func iidy(ctx context.Context, client *howdah.Client) (*adoptee, error) {
-	s := client.Checklists
-	v, err := s.Survey(ctx)
-	if err != nil {
-		return nil, err
-	}
-	said := func(tell func(string)) func(checklists.Adopting) {
-		var last time.Time
-		return func(a checklists.Adopting) {
-			switch patient := time.Since(last) > 2*time.Second; {
-			case a.Waiting == "" && a.Total == 0:
-				tell(a.Step)
-				return
-			case !patient:
-				return
-			case a.Waiting != "":
-				tell("  waits for " + a.Waiting)
-			default:
-				tell(fmt.Sprintf("  %d of %d blocks", a.Done, a.Total))
-			}
-			last = time.Now()
+// told passes on where an adoption is, what it waits for every two seconds.
+func told(tell func(string)) func(adopt.Progress) {
+	var last time.Time
+	return func(p adopt.Progress) {
+		switch patient := time.Since(last) > 2*time.Second; {
+		case p.Waiting == "" && p.Total == 0:
+			tell(p.Step)
+			return
+		case !patient:
+			return
+		case p.Waiting != "":
+			tell("  waits for " + p.Waiting)
+		default:
+			tell(fmt.Sprintf("  %d of %d blocks", p.Done, p.Total))
 		}
+		last = time.Now()
 	}
-	a := &adoptee{
-		found: v, words: iidyWords(v), steps: v.Steps, problems: v.Problems, undoable: v.Loss != nil,
-		adopt: func(ctx context.Context, tell func(string)) error { return s.Adopt(ctx, said(tell)) },
-		undo:  func(ctx context.Context, tell func(string)) error { return s.UndoAdopt(ctx, said(tell)) },
-	}
-	if l := v.Loss; l != nil {
-		a.losses = []string{
-			fmt.Sprintf("leases: %d, which their workers could no longer tick off", l.Leased),
-			fmt.Sprintf("waiting items: %d, dead items: %d; they would be like any other", l.Waiting, l.Dead),
-			fmt.Sprintf("errors: %d, payloads: %d, priorities: %d", l.Errors, l.Payloads, l.Priorities),
-			fmt.Sprintf("done items that are kept: %d, lists with settings: %d, and all counts", l.Done, l.Settings),
-		}
-	}
-	return a, nil
-}
-
-func iidyWords(v checklists.Survey) []string {
-	made := map[checklists.Layout]string{
-		checklists.LayoutPlain:    "was there before howdah, which has added nothing",
-		checklists.LayoutAdopting: "is being adopted, or was when that was interrupted",
-		checklists.LayoutAdopted:  "was there before howdah and is adopted",
-		checklists.LayoutMade:     "was made by howdah",
-	}
-	words := []string{printable(v.Table) + " " + made[v.Layout]}
-	say := func(format string, args ...any) { words = append(words, fmt.Sprintf("  "+format, args...)) }
-	if v.Order == "" {
-		return words
-	}
-	say("items: %d, lists: %d, encoding: %s", v.Items, v.Lists, v.Encoding)
-	say("order of items: %s (collation: %s)", v.Order, v.Collation)
-	if v.TooLong > 0 {
-		say("items longer than howdah would put on: %d; they can be read, ticked and deleted", v.TooLong)
-	}
-	say("owner: %s; may write: %s; nobody needs new rights", printable(v.Owner), cmp.Or(strings.Join(v.Writers, ", "), "nobody else"))
-	if v.Iidy != "" {
-		say("the version table of iidy %s is there, and stays as it is", v.Iidy)
-	}
-	say("iidy's own programs go on, now and after; they know no leases, so one that pages through a list may do what is leased")
-	return words
 }

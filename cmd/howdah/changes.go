@@ -291,27 +291,11 @@ func (c *cli) changesEmit() *cobra.Command {
 }
 
 func (c *cli) changesDoctor() *cobra.Command {
-	return &cobra.Command{
-		Use:     "doctor",
-		Short:   "What is wrong with the captures and the log, and what to do",
-		Example: `  howdah changes doctor`,
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				findings, err := client.Changes.Doctor(ctx)
-				if err != nil {
-					return err
-				}
-				if len(findings) == 0 {
-					c.note("all is well")
-					return nil
-				}
-				return rows(c, []string{"severity", "code", "object", "problem", "cure"}, func(f changes.Finding) []any {
-					return []any{f.Severity, f.Code, f.Object, f.Problem, f.Cure}
-				}, sequence(findings))
-			})
-		},
-	}
+	return doctorOf(c, "changes", "What is wrong with the captures and the log, and what to do", askChanges)
+}
+
+func askChanges(ctx context.Context, client *howdah.Client) ([]changes.Finding, error) {
+	return client.Changes.Doctor(ctx)
 }
 
 func (c *cli) changesUninstall() *cobra.Command {

@@ -53,6 +53,7 @@ func (c *cli) counters() *cobra.Command {
 		c.countersScan(),
 		c.countersSetup(),
 		c.countersSettings(),
+		c.countersDoctor(),
 		c.countersFold(),
 	)
 	return cmd

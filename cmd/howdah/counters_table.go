@@ -11,10 +11,12 @@ import (
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/pg"
+	"github.com/spf13/pflag"
 )
 
 func (c *cli) countersSetup() *cobra.Command {
-	var mode, zone, week, separator, paths, system string
+	var mode, system string
+	var where placing
 	var granularities, striped []string
 	var slots int
 	cmd := &cobra.Command{
@@ -28,19 +30,12 @@ granularities, system rows, striped names and slots, which may change.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg := &c.counting
-			cfg.Mode, cfg.Separator, cfg.Paths, cfg.System, cfg.Slots = counters.Mode(mode), separator, counters.Encoding(paths), counters.System(system), slots
+			cfg.Mode, cfg.System, cfg.Slots = counters.Mode(mode), counters.System(system), slots
 			if cmd.Flags().Changed("striped") {
 				cfg.Striped = striped
 			}
-			if zone != "" {
-				if cfg.Location, err = counters.LoadLocation(zone); err != nil {
-					return err
-				}
-			}
-			if week != "" {
-				if cfg.WeekStart, err = counters.ParseWeekday(week); err != nil {
-					return err
-				}
+			if err := where.set(cfg); err != nil {
+				return err
 			}
 			if cfg.Granularities, err = counters.ParseGranularities(granularities); err != nil {
 				return err
@@ -55,15 +50,35 @@ granularities, system rows, striped names and slots, which may change.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&mode, "mode", "", "full, partial or separated; of a table that is made (default full)")
-	flags.StringVar(&zone, "time-zone", "", "in which days begin, such as Europe/Bratislava (default UTC)")
-	flags.StringVar(&week, "week-start", "", "the day that weeks begin with (default monday)")
-	flags.StringVar(&separator, "separator", "", "between the parts of keys (default ::)")
-	flags.StringVar(&paths, "paths", "", "how names of fields are stored: raw or v1 (default raw)")
+	where.flags(flags)
 	flags.StringSliceVarP(&granularities, "granularities", "g", nil, "in which events are counted (default 1m,1h,1d,1w,1mo,1q,1y)")
 	flags.StringVar(&system, "system", "", "count all events in system rows: deferred, sync or off (default deferred)")
 	flags.StringSliceVar(&striped, "striped", nil, "names that many add to at once, or how they begin: orders,http::*")
 	flags.IntVar(&slots, "slots", 0, "rows that what is added to one of them is spread over (default 16)")
 	return cmd
+}
+
+// placing are the settings that say where in a table a number lies, as flags.
+type placing struct{ zone, week, separator, paths string }
+
+func (p *placing) flags(flags *pflag.FlagSet) {
+	flags.StringVar(&p.zone, "time-zone", "", "in which days begin, such as Europe/Bratislava (default UTC)")
+	flags.StringVar(&p.week, "week-start", "", "the day that weeks begin with (default monday)")
+	flags.StringVar(&p.separator, "separator", "", "between the parts of keys (default ::)")
+	flags.StringVar(&p.paths, "paths", "", "how names of fields are stored: raw or v1 (default raw)")
+}
+
+func (p *placing) set(cfg *counters.Config) (err error) {
+	cfg.Separator, cfg.Paths = p.separator, counters.Encoding(p.paths)
+	if p.zone != "" {
+		if cfg.Location, err = counters.LoadLocation(p.zone); err != nil {
+			return err
+		}
+	}
+	if p.week != "" {
+		cfg.WeekStart, err = counters.ParseWeekday(p.week)
+	}
+	return err
 }
 
 func (c *cli) countersSettings() *cobra.Command {
@@ -145,17 +160,21 @@ other programs look for it. howdah serve does so every 10 seconds.`,
 	}
 }
 
+func (c *cli) countersDoctor() *cobra.Command {
+	return doctorOf(c, "counters", "What is wrong with a table, and what to do", askCounters)
+}
+
+func askCounters(ctx context.Context, client *howdah.Client) ([]counters.Finding, error) {
+	return client.Counters.Doctor(ctx)
+}
+
 func (c *cli) settings(ctx context.Context, s *counters.Store) error {
 	set, err := s.Settings(ctx)
 	if err != nil {
 		return err
 	}
-	var granularities []string
-	for _, g := range set.Granularities {
-		granularities = append(granularities, string(g))
-	}
 	words := fmt.Sprintf("%s  %s  time zone %s  weeks from %s  separator %s  paths %s  system %s  granularities %s",
-		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, strings.Join(granularities, ","))
+		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, joined(set.Granularities))
 	if len(set.Striped) > 0 {
 		words += fmt.Sprintf("  striped %s over %d slots", strings.Join(set.Striped, ","), set.Slots)
 	}

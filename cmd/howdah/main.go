@@ -123,7 +123,7 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	for _, name := range []string{"database-url", "listen-url", "replica-url"} {
 		flags.Lookup(name).DefValue = ""
 	}
-	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.adopt(), c.changes(), c.checklists(), c.counters())
+	root.AddCommand(c.serve(), c.migrate(), c.url(), c.psql(), c.version(), c.adopt(), c.doctor(), c.changes(), c.checklists(), c.counters())
 	return root
 }
 
