@@ -21,13 +21,15 @@ func TestFoldsAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, pool := newStriped(t, counters.Config{Striped: []string{"m*"}, Granularities: []counters.Granularity{"1h"}, System: counters.Off})
-	const names = 300
+	const names = 400
+	var events []counters.Event
 	for i := range names {
-		var events []counters.Event
-		for j := range 3 {
-			events = append(events, counters.Event{Key: fmt.Sprint("m", i), At: at.Add(time.Duration(j) * time.Hour), Values: counters.Values{"n": 1}})
+		for j := range 6 {
+			events = append(events, counters.Event{Key: fmt.Sprint("m", i), At: at.Add(time.Duration(j%3) * time.Hour), Values: counters.Values{"n": 1}})
 		}
-		if _, err := s.Apply(ctx, append(events, events...)...); err != nil {
+	}
+	for range 2 { // over two slots, mostly
+		if _, err := s.Apply(ctx, events...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,7 +45,7 @@ func TestFoldsAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats WHERE data = '{"n": 2}'`); n != 3*names || folded.Load() != 3*names {
+	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats WHERE data = '{"n": 4}'`); n != 3*names || folded.Load() != 3*names {
 		t.Errorf("%d rows, %d folded, want %d", n, folded.Load(), 3*names)
 	}
 	if n := slots(t, pool, "m%"); n > 0 {
