@@ -21,13 +21,15 @@ func TestFoldsAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, pool := newStriped(t, counters.Config{Striped: []string{"m*"}, Granularities: []counters.Granularity{"1h"}, System: counters.Off})
-	const names = 300
+	const names = 400
+	var events []counters.Event
 	for i := range names {
-		var events []counters.Event
-		for j := range 3 {
-			events = append(events, counters.Event{Key: fmt.Sprint("m", i), At: at.Add(time.Duration(j) * time.Hour), Values: counters.Values{"n": 1}})
+		for j := range 6 {
+			events = append(events, counters.Event{Key: fmt.Sprint("m", i), At: at.Add(time.Duration(j%3) * time.Hour), Values: counters.Values{"n": 1}})
 		}
-		if _, err := s.Apply(ctx, append(events, events...)...); err != nil {
+	}
+	for range 2 { // over two slots, mostly
+		if _, err := s.Apply(ctx, events...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -43,7 +45,7 @@ func TestFoldsAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats WHERE data = '{"n": 2}'`); n != 3*names || folded.Load() != 3*names {
+	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats WHERE data = '{"n": 4}'`); n != 3*names || folded.Load() != 3*names {
 		t.Errorf("%d rows, %d folded, want %d", n, folded.Load(), 3*names)
 	}
 	if n := slots(t, pool, "m%"); n > 0 {
@@ -231,14 +233,14 @@ func TestPlansOfSlots(t *testing.T) {
 			ctx := t.Context()
 			s, pool := newStriped(t, counters.Config{Mode: mode, Striped: []string{"m1*"}})
 			row := map[counters.Mode]string{
-				counters.Full:      `'m' || i % 100 || '::1h::' || h`,
-				counters.Partial:   `'m' || i % 100 || '::1h', to_timestamp(h)`,
-				counters.Separated: `'m' || i % 100, '1h', to_timestamp(h)`,
+				counters.Full:      `'m' || i % 20 || '::1h::' || h`,
+				counters.Partial:   `'m' || i % 20 || '::1h', to_timestamp(h)`,
+				counters.Separated: `'m' || i % 20, '1h', to_timestamp(h)`,
 			}[mode]
 			for _, sql := range []string{
-				`INSERT INTO trifle_stats SELECT ` + row + `, '{"n": 1}' FROM generate_series(0, 99999) AS i, LATERAL (SELECT 1746522000 + i / 100 * 3600 AS h) AS hours`,
-				`INSERT INTO howdah.counter_slots SELECT tbl, 'm' || i % 100 || '::1h::' || 1746522000 + i / 300 * 3600, i / 100 % 3, '{"n": 1}'
-				FROM generate_series(0, 59999) AS i, unnest(ARRAY[quote_ident(current_schema()) || '.trifle_stats', quote_ident(current_schema()) || '.other']) AS tbl`,
+				`INSERT INTO trifle_stats SELECT ` + row + `, '{"n": 1}' FROM generate_series(0, 29999) AS i, LATERAL (SELECT 1746522000 + i / 20 * 3600 AS h) AS hours`,
+				`INSERT INTO howdah.counter_slots SELECT tbl, 'm' || i % 20 || '::1h::' || 1746522000 + i / 60 * 3600, i / 20 % 3, '{"n": 1}'
+				FROM generate_series(0, 17999) AS i, unnest(ARRAY[quote_ident(current_schema()) || '.trifle_stats', quote_ident(current_schema()) || '.other']) AS tbl`,
 				`ANALYZE trifle_stats`, `ANALYZE howdah.counter_slots`,
 			} {
 				if _, err := pool.Exec(ctx, sql); err != nil {
@@ -250,7 +252,7 @@ func TestPlansOfSlots(t *testing.T) {
 			}
 			explained := pgtest.Explain(t, pool)
 			in := s.WithTx(explained)
-			q := counters.Query{Key: "m17", From: time.Unix(1746522000, 0), To: time.Unix(1746522000+1099*3600, 0), Granularity: "1h"}
+			q := counters.Query{Key: "m17", From: time.Unix(1746522000, 0), To: time.Unix(1746522000+1599*3600, 0), Granularity: "1h"}
 			check := func(name string, do func() error, indexes ...string) {
 				t.Helper()
 				if err := do(); err != nil {
@@ -275,14 +277,14 @@ func TestPlansOfSlots(t *testing.T) {
 			}, "trifle_stats_pkey", "counter_slots_pk")
 			check("Values", func() error { return second(in.Values(ctx, q)) }, "trifle_stats_pkey", "counter_slots_pk")
 			whole, err := s.Values(ctx, counters.Query{Key: q.Key, From: q.From, To: q.To, Granularity: q.Granularity, SkipBlanks: true})
-			if err != nil || len(whole.At) != 1000 {
+			if err != nil || len(whole.At) != 1500 {
 				t.Fatalf("%d points, %v", len(whole.At), err)
 			}
 			check("Rows", func() error {
 				i := 0
 				for p, err := range in.Rows(ctx, q) {
 					n := 1
-					if i < 200 {
+					if i < 300 {
 						n = 4
 					}
 					if err != nil || !p.At.Equal(whole.At[i]) || cmp.Diff(counters.Values{"n": number(n)}, p.Values) != "" || cmp.Diff(p.Values, whole.Values[i]) != "" {

@@ -1,7 +1,6 @@
 package counters
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -125,19 +124,26 @@ func (t *table) rowOf(key string) (id rowID, ok bool) {
 	return id, problem == ""
 }
 
-// bySlots puts rows in the order in which their slots are locked: those of the system
-// come last, so that who folds a metric may still defer the system's.
-func (t *table) bySlots(rows []rowID) {
-	slices.SortFunc(rows, func(a, b rowID) int {
-		x, y := t.full(a), t.full(b)
-		if t.ofSystem(x) != t.ofSystem(y) {
-			if t.ofSystem(x) {
-				return 1
-			}
-			return -1
+// bySlots returns rows in the order in which their slots are locked, and the keys of
+// those. The system's come last, so that who folds a metric may still defer the system's.
+func (t *table) bySlots(rows []rowID) (ids []rowID, keys []string) {
+	at := make(map[string]rowID, len(rows))
+	for _, id := range rows {
+		at[t.full(id)] = id
+	}
+	keys = slices.SortedFunc(maps.Keys(at), func(a, b string) int {
+		switch {
+		case t.ofSystem(a) == t.ofSystem(b):
+			return strings.Compare(a, b)
+		case t.ofSystem(a):
+			return 1
 		}
-		return cmp.Compare(x, y)
+		return -1
 	})
+	for _, key := range keys {
+		ids = append(ids, at[key])
+	}
+	return ids, keys
 }
 
 func (t *table) ofSystem(key string) bool { return strings.HasPrefix(key, systemKey+t.separator) }
@@ -182,7 +188,6 @@ func (t *table) spread(f *fold) (rest *fold, spread, first []rowID) {
 	for _, id := range spread {
 		delete(rest.rows, id)
 	}
-	t.bySlots(spread)
 	return rest, spread, first
 }
 
@@ -205,9 +210,9 @@ func (s *Store) fill(b *pgx.Batch, t *table, f *fold, rows []rowID) {
 	if slot == 0 {
 		slot = rand.Uint32()
 	}
-	keys, slots, data := make([]string, len(rows)), make([]int16, len(rows)), make([]string, len(rows))
+	rows, keys := t.bySlots(rows)
+	slots, data := make([]int16, len(rows)), make([]string, len(rows))
 	for i, id := range rows {
-		keys[i] = t.full(id)
 		if t.ofSystem(keys[i]) {
 			slots[i] = int16(slot % systemSlots)
 		} else {
@@ -238,17 +243,11 @@ const (
 	passing = "FOR UPDATE OF s SKIP LOCKED"
 )
 
-// hold locks rows, some of which it makes, and then the slots of those of first.
-//
-// Who writes what does not commute with additions must wait for slots: one that is
-// passed over may hold what was committed before.
+// hold locks rows, which are in order, and makes those that are missing; then the slots
+// of those of them that are first. Who writes what does not commute with additions must
+// wait for slots: one that is passed over may hold what was committed before.
 func (s *Store) hold(ctx context.Context, tx pg.DB, t *table, rows, first []rowID, how string) (g gathered, err error) {
-	first = slices.Clone(first)
-	t.bySlots(first)
-	keys := make([]string, len(first))
-	for i, id := range first {
-		keys[i] = t.full(id)
-	}
+	first, keys := t.bySlots(first)
 	nothing := make([]string, len(rows))
 	for i := range nothing {
 		nothing[i] = "{}"
@@ -274,7 +273,8 @@ func (s *Store) hold(ctx context.Context, tx pg.DB, t *table, rows, first []rowI
 		})
 		return err
 	})
-	return g, tx.SendBatch(ctx, b).Close()
+	err = tx.SendBatch(ctx, b).Close()
+	return g, err
 }
 
 // after returns the statements of f after what the slots of first hold.
@@ -340,13 +340,7 @@ func (s *Store) gather(ctx context.Context, tx pg.DB, t *table, rows ...rowID) e
 	if !t.migrated {
 		return nil
 	}
-	rows = slices.Clone(rows)
-	slices.SortFunc(rows, rowID.compare)
-	rows = slices.Compact(rows)
-	keys := make([]string, len(rows))
-	for i, id := range rows {
-		keys[i] = t.full(id)
-	}
+	_, keys := t.bySlots(rows)
 	var some bool
 	err := tx.QueryRow(ctx, `
 		SELECT EXISTS (
@@ -356,6 +350,7 @@ func (s *Store) gather(ctx context.Context, tx pg.DB, t *table, rows ...rowID) e
 	if err != nil || !some {
 		return err
 	}
+	rows = slices.Compact(slices.SortedFunc(slices.Values(rows), rowID.compare))
 	g, err := s.hold(ctx, tx, t, rows, rows, waiting)
 	if err != nil || len(g.keys) == 0 {
 		return err

@@ -61,7 +61,7 @@ type System string
 
 // The ways to keep system rows.
 const (
-	Deferred System = "deferred" // in slots, which a Keeper folds: then other programs see it, too
+	Deferred System = "deferred" // in slots, which somebody's Keeper has to fold: then other programs see it, too
 	Sync     System = "sync"     // in the row itself, one event of a bucket after the other
 	Off      System = "off"      // not at all
 )

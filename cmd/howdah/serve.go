@@ -81,9 +81,11 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 	}
 	c.greet(listener.Addr(), db)
 
-	// What requests stand on ends after them.
+	// What requests stand on ends after them, and the database after that.
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	beneath, leave := context.WithCancel(context.WithoutCancel(ctx))
+	defer leave()
 	group, serving := errgroup.WithContext(ctx)
 	server := &http.Server{
 		Handler: httpapi.New(client, httpapi.Config{
@@ -92,9 +94,12 @@ func (c *cli) runServe(ctx context.Context, cfg serveConfig) (err error) {
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 	}
-	group.Go(func() error { return client.Run(background) })
+	group.Go(func() error {
+		defer leave()
+		return client.Run(background)
+	})
 	if db.private != nil {
-		group.Go(func() error { return db.private.Run(background) })
+		group.Go(func() error { return db.private.Run(beneath) })
 	}
 	group.Go(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
