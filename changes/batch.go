@@ -57,7 +57,7 @@ func (b *batch) standing() (st standing, err error) {
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
 		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
-			EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int),
+			`+anyOf("true")+`,
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
 			WHERE consumer = $1 AND shard = $2::int AND head AND NOT dead

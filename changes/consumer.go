@@ -274,6 +274,7 @@ func (c *Consumer) runShards(ctx context.Context, bell *bell, shards int) error 
 	defer stop(nil)
 	var running sync.WaitGroup
 	running.Go(func() { c.look(ctx, bell) })
+	running.Go(func() { NewKeeper(c.log).Run(ctx) })
 	for n := range shards {
 		running.Go(func() {
 			if err := newShard(c, n, shards).run(ctx); err != nil {
