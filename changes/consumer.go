@@ -163,7 +163,7 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 
 // create makes the consumer, unless another instance does.
 func (c *Consumer) create(ctx context.Context) error {
-	from, err := c.log.Find(ctx, c.cfg.From)
+	from, err := c.log.find(ctx, "from", c.cfg.From)
 	if err != nil {
 		return err
 	}

@@ -187,7 +187,7 @@ func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards 
 // never handed what lies between. One that has expired goes on.
 func (l *Log) Seek(ctx context.Context, name, to string) error {
 	const op = "changes: seek"
-	p, err := l.Find(ctx, to)
+	p, err := l.find(ctx, "to", to)
 	if err != nil {
 		return pg.Wrap(op, err)
 	}
