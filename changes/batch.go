@@ -24,7 +24,7 @@ type batch struct {
 	tx     pgx.Tx
 	path   string // the origin of what the handler writes; "" before it is called
 	fault  error  // of a handler, that came out after it had returned
-	late   bool   // the handler took longer than it may
+	lost   bool   // the database has gone, under the handler, which has not failed then
 }
 
 // failpoint is called at each step of a batch; tests set it.
@@ -112,6 +112,7 @@ func (b *batch) call(h Handler, cs []Change) error {
 	// howdah.path is what the handler's own Mark is put behind, and tells whether
 	// this is still the same transaction.
 	if _, err := b.tx.Exec(b.ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.path', $1, true)`, path); err != nil {
+		b.lost = true
 		return err
 	}
 	b.reach("calling")
@@ -122,7 +123,8 @@ func (b *batch) call(h Handler, cs []Change) error {
 	if err == nil && tx.ended {
 		err = errEnded
 	}
-	if err == nil {
+	closed := b.tx.Conn().IsClosed()
+	if err == nil && !closed {
 		switch b.tx.Conn().PgConn().TxStatus() {
 		case 'I':
 			err = errEnded
@@ -130,8 +132,9 @@ func (b *batch) call(h Handler, cs []Change) error {
 			err = errors.New("handler returned nil after a statement had failed, which undoes the transaction")
 		}
 	}
-	if err != nil && ctx.Err() != nil && b.parent.Err() == nil {
-		b.late = true
+	late := err != nil && ctx.Err() != nil && b.parent.Err() == nil
+	b.lost = closed && !late // where it is late, it was cut off for that
+	if late {
 		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
 	}
 	b.cancel()
@@ -140,10 +143,6 @@ func (b *batch) call(h Handler, cs []Change) error {
 	b.reach("called")
 	return err
 }
-
-// lost reports whether the connection to the database has gone, which is nothing that a
-// handler failed on; unless it was cut off because the handler took too long.
-func (b *batch) lost() bool { return b.tx.Conn().IsClosed() && !b.late }
 
 // guarded makes an error of a panic.
 func guarded(ctx context.Context, h Handler, tx pgx.Tx, cs []Change) (err error) {

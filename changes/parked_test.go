@@ -425,3 +425,31 @@ func TestEndIsNoFailure(t *testing.T) {
 	}
 	handled(t, l, "c")
 }
+
+// However many parked changes are due, the feed goes on.
+func TestParkedDoNotHoldUpTheFeed(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	// Each of these takes as long as a handler may, and is due again when all have been tried.
+	for i := range 10 {
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, 2*i)
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, 2*i+1) // never three in a row
+	}
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start", Batch: 1, Timeout: 50 * time.Millisecond}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Handle("*", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
+			if id := field(t, c.Key, "id"); strings.ContainsAny(id[len(id)-1:], "02468") && c.Table == "a" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return effect("c")(ctx, tx, []changes.Change{c})
+		}))
+	})
+	for i := range 20 {
+		exec(t, pool, `INSERT INTO b VALUES ($1, 1)`, i)
+	}
+	eventually(t, "the others are handled", func() bool { return len(effectsOf(t, pool, "c")) == 30 })
+	if s := status(t, l, "c"); s.Parked != 10 || s.Lag != 0 {
+		t.Errorf("%+v", s)
+	}
+}
