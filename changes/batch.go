@@ -11,6 +11,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // batch is one transaction that moves a shard: what the handler writes and how far
@@ -196,6 +199,32 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 			return err
 		}
 	}
+	same, err := b.append(to, failures, left)
+	if err != nil {
+		return err
+	}
+	if !same {
+		b.fault = errEnded
+		return nil
+	}
+	b.reach("moved")
+	err = b.tx.Commit(b.ctx)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pg.KindOf(err) != fault.Unavailable { // a constraint that waited for the end
+		b.fault = err
+		return nil
+	}
+	if err == nil {
+		b.reach("committed")
+	}
+	return err
+}
+
+// append puts a checkpoint in the place of the last one. It reports false where the
+// transaction is not the one that the handler was called in.
+func (b *batch) append(to Position, failures int, left *backfill) (same bool, err error) {
+	// Exactly the one before goes: those before that are dead, but would have to be
+	// passed over as long as anybody holds an old snapshot.
 	tag, err := b.tx.Exec(b.ctx, `
 		WITH appended AS (
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
@@ -204,24 +233,7 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
 			RETURNING seq)
 		DELETE FROM howdah.change_checkpoint
-		WHERE consumer = $1 AND shard = $2::int AND seq <= $3 AND EXISTS (SELECT FROM appended)`,
+		WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND EXISTS (SELECT FROM appended)`,
 		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
-	if err != nil {
-		return err
-	}
-	if tag.RowsAffected() == 0 { // the setting is gone, so this is another transaction
-		b.fault = errEnded
-		return nil
-	}
-	b.reach("moved")
-	err = b.tx.Commit(b.ctx)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "23") { // a constraint that waited for the end
-		b.fault = err
-		return nil
-	}
-	if err == nil {
-		b.reach("committed")
-	}
-	return err
+	return tag.RowsAffected() > 0, err
 }

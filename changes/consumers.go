@@ -215,7 +215,7 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 					)
 					DELETE FROM howdah.change_checkpoint k
 					USING newest
-					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq <= newest.seq`,
+					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq = newest.seq`,
 					name, shards, p.Commit, p.ID)
 				b.Queue(`DELETE FROM howdah.change_parked WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)`, name, p.Commit, p.within())
 				b.Queue(`

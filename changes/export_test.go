@@ -51,5 +51,9 @@ func Statements(ctx context.Context, pool *pgxpool.Pool, tx pgx.Tx, c Change, pl
 	if _, err := b.due(); err != nil {
 		return err
 	}
-	return b.unpark(&parkedChange{place: place}, st)
+	if err := b.unpark(&parkedChange{place: place}, st); err != nil {
+		return err
+	}
+	_, err = b.append(c.Position, 0, nil)
+	return err
 }

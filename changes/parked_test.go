@@ -289,7 +289,10 @@ func TestOutageParksThree(t *testing.T) {
 func TestHowHandlersFail(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	exec(t, pool, `CREATE TABLE parents (id int PRIMARY KEY); CREATE TABLE owed (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)`)
+	exec(t, pool, `CREATE TABLE parents (id int PRIMARY KEY); CREATE TABLE owed (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED);
+		INSERT INTO parents VALUES (1);
+		CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too late'; END $$;
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON owed DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.id = 1) EXECUTE FUNCTION late()`)
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	type does = func(ctx context.Context, tx pgx.Tx) error
 	run := func(sql string) does {
@@ -316,6 +319,7 @@ func TestHowHandlersFail(t *testing.T) {
 			return nil
 		}, "handler returned nil after a statement had failed"},
 		"deferred": {run(`INSERT INTO owed VALUES (99)`), "violates foreign key constraint"},
+		"trigger":  {run(`INSERT INTO owed VALUES (1)`), "too late"},
 		"slow": {func(ctx context.Context, _ pgx.Tx) error {
 			<-ctx.Done()
 			return ctx.Err()
