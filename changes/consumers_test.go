@@ -393,3 +393,23 @@ func TestCostWithManyParked(t *testing.T) {
 		t.Errorf("more is read than is wanted: %q in\n%s", whole, plan)
 	}
 }
+
+// Through a pooler in transaction mode, where no statement is prepared: all that a
+// consumer does, it does there too.
+func TestConsumerWithoutPreparedStatements(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	exec(t, pool, `INSERT INTO a VALUES (1, 1), (2, 2), (3, 3)`)
+	exec(t, pool, `UPDATE a SET v = 0`)
+	p := startPatient(t, withConns(url, 8)+"&default_query_exec_mode=cache_describe", changes.ConsumerConfig{Name: "c"}, badKey(`{"id":2}`))
+	if err := wait(t, l, "c"); !errors.Is(err, changes.ErrParked) {
+		t.Fatal(err)
+	}
+	eventually(t, "the others are handled", func() bool { return len(effectsOf(t, pool, "c")) == 4 })
+	p.cure()
+	eventually(t, "nothing is parked", func() bool { return status(t, l, "c").Parked == 0 })
+	feed, _ := readAll(t, l, changes.Position{}, 1000, changes.Filter{})
+	if diff := cmp.Diff(byKey(feed), effectsByKey(t, pool, "c")); diff != "" {
+		t.Error(diff)
+	}
+}
