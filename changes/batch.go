@@ -11,6 +11,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // batch is one transaction that moves a shard: what the handler writes and how far
@@ -24,7 +27,7 @@ type batch struct {
 	tx     pgx.Tx
 	path   string // the origin of what the handler writes; "" before it is called
 	fault  error  // of a handler, that came out after it had returned
-	late   bool   // the handler took longer than it may
+	lost   bool   // the database has gone, under the handler, which has not failed then
 }
 
 // failpoint is called at each step of a batch; tests set it.
@@ -57,7 +60,7 @@ func (b *batch) standing() (st standing, err error) {
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
 		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
-			EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int),
+			`+anyOf("true")+`,
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
 			WHERE consumer = $1 AND shard = $2::int AND head AND NOT dead
@@ -112,6 +115,7 @@ func (b *batch) call(h Handler, cs []Change) error {
 	// howdah.path is what the handler's own Mark is put behind, and tells whether
 	// this is still the same transaction.
 	if _, err := b.tx.Exec(b.ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.path', $1, true)`, path); err != nil {
+		b.lost = true
 		return err
 	}
 	b.reach("calling")
@@ -122,7 +126,8 @@ func (b *batch) call(h Handler, cs []Change) error {
 	if err == nil && tx.ended {
 		err = errEnded
 	}
-	if err == nil {
+	closed := b.tx.Conn().IsClosed()
+	if err == nil && !closed {
 		switch b.tx.Conn().PgConn().TxStatus() {
 		case 'I':
 			err = errEnded
@@ -130,8 +135,9 @@ func (b *batch) call(h Handler, cs []Change) error {
 			err = errors.New("handler returned nil after a statement had failed, which undoes the transaction")
 		}
 	}
-	if err != nil && ctx.Err() != nil && b.parent.Err() == nil {
-		b.late = true
+	late := err != nil && ctx.Err() != nil && b.parent.Err() == nil
+	b.lost = closed && !late // where it is late, it was cut off for that
+	if late {
 		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
 	}
 	b.cancel()
@@ -140,10 +146,6 @@ func (b *batch) call(h Handler, cs []Change) error {
 	b.reach("called")
 	return err
 }
-
-// lost reports whether the connection to the database has gone, which is nothing that a
-// handler failed on; unless it was cut off because the handler took too long.
-func (b *batch) lost() bool { return b.tx.Conn().IsClosed() && !b.late }
 
 // guarded makes an error of a panic.
 func guarded(ctx context.Context, h Handler, tx pgx.Tx, cs []Change) (err error) {
@@ -197,6 +199,32 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 			return err
 		}
 	}
+	same, err := b.append(to, failures, left)
+	if err != nil {
+		return err
+	}
+	if !same {
+		b.fault = errEnded
+		return nil
+	}
+	b.reach("moved")
+	err = b.tx.Commit(b.ctx)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pg.KindOf(err) != fault.Unavailable { // a constraint that waited for the end
+		b.fault = err
+		return nil
+	}
+	if err == nil {
+		b.reach("committed")
+	}
+	return err
+}
+
+// append puts a checkpoint in the place of the last one. It reports false where the
+// transaction is not the one that the handler was called in.
+func (b *batch) append(to Position, failures int, left *backfill) (same bool, err error) {
+	// Exactly the one before goes: those before that are dead, but would have to be
+	// passed over as long as anybody holds an old snapshot.
 	tag, err := b.tx.Exec(b.ctx, `
 		WITH appended AS (
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
@@ -205,24 +233,7 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
 			RETURNING seq)
 		DELETE FROM howdah.change_checkpoint
-		WHERE consumer = $1 AND shard = $2::int AND seq <= $3 AND EXISTS (SELECT FROM appended)`,
+		WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND EXISTS (SELECT FROM appended)`,
 		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
-	if err != nil {
-		return err
-	}
-	if tag.RowsAffected() == 0 { // the setting is gone, so this is another transaction
-		b.fault = errEnded
-		return nil
-	}
-	b.reach("moved")
-	err = b.tx.Commit(b.ctx)
-	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "23") { // a constraint that waited for the end
-		b.fault = err
-		return nil
-	}
-	if err == nil {
-		b.reach("committed")
-	}
-	return err
+	return tag.RowsAffected() > 0, err
 }

@@ -178,7 +178,7 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 
 // create makes the consumer, unless another instance does.
 func (c *Consumer) create(ctx context.Context) error {
-	from, err := c.log.Find(ctx, c.cfg.From)
+	from, err := c.log.find(ctx, "from", c.cfg.From)
 	if err != nil {
 		return err
 	}
@@ -289,6 +289,7 @@ func (c *Consumer) runShards(ctx context.Context, bell *bell, shards int) error 
 	defer stop(nil)
 	var running sync.WaitGroup
 	running.Go(func() { c.look(ctx, bell) })
+	running.Go(func() { NewKeeper(c.log).Run(ctx) })
 	for n := range shards {
 		running.Go(func() {
 			if err := newShard(c, n, shards).run(ctx); err != nil {

@@ -372,7 +372,7 @@ func TestConsumersThatCannotRun(t *testing.T) {
 		{changes.ConsumerConfig{Name: "d"}, nil, fault.Invalid, "handlers: there are none"},
 		{changes.ConsumerConfig{Name: "d"}, []string{"users"}, fault.Invalid, `pattern: "users" has no schema`},
 		{changes.ConsumerConfig{Name: "d"}, []string{"*", "*"}, fault.Invalid, `pattern: "*" has a handler already`},
-		{changes.ConsumerConfig{Name: "d", From: "yesterday"}, []string{"*"}, fault.Invalid, `position: "yesterday"`},
+		{changes.ConsumerConfig{Name: "d", From: "yesterday"}, []string{"*"}, fault.Invalid, `from: "yesterday"; want start, now`},
 		{changes.ConsumerConfig{Name: "d", From: "99"}, []string{"*"}, fault.Conflict, "ahead of the feed"},
 		{changes.ConsumerConfig{Name: "c", Shards: 3}, []string{"public.a", "public.b"}, fault.Conflict, "c has 2 shards, this one 3"},
 		{changes.ConsumerConfig{Name: "c", Shards: 2}, []string{"public.a"}, fault.Conflict, `c has the patterns ["public.a" "public.b"], this one ["public.a"]`},

@@ -84,8 +84,12 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				SELECT x.n, x.id, bool_or(x.stalls) OVER () AS stalls, min(x.shard) FILTER (WHERE x.stalls) OVER () AS stalled
 				FROM generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
-					SELECT k.n, k.id, k.shard, k.failures >= $2 AND EXISTS (
-						SELECT FROM howdah.change_parked WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead) AS stalls
+					SELECT k.n, k.id, k.shard, k.failures >= $2 AND (
+						SELECT true
+						FROM howdah.change_parked
+						WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead
+						ORDER BY next_at
+						LIMIT 1) IS NOT NULL AS stalls
 					FROM howdah.change_checkpoint k
 					WHERE k.consumer = c.name AND k.shard = g.shard
 					ORDER BY k.seq DESC
@@ -192,7 +196,7 @@ func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards 
 // never handed what lies between. One that has expired goes on.
 func (l *Log) Seek(ctx context.Context, name, to string) error {
 	const op = "changes: seek"
-	p, err := l.Find(ctx, to)
+	p, err := l.find(ctx, "to", to)
 	if err != nil {
 		return pg.Wrap(op, err)
 	}
@@ -220,7 +224,7 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 					)
 					DELETE FROM howdah.change_checkpoint k
 					USING newest
-					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq <= newest.seq`,
+					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq = newest.seq`,
 					name, shards, p.Commit, p.ID)
 				b.Queue(`DELETE FROM howdah.change_parked WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)`, name, p.Commit, p.within())
 				b.Queue(`
@@ -265,7 +269,12 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
-					EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND (n, id) <= ($2::bigint, $3::bigint))
+					coalesce((
+						SELECT (n, id) <= ($2::bigint, $3::bigint)
+						FROM howdah.change_parked
+						WHERE consumer = $1
+						ORDER BY n, id
+						LIMIT 1), false)
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
@@ -370,10 +379,14 @@ func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int
 func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	commits, ids := columns(at)
 	err = l.alone(ctx, name, func(tx pgx.Tx, shards int) error {
+		if at == nil {
+			tag, err := tx.Exec(ctx, `DELETE FROM howdah.change_parked WHERE consumer = $1`, name)
+			count = tag.RowsAffected()
+			return err
+		}
 		count = 0
 		for n := range shards {
-			var some int64
-			err := tx.QueryRow(ctx, released(`($3::bigint[] IS NULL OR (n, id) IN (SELECT * FROM unnest($3, $4::bigint[])))`), name, n, commits, ids).Scan(&some)
+			some, err := release(ctx, tx, name, n, `(n, id) IN (SELECT * FROM unnest($3::bigint[], $4::bigint[]))`, commits, ids)
 			if err != nil {
 				return err
 			}

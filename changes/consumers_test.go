@@ -3,6 +3,7 @@ package changes_test
 import (
 	"context"
 	"errors"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -359,6 +360,56 @@ func TestC1AnswerToCommitIsLost(t *testing.T) {
 		handled(t, l, "c")
 	}
 	if diff := cmp.Diff(positions(t, l, changes.Filter{}), effectsOf(t, pool, "c")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// What a batch reads does not grow with what is parked, and neither do the ends that
+// people look at.
+func TestCostWithManyParked(t *testing.T) {
+	t.Parallel()
+	_, _, pool := consumed(t)
+	exec(t, pool, `INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('c', 1, '{*}')`)
+	exec(t, pool, `INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n) SELECT 'c', 0, g, g FROM generate_series(1, 20000) g`)
+	// A hot key with all its later changes behind it, and many others.
+	exec(t, pool, `
+		INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head, attempts, next_at)
+		SELECT 'c', 0, g, g, howdah.change_lane('public', 'a', k), 'public.a', false,
+			json_build_object('position', g || '.' || g, 'op', 'update', 'schema', 'public', 'table', 'a', 'key', k, 'at', now()), g % 2 = 0 OR g = 1, 0, now() + g * interval '1 s'
+		FROM generate_series(1, 20000) g, jsonb_build_object('id', CASE WHEN g % 2 = 1 THEN 0 ELSE g END) k`)
+	exec(t, pool, `INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head) SELECT 'other', 0, g, g, g, 'public.a', false, '{}', true FROM generate_series(1, 60000) g`)
+	exec(t, pool, `ANALYZE`)
+	e := pgtest.Explain(t, pool)
+	change := changes.Change{Position: changes.Position{Commit: 30_000, ID: 30_000}, Op: changes.Update, Schema: "public", Table: "a", Key: []byte(`{"id":0}`)}
+	if err := changes.Statements(t.Context(), pool, e, change, 1); err != nil {
+		t.Fatal(err)
+	}
+	in := changes.New(e, changes.Config{})
+	if err := in.Wait(t.Context(), "c", changes.Position{}); err != nil {
+		t.Fatal(err)
+	}
+	plan := e.Plan()
+	if whole := regexp.MustCompile(`Seq Scan on change_(parked|checkpoint).*|rows=\d{3,} loops.*|JIT`).FindAllString(plan, -1); whole != nil {
+		t.Errorf("more is read than is wanted: %q in\n%s", whole, plan)
+	}
+}
+
+// Through a pooler in transaction mode, where no statement is prepared: all that a
+// consumer does, it does there too.
+func TestConsumerWithoutPreparedStatements(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	exec(t, pool, `INSERT INTO a VALUES (1, 1), (2, 2), (3, 3)`)
+	exec(t, pool, `UPDATE a SET v = 0`)
+	p := startPatient(t, withConns(url, 8)+"&default_query_exec_mode=cache_describe", changes.ConsumerConfig{Name: "c"}, badKey(`{"id":2}`))
+	if err := wait(t, l, "c"); !errors.Is(err, changes.ErrParked) {
+		t.Fatal(err)
+	}
+	eventually(t, "the others are handled", func() bool { return len(effectsOf(t, pool, "c")) == 4 })
+	p.cure()
+	eventually(t, "nothing is parked", func() bool { return status(t, l, "c").Parked == 0 })
+	feed, _ := readAll(t, l, changes.Position{}, 1000, changes.Filter{})
+	if diff := cmp.Diff(byKey(feed), effectsByKey(t, pool, "c")); diff != "" {
 		t.Error(diff)
 	}
 }

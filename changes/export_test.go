@@ -1,6 +1,12 @@
 package changes
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
 
 // MostSpecific chooses a consumer's handler.
 var MostSpecific = mostSpecific
@@ -29,3 +35,25 @@ func Failpoint(f func(step string)) { failpoint = f }
 
 // PathThrough is pathThrough.
 var PathThrough = pathThrough
+
+// Statements runs the statements of a batch of consumer "c" on tx: what it begins
+// with, what it asks about a change, and what takes a parked one away.
+func Statements(ctx context.Context, pool *pgxpool.Pool, tx pgx.Tx, c Change, place int64) error {
+	b := &batch{shard: newShard(NewConsumer(pool, nil, ConsumerConfig{Name: "c"}), 0, 1), ctx: ctx, tx: tx}
+	st, err := b.standing()
+	if err != nil {
+		return err
+	}
+	b.at = st.mark
+	if _, _, err := b.sort(st, []Change{c}); err != nil {
+		return err
+	}
+	if _, err := b.due(); err != nil {
+		return err
+	}
+	if err := b.unpark(&parkedChange{place: place}, st); err != nil {
+		return err
+	}
+	_, err = b.append(c.Position, 0, nil)
+	return err
+}

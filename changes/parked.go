@@ -1,8 +1,11 @@
 package changes
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -43,11 +46,12 @@ func (b *batch) sort(st standing, cs []Change) (free, waiting []Change, err erro
 	l := laneOf(cs)
 	rows, _ := b.tx.Query(b.ctx, `
 		SELECT CASE WHEN c.everything
-			THEN EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int AND relation = c.schema_name || '.' || c.table_name)
-			ELSE EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int AND lane = howdah.change_lane(c.schema_name, c.table_name, c.key::jsonb))
-				OR EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int AND relation = c.schema_name || '.' || c.table_name AND everything)
+			THEN `+anyOf("relation = c.relation")+`
+			ELSE `+anyOf("lane = howdah.change_lane(c.schema_name, c.table_name, c.key::jsonb)")+` OR `+anyOf("relation = c.relation AND everything")+`
 			END
-		FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[]) WITH ORDINALITY AS c(schema_name, table_name, key, everything, i)
+		FROM (
+			SELECT *, schema_name || '.' || table_name AS relation
+			FROM unnest($3::text[], $4::text[], $5::text[], $6::boolean[]) WITH ORDINALITY AS u(schema_name, table_name, key, everything, i)) c
 		ORDER BY c.i`, b.cfg.Name, b.n, l.schemas, l.tables, l.keys, l.everything)
 	blocked, err := pgx.CollectRows(rows, pgx.RowTo[bool])
 	if err != nil {
@@ -156,61 +160,80 @@ func (b *batch) due() (*parkedChange, error) {
 	return &p, json.Unmarshal(text, &p.Change)
 }
 
-// released is a statement that takes parked changes away, those of consumer $1 and
-// shard $2 that taken names, and makes heads of those that waited only for them. It
-// returns how many it took.
-func released(taken string) string {
-	return `
-		WITH gone AS (
-			DELETE FROM howdah.change_parked
-			WHERE consumer = $1 AND shard = $2::int AND ` + taken + `
-			RETURNING place, lane, relation, everything
-		), next AS (
-			SELECT (
-				SELECT q.place
-				FROM howdah.change_parked q
-				WHERE q.consumer = $1 AND q.shard = $2::int AND q.lane = g.lane AND q.place NOT IN (SELECT place FROM gone)
-				ORDER BY q.place
-				LIMIT 1) AS place
-			FROM gone g
+// firstOf is the place of the first parked change of consumer $1 and shard $2 with
+// something. Ordered, it is found by an index however many there are.
+func firstOf(with string) string {
+	return `(
+		SELECT p.place
+		FROM howdah.change_parked p
+		WHERE p.consumer = $1 AND p.shard = $2::int AND ` + with + `
+		ORDER BY p.place
+		LIMIT 1)`
+}
+
+func anyOf(with string) string { return firstOf(with) + ` IS NOT NULL` }
+
+// release takes parked changes of a shard, which tx holds, away, those that which
+// names, and makes heads of those that waited only for them. It returns how many it took.
+func release(ctx context.Context, tx pgx.Tx, name string, shard int, which string, args ...any) (int64, error) {
+	rows, _ := tx.Query(ctx, `
+		DELETE FROM howdah.change_parked
+		WHERE consumer = $1 AND shard = $2::int AND `+which+`
+		RETURNING lane, relation, everything`, append([]any{name, shard}, args...)...)
+	var count, lane int64
+	var relation string
+	var everything bool
+	lanes, relations, whole := map[int64]bool{}, map[string]bool{}, map[string]bool{}
+	_, err := pgx.ForEachRow(rows, []any{&lane, &relation, &everything}, func() error {
+		count++
+		lanes[lane], relations[relation] = true, true
+		if everything {
+			whole[relation] = true
+		}
+		return nil
+	})
+	if err != nil || count == 0 {
+		return count, err
+	}
+	// The first of each lane may go on, and the first TRUNCATE of each table.
+	next := `
+			SELECT ` + firstOf(`p.lane = g.lane`) + ` AS place
+			FROM unnest($3::bigint[]) AS g(lane)
 			UNION
-			SELECT (
-				SELECT q.place
-				FROM howdah.change_parked q
-				WHERE q.consumer = $1 AND q.shard = $2::int AND q.relation = g.relation AND q.everything AND q.place NOT IN (SELECT place FROM gone)
-				ORDER BY q.place
-				LIMIT 1)
-			FROM gone g
+			SELECT ` + firstOf(`p.relation = g.relation AND p.everything`) + `
+			FROM unnest($4::text[]) AS g(relation)`
+	args = []any{name, shard, slices.Collect(maps.Keys(lanes)), slices.Collect(maps.Keys(relations))}
+	if len(whole) > 0 { // all that it held
+		next += `
 			UNION
-			SELECT q.place
-			FROM gone g
-			JOIN howdah.change_parked q ON q.consumer = $1 AND q.shard = $2::int AND q.relation = g.relation
-			WHERE g.everything
-		), heads AS (
-			UPDATE howdah.change_parked q
-			SET head = true, next_at = clock_timestamp()
-			FROM next
-			WHERE q.consumer = $1 AND q.shard = $2::int AND q.place = next.place AND NOT q.head
-				AND q.place NOT IN (SELECT place FROM gone)
-				AND NOT EXISTS (
-					SELECT FROM howdah.change_parked r
-					WHERE r.consumer = $1 AND r.shard = $2::int AND r.lane = q.lane AND r.place < q.place AND r.place NOT IN (SELECT place FROM gone))
-				AND NOT EXISTS (
-					SELECT FROM howdah.change_parked r
-					WHERE r.consumer = $1 AND r.shard = $2::int AND r.relation = q.relation AND r.place < q.place AND r.everything
-						AND r.place NOT IN (SELECT place FROM gone))
-				AND NOT (q.everything AND EXISTS (
-					SELECT FROM howdah.change_parked r
-					WHERE r.consumer = $1 AND r.shard = $2::int AND r.relation = q.relation AND r.place < q.place
-						AND r.place NOT IN (SELECT place FROM gone)))
+			SELECT p.place
+			FROM howdah.change_parked p
+			WHERE p.consumer = $1 AND p.shard = $2::int AND p.relation = ANY ($5::text[])`
+		args = append(args, slices.Collect(maps.Keys(whole)))
+	}
+	_, err = tx.Exec(ctx, `
+		WITH next AS (`+next+`
 		)
-		SELECT count(*) FROM gone`
+		UPDATE howdah.change_parked
+		SET head = true, next_at = clock_timestamp()
+		WHERE consumer = $1 AND shard = $2::int AND NOT head AND place = ANY (ARRAY(
+			SELECT n.place
+			FROM next
+			CROSS JOIN LATERAL (
+				SELECT *
+				FROM howdah.change_parked
+				WHERE consumer = $1 AND shard = $2::int AND place = next.place
+				LIMIT 1) n
+			WHERE n.place = `+firstOf(`p.lane = n.lane`)+`
+				AND n.place <= coalesce(`+firstOf(`p.relation = n.relation AND p.everything`)+`, n.place)
+				AND (NOT n.everything OR n.place = `+firstOf(`p.relation = n.relation`)+`)))`, args...)
+	return count, err
 }
 
 // unpark takes away a parked change that has been handled, and has those go on that
 // waited for it; where the shard stalled, for what failed with it too.
 func (b *batch) unpark(p *parkedChange, st standing) error {
-	if _, err := b.tx.Exec(b.ctx, released(`place = $3`), b.cfg.Name, b.n, p.place); err != nil {
+	if _, err := release(b.ctx, b.tx, b.cfg.Name, b.n, `place = $3`, p.place); err != nil {
 		return err
 	}
 	if !st.stalls() {

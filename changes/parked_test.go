@@ -289,7 +289,10 @@ func TestOutageParksThree(t *testing.T) {
 func TestHowHandlersFail(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	exec(t, pool, `CREATE TABLE parents (id int PRIMARY KEY); CREATE TABLE owed (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)`)
+	exec(t, pool, `CREATE TABLE parents (id int PRIMARY KEY); CREATE TABLE owed (id int REFERENCES parents DEFERRABLE INITIALLY DEFERRED);
+		INSERT INTO parents VALUES (1);
+		CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'too late'; END $$;
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON owed DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.id = 1) EXECUTE FUNCTION late()`)
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	type does = func(ctx context.Context, tx pgx.Tx) error
 	run := func(sql string) does {
@@ -316,6 +319,7 @@ func TestHowHandlersFail(t *testing.T) {
 			return nil
 		}, "handler returned nil after a statement had failed"},
 		"deferred": {run(`INSERT INTO owed VALUES (99)`), "violates foreign key constraint"},
+		"trigger":  {run(`INSERT INTO owed VALUES (1)`), "too late"},
 		"slow": {func(ctx context.Context, _ pgx.Tx) error {
 			<-ctx.Done()
 			return ctx.Err()
@@ -424,4 +428,32 @@ func TestEndIsNoFailure(t *testing.T) {
 		t.Error(diff)
 	}
 	handled(t, l, "c")
+}
+
+// However many parked changes are due, the feed goes on.
+func TestParkedDoNotHoldUpTheFeed(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	// Each of these takes as long as a handler may, and is due again when all have been tried.
+	for i := range 10 {
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, 2*i)
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, 2*i+1) // never three in a row
+	}
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start", Batch: 1, Timeout: 50 * time.Millisecond}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Handle("*", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
+			if id := field(t, c.Key, "id"); strings.ContainsAny(id[len(id)-1:], "02468") && c.Table == "a" {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return effect("c")(ctx, tx, []changes.Change{c})
+		}))
+	})
+	for i := range 20 {
+		exec(t, pool, `INSERT INTO b VALUES ($1, 1)`, i)
+	}
+	eventually(t, "the others are handled", func() bool { return len(effectsOf(t, pool, "c")) == 30 })
+	if s := status(t, l, "c"); s.Parked != 10 || s.Lag != 0 {
+		t.Errorf("%+v", s)
+	}
 }

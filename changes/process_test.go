@@ -203,7 +203,7 @@ func TestC1C3C5InstancesKilledAtRandom(t *testing.T) {
 	url, l, pool := consumed(t)
 	seed := chaosSeed(t)
 	random := rand.New(rand.NewPCG(seed, 1))
-	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var writing sync.WaitGroup
 	for w := range 3 {
@@ -234,13 +234,15 @@ func TestC1C3C5InstancesKilledAtRandom(t *testing.T) {
 	for i := range instances {
 		launch(i)
 	}
+	eventually(t, "one has begun", func() bool { return registered(l, "c") })
 	killed := 0
-	for tick := time.NewTicker(150 * time.Millisecond); ctx.Err() == nil; <-tick.C {
+	for tick := time.NewTicker(150 * time.Millisecond); killed < 20; <-tick.C {
 		i := random.IntN(len(instances))
 		end(i)
 		launch(i)
 		killed++
 	}
+	stop()
 	writing.Wait()
 	eventually(t, "all has been gone through", func() bool {
 		_, err := l.Sync(t.Context())
@@ -278,8 +280,8 @@ func TestC1C3C5InstancesKilledAtRandom(t *testing.T) {
 		t.Errorf("parked: %s", diff)
 	}
 	t.Logf("seed %d: %d changes, %d killed, %d parked", seed, len(all), killed, len(put))
-	if killed < 5 || len(last) != 4 {
-		t.Errorf("%d killed, %d shards: the test shows little", killed, len(last))
+	if len(last) != 4 {
+		t.Errorf("%d shards: the test shows little", len(last))
 	}
 }
 

@@ -55,6 +55,7 @@ type shard struct {
 
 	single int           // so many changes are handed over one by one, because they failed together
 	tries  int           // of the next change, that failed
+	tried  bool          // a parked change, just now: the feed is next, however many are due
 	probe  time.Duration // the last pause of a shard that stalls
 	rivals time.Duration // the last pause because another instance was at it
 	away   trouble
@@ -133,12 +134,13 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	switch {
 	case st.state != "running":
 		return pause{d: s.pace.unseen, feed: true}, nil
-	case st.due != nil && *st.due <= 0:
+	case st.due != nil && *st.due <= 0 && (!s.tried || st.stalls()):
+		s.tried = true
 		return s.again(b, st)
 	case st.stalls():
 		return pause{d: s.look(st), feed: true}, nil
 	}
-	s.probe = 0
+	s.probe, s.tried = 0, false
 	if st.backfill != nil {
 		return s.fill(b, st)
 	}
@@ -266,13 +268,12 @@ func (s *shard) moved(cs []Change, m mark) {
 
 // failed sees to changes that a handler failed on. Nothing of the batch is left.
 func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err error) (pause, error) {
-	lost := b.lost()
 	b.rollback()
 	stop, later := new(stopError), new(laterError)
 	switch {
 	case b.parent.Err() != nil: // told to end, which is no failure
 		return pause{}, nil
-	case lost:
+	case b.lost:
 		return pause{}, err
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)
@@ -394,13 +395,12 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 		}
 		err = b.fault
 	}
-	lost := b.lost()
 	b.rollback()
 	stop, later := new(stopError), new(laterError)
 	switch {
 	case b.parent.Err() != nil:
 		return pause{}, nil
-	case lost:
+	case b.lost:
 		return pause{}, err
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)

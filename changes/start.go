@@ -11,6 +11,10 @@ import (
 // feed, as Sync numbers it), a time as RFC 3339 writes it (see At), or a position
 // itself. What is none of these is Invalid.
 func (l *Log) Find(ctx context.Context, name string) (Position, error) {
+	return l.find(ctx, "position", name)
+}
+
+func (l *Log) find(ctx context.Context, field, name string) (Position, error) {
 	switch name {
 	case "start":
 		return l.Start(ctx)
@@ -20,7 +24,11 @@ func (l *Log) Find(ctx context.Context, name string) (Position, error) {
 	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
 		return l.At(ctx, t)
 	}
-	return ParsePosition(name)
+	p, err := ParsePosition(name)
+	if err != nil {
+		return p, pg.Refuse(field, "%q; want start, now, a time such as 2026-11-20T14:00:00Z, or a position such as 1042.88213", name)
+	}
+	return p, nil
 }
 
 // Start returns the earliest position that can be read from: whoever begins

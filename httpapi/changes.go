@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5"
@@ -178,9 +177,17 @@ type stepsOutput struct {
 	}
 }
 
+// listed is a list that JSON shows as one where there is nothing on it.
+func listed[T any](all []T) []T {
+	if all == nil {
+		return []T{}
+	}
+	return all
+}
+
 func stepsOf(done []changes.Step, err error) (*stepsOutput, error) {
 	out := new(stepsOutput)
-	out.Body.Steps = slices.Concat([]changes.Step{}, done) // none is a list, too
+	out.Body.Steps = listed(done)
 	return out, err
 }
 

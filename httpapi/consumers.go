@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"github.com/howdah-db/howdah/changes"
@@ -24,7 +23,7 @@ type consumersOutput struct {
 func (a *api) listConsumers(ctx context.Context, _ *struct{}) (*consumersOutput, error) {
 	all, err := a.client.Changes.Consumers(ctx)
 	out := new(consumersOutput)
-	out.Body.Consumers = slices.Concat([]changes.Status{}, all)
+	out.Body.Consumers = listed(all)
 	return out, err
 }
 
@@ -202,7 +201,7 @@ func (a *api) parkedOf(ctx context.Context, in *struct {
 	}
 	parked, err := a.client.Changes.Parked(ctx, in.Name, after, in.Limit)
 	out := new(parkedOutput)
-	out.Body.Parked = slices.Concat([]changes.Parked{}, parked)
+	out.Body.Parked = listed(parked)
 	return out, err
 }
 
