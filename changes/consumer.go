@@ -377,15 +377,22 @@ type trouble struct {
 // wait waits for the next try; false when ctx ended first.
 func (t *trouble) wait(ctx context.Context, err error) bool {
 	if t.pause == 0 {
-		slog.WarnContext(ctx, t.of+"; trying again", "consumer", t.name, "error", err)
+		t.log().WarnContext(ctx, t.of+"; trying again", "error", err)
 	}
 	t.pause = min(max(2*t.pause, 50*time.Millisecond), 5*time.Second)
 	return sleep(ctx, t.pause, nil)
 }
 
+func (t *trouble) log() *slog.Logger {
+	if t.name == "" {
+		return slog.Default()
+	}
+	return slog.With("consumer", t.name)
+}
+
 func (t *trouble) over() {
 	if t.pause > 0 {
-		slog.Info("a consumer of changes goes on", "consumer", t.name)
+		t.log().Info("changes go on")
 	}
 	t.pause = 0
 }

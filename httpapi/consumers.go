@@ -57,15 +57,15 @@ type saveInput struct {
 	ConsumerPath
 	Body struct {
 		Tables   []string `json:"tables,omitempty" example:"[\"public.orders:insert,update\"]" doc:"What it is handed: schema.table, schema.*, message.topic.* or *, perhaps with :insert; default all."`
-		Shards   int      `json:"shards,omitempty" minimum:"1" maximum:"64" default:"1" doc:"Parts handled beside each other, a key always in the same."`
-		Batch    int      `json:"batch,omitempty" minimum:"1" maximum:"10000" default:"100" doc:"Most changes handed over at once."`
+		Shards   int      `json:"shards,omitempty" minimum:"1" maximum:"64" example:"1" doc:"Default 1. Parts handled beside each other, a key always in the same."`
+		Batch    int      `json:"batch,omitempty" minimum:"1" maximum:"10000" example:"100" doc:"Default 100. Most changes handed over at once."`
 		From     string   `json:"from,omitempty" example:"start" doc:"Where a new one begins: start, now (the default), a position or a time."`
 		Backfill []string `json:"backfill,omitempty" example:"[\"public.orders\"]" doc:"Tables whose rows a new one is handed, too, as they stand."`
 		Echo     bool     `json:"echo,omitempty" doc:"Hand it what it caused itself, too."`
 		Sink     struct {
 			Webhook *WebhookBody `json:"webhook,omitempty"`
 			Notify  bool         `json:"notify,omitempty" doc:"NOTIFY create_or_update_record or delete_record for each change."`
-		} `json:"sink" doc:"What is done with the changes: one of its members."`
+		} `json:"sink" example:"{\"notify\":true}" doc:"What is done with the changes: one of its members."`
 	}
 }
 

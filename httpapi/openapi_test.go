@@ -164,7 +164,7 @@ func TestOpenAPISaysAll(t *testing.T) {
 			}
 			want = append(want, map[string][]string{
 				"services-transact": {"409"}, "checklists-get": {"404"}, "checklists-settings": {"404", "409"}, "checklists-set": {"409"}, "checklists-drop": {"404"},
-				"checklists-rename": {"404", "409"}, "checklists-page": {"409"}, "checklists-insert": {"409"}, "changes-page": {"404", "409"}, "changes-watch": {"404", "409"}, "changes-sync": {"409"}, "counters-scan": {"404"},
+				"checklists-rename": {"404", "409"}, "checklists-page": {"409"}, "checklists-insert": {"409"}, "changes-page": {"404", "409"}, "changes-watch": {"404", "409"}, "changes-sync": {"409"}, "changes-save": {"409"}, "counters-scan": {"404"},
 			}[id]...)
 			if strings.Contains(path, "/consumers/") {
 				want = append(want, "404")
@@ -329,7 +329,8 @@ func TestPagesLoadNothingFromElsewhere(t *testing.T) {
 				t.Errorf("%s links to %s: %s", path, found[1], got.Status)
 			}
 		}
-		if strings.Contains(r.body, "<script") || strings.Contains(r.body, "://") {
+		text := strings.ReplaceAll(r.body, "https://example.com/hook", "an example of one")
+		if strings.Contains(text, "<script") || strings.Contains(text, "://") {
 			t.Errorf("%s holds a script or a URL", path)
 		}
 		if got := r.Header.Get("Content-Security-Policy"); !strings.HasPrefix(got, "default-src 'none'") {
