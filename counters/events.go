@@ -17,6 +17,8 @@ type Event struct {
 	// ID, if any, is applied once in 7 days in a table, however often it is sent.
 	// Events of one Apply that share an ID stand or fall together.
 	ID string
+	// Hash, if any, is kept with the ID: sent with another, it is [ErrReused].
+	Hash []byte
 	// Op is OpAdd, the default (the original's track), or OpPut (its assert).
 	Op Op
 	// Key is the name of the metric.
@@ -64,77 +66,69 @@ func (s *Store) Assert(ctx context.Context, key string, at time.Time, v Values) 
 }
 
 func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
-	t, err := s.table(ctx)
+	t, all, err := s.prepare(ctx, events)
 	if err != nil {
 		return 0, err
 	}
-	writes := make([]write, len(events))
-	var ids []string
-	for i, e := range events {
-		if writes[i], err = t.writes(e); err != nil {
+	var f fold
+	if !hasIDs(all) {
+		if i, err := f.all(all); err != nil {
 			return 0, inEvent(i, len(events), err)
 		}
-		if e.ID != "" {
-			ids = append(ids, e.ID)
+		if err := s.write(ctx, t, &f); err != nil {
+			return 0, err
 		}
+		return len(events), nil
 	}
-	var all fold
-	if len(ids) == 0 {
-		for i, w := range writes {
-			if err := w.into(&all); err != nil {
-				return 0, inEvent(i, len(events), err)
-			}
-		}
-		return len(events), s.write(ctx, t, &all)
-	}
-	slices.Sort(ids) // two that share some wait for each other in one direction
-	ids = slices.Compact(ids)
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
-		applied, all = 0, fold{}
+		applied, f = 0, fold{}
 		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
-			fresh, err := s.claim(ctx, tx, t, ids)
+			ids, err := s.claim(ctx, tx, t, all)
 			if err != nil {
 				return err
 			}
-			for i, w := range writes {
-				if id := events[i].ID; id != "" && !fresh[id] {
+			for i, e := range all {
+				if seen, err := ids.seen(e.Event); err != nil {
+					return inEvent(i, len(events), err)
+				} else if seen {
 					continue
 				}
-				if err := w.into(&all); err != nil {
+				if err := e.into(&f); err != nil {
 					return inEvent(i, len(events), err)
 				}
 				applied++
 			}
-			return s.send(ctx, tx, t, &all)
+			return s.send(ctx, tx, t, &f)
 		})
 	})
-	if err = s.explain(ctx, t, &all, pg.Written(s.db, s.told(err))); err != nil {
+	if err = s.explain(ctx, t, &f, pg.Written(s.db, s.told(err))); err != nil {
 		return 0, err
 	}
 	return applied, nil
 }
 
-// claim keeps ids, and returns those that were not there. One that another transaction
-// is about to keep is waited for.
-func (s *Store) claim(ctx context.Context, tx pgx.Tx, t *table, ids []string) (map[string]bool, error) {
-	rows, err := tx.Query(ctx, `
-		INSERT INTO howdah.counter_events AS e (tbl, id)
-		SELECT $1, id
-		FROM unnest($2::text[]) AS id
-		ON CONFLICT (tbl, id) DO UPDATE
-		SET at = EXCLUDED.at, hash = NULL
-		WHERE e.at < EXCLUDED.at - interval '7 days'
-		RETURNING id`, t.name, ids)
+// prepared is an event, without its Values, and what it writes.
+type prepared struct {
+	Event
+	write
+}
+
+// prepare returns what events write, or what is wrong with one of them.
+func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared, error) {
+	t, err := s.table(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	kept, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	fresh := make(map[string]bool, len(kept))
-	for _, id := range kept {
-		fresh[id] = true
+	all := make([]prepared, len(events))
+	for i, e := range events {
+		if all[i].write, err = t.writes(e); err != nil {
+			return nil, nil, inEvent(i, len(events), err)
+		}
+		e.Values = nil // they are the caller's to change
+		all[i].Event = e
 	}
-	return fresh, err
+	return t, all, nil
 }
 
 // write is what an event writes: fields to its rows, and to those of the system.

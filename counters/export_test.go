@@ -1,5 +1,7 @@
 package counters
 
+import "context"
+
 // What tests look at beneath the exported names.
 
 func (e Encoding) Pack(v Values, op Op) (Values, error) {
@@ -62,4 +64,65 @@ func Estimate(n int, hash func() uint64) uint64 {
 		s[i] = max(s[i], uint8(rank))
 	}
 	return s.estimate()
+}
+
+// WriterOf returns a Writer whose transactions carry at most so many calls.
+func WriterOf(s *Store, cfg WriterConfig, calls int) *Writer { return newWriter(s, cfg, calls) }
+
+// Gather lets calls share transactions, the first of which begins when Run does.
+func (w *Writer) Gather() { w.running.Store(true) }
+
+func (s *Store) DropReceipts(ctx context.Context) (int64, error) { return s.dropReceipts(ctx) }
+
+// Statement is what one statement of a fold does to rows.
+type Statement struct {
+	Op   Op
+	Keys []string
+	Data []string
+}
+
+// Fold is a fold of the events of a table that nobody asked a database about.
+type Fold struct {
+	t table
+	f fold
+}
+
+// NewFold returns a Fold of a table with days and system rows, of which it is known
+// where something is no number.
+func NewFold(stored map[string]map[string]any) *Fold {
+	f := &Fold{t: table{layout: layouts[Full], mode: Full, separator: "::", calendar: Calendar{}, granularities: []Granularity{"1d"}, paths: Raw, system: Sync}}
+	for key, leaves := range stored {
+		if f.f.stored == nil {
+			f.f.stored = map[rowID]map[string]any{}
+		}
+		f.f.stored[rowID{key: key}] = leaves
+	}
+	return f
+}
+
+// Take takes events, all or none.
+func (f *Fold) Take(events ...Event) error {
+	all := make([]prepared, len(events))
+	for i, e := range events {
+		w, err := f.t.writes(e)
+		if err != nil {
+			return err
+		}
+		all[i] = prepared{e, w}
+	}
+	_, err := f.f.all(all)
+	return err
+}
+
+// Statements returns the statements that write the fold.
+func (f *Fold) Statements() (all []Statement) {
+	s := New(nil, Config{})
+	for _, q := range s.batch(&f.t, &f.f).QueuedQueries {
+		for _, op := range ops {
+			if q.SQL == s.names.SQL(f.t.upsert(op)) {
+				all = append(all, Statement{op, q.Arguments[0].([]string), q.Arguments[1].([]string)})
+			}
+		}
+	}
+	return all
 }
