@@ -126,3 +126,6 @@ func (f *Fold) Statements() (all []Statement) {
 	}
 	return all
 }
+
+// Running reports whether calls share transactions.
+func (w *Writer) Running() bool { return w.running.Load() }

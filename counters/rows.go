@@ -194,7 +194,8 @@ func (f *fold) take(id rowID, fields []field) error {
 			}
 		} else if later.op != OpPut && f.stored != nil {
 			if leaf, ok := f.stored[id][later.path]; ok {
-				return notNumber(later.path, "%s holds %s, which is no number", id.key, describe(leaf))
+				text, _ := appendJSON(nil, leaf, 0)
+				return notNumber(later.path, "%s holds %s, which is no number", id.key, shorten(string(text)))
 			}
 		}
 		if f.undoes {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/fault"
@@ -44,7 +45,7 @@ type WriterConfig struct {
 type Writer struct {
 	s       *Store
 	cfg     WriterConfig
-	id      [16]byte // of its receipts
+	id      pgtype.UUID // of its receipts
 	batcher *pg.Batcher[struct{}, load, answer]
 	running atomic.Bool
 	last    outcome // of the last flush that came to its end
@@ -88,7 +89,8 @@ func newWriter(s *Store, cfg WriterConfig, maxBatch int) *Writer {
 	cfg.RetryFor = cmp.Or(cfg.RetryFor, keptReceipts-day*time.Second) // or it would find its receipt gone
 	cfg.Log = cmp.Or(cfg.Log, slog.Default())
 	w := &Writer{s: s, cfg: cfg}
-	rand.Read(w.id[:]) // it never fails
+	rand.Read(w.id.Bytes[:]) // it never fails
+	w.id.Valid = true
 	if pool, ok := s.db.(*pgxpool.Pool); ok {
 		w.batcher = pg.NewBatcher(pg.BatcherConfig[struct{}, load, answer]{
 			Name: "writer", Pool: pool, Flush: w.flush, Idempotent: true, Failed: w.failed, Size: sizeOf,
