@@ -188,7 +188,7 @@ func (f *fold) take(id rowID, fields []field) error {
 			var problem string
 			switch one, ok, problem = merge(earlier, later); {
 			case problem != "":
-				return notNumber(later.path, "%s, which the same call puts there, is no number", problem)
+				return notNumber(later.path, "%s, which was put there just before, is no number", problem)
 			case !ok:
 				last, one = last+1, later
 			}
