@@ -28,6 +28,7 @@ var suite = []Service{
 	{Name: "checklists", Rows: slices.Concat(checklistsRows, leaseRows, singleRows)},
 	{Name: "pg.Batcher", Rows: batcherRows},
 	{Name: "changes", Rows: changesRows},
+	{Name: "counters", Rows: countersRows},
 }
 
 const (

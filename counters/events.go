@@ -3,7 +3,6 @@ package counters
 import (
 	"context"
 	"errors"
-	"slices"
 	"strconv"
 	"time"
 
@@ -172,40 +171,22 @@ func (t *table) writes(e Event) (w write, err error) {
 	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
 		return w, err
 	}
-	granularities := e.Granularities
-	if len(granularities) == 0 {
-		granularities = t.granularities
+	if w.rows, err = t.buckets(e.Key, e.Granularities, e.At); err != nil {
+		return w, err
 	}
-	if t.system == Sync {
-		name := e.Key
-		if e.Untracked {
-			name = untracked
-		}
-		w.counts = []field{
-			{path: "count", op: OpAdd, number: whole(1)},
-			{path: "keys." + t.paths.encode(name), op: OpAdd, number: whole(1)},
-		}
+	if t.system != Sync {
+		return w, nil
 	}
-	for i, g := range granularities {
-		if err := g.check("granularities[" + strconv.Itoa(i) + "]"); err != nil {
-			return w, err
-		}
-		if slices.Contains(granularities[:i], g) {
-			continue
-		}
-		start := t.calendar.Floor(g, e.At).Unix()
-		id, problem := t.bucket(e.Key, g, start)
-		if problem != "" {
-			return w, pg.Refuse("key", "%s", problem)
-		}
-		w.rows = append(w.rows, id)
-		if t.system == Sync {
-			id, problem := t.bucket(systemKey, g, start)
-			if problem != "" {
-				return w, pg.Refuse("granularities["+strconv.Itoa(i)+"]", "%s", problem)
-			}
-			w.system = append(w.system, id)
-		}
+	if w.system, err = t.buckets(systemKey, e.Granularities, e.At); err != nil {
+		return w, err
+	}
+	name := e.Key
+	if e.Untracked {
+		name = untracked
+	}
+	w.counts = []field{
+		{path: "count", op: OpAdd, number: whole(1)},
+		{path: "keys." + t.paths.encode(name), op: OpAdd, number: whole(1)},
 	}
 	return w, nil
 }

@@ -87,10 +87,10 @@ type Fold struct {
 	f fold
 }
 
-// NewFold returns a Fold of a table with days and system rows, of which it is known
+// NewFold returns a Fold of a table with days, of which it is known
 // where something is no number.
-func NewFold(stored map[string]map[string]any) *Fold {
-	f := &Fold{t: table{layout: layouts[Full], mode: Full, separator: "::", calendar: Calendar{}, granularities: []Granularity{"1d"}, paths: Raw, system: Sync}}
+func NewFold(system System, stored map[string]map[string]any) *Fold {
+	f := &Fold{t: table{layout: layouts[Full], mode: Full, separator: "::", calendar: Calendar{}, granularities: []Granularity{"1d"}, paths: Raw, system: system}}
 	for key, leaves := range stored {
 		if f.f.stored == nil {
 			f.f.stored = map[rowID]map[string]any{}
@@ -129,3 +129,9 @@ func (f *Fold) Statements() (all []Statement) {
 
 // Running reports whether calls share transactions.
 func (w *Writer) Running() bool { return w.running.Load() }
+
+// Span returns the instants that share the start of at's bucket.
+func (c Calendar) Span(g Granularity, at int64) (from, to int64) {
+	r, _ := c.rule(g)
+	return r.span(at)
+}

@@ -53,6 +53,7 @@ type table struct {
 	paths         Encoding
 	system        System
 	recorded      *record
+	recent        recent
 }
 
 // record is a row of howdah.counter_tables.

@@ -174,7 +174,7 @@ func TestFoldIsTheSame(t *testing.T) {
 func folded(t *rapid.T, before model, calls []call) (model, []bool) {
 	var stored map[string]map[string]any
 	for range 2 {
-		f := counters.NewFold(stored)
+		f := counters.NewFold(counters.Sync, stored)
 		failed := make([]bool, len(calls))
 		total := 0
 		for i, c := range calls {

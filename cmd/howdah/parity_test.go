@@ -48,7 +48,7 @@ var apart = map[string]string{
 	"method checklists.InsertItems": "checklists-insert with objects, howdah checklists insert with flags",
 	"method counters.WithTx":        "as checklists.WithTx",
 	"method counters.Migrations":    "as checklists.Migrations",
-	"method counters.Apply":         "track and assert; over HTTP many events at once come with a step of their own",
+	"method counters.Apply":         "howdah counters track and assert, one at a time",
 	"method counters.Rows":          "values; over HTTP the stream comes with a step of its own",
 	"method counters.Setup":         "howdah counters setup; a server has the table it was started with",
 }
