@@ -66,18 +66,20 @@ func (l *layout) upsert(op Op) string {
 // args are the parameters that name rows.
 func (t *table) args(rows []rowID) []any {
 	keys := make([]string, len(rows))
-	granularities := make([]string, len(rows))
-	ats := make([]time.Time, len(rows))
-	for i, id := range rows {
-		keys[i], granularities[i], ats[i] = id.key, id.granularity, time.Unix(id.at, 0).UTC()
+	for i := range rows {
+		keys[i] = rows[i].key
 	}
-	switch t.mode {
-	case Separated:
-		return []any{keys, granularities, ats}
-	case Partial:
+	if t.mode == Full {
+		return []any{keys}
+	}
+	granularities, ats := make([]string, len(rows)), make([]time.Time, len(rows))
+	for i, id := range rows {
+		granularities[i], ats[i] = id.granularity, time.Unix(id.at, 0).UTC()
+	}
+	if t.mode == Partial {
 		return []any{keys, ats}
 	}
-	return []any{keys}
+	return []any{keys, granularities, ats}
 }
 
 // maxKey is how many characters a column of the original takes.
@@ -140,152 +142,6 @@ const (
 	lastSecond  = 253402300799
 )
 
-// fold is what a transaction writes: each row once. The fields of a row are in rounds.
-// A field has one operation in each; what does not become one with what is to be done
-// before it, goes into the next.
-type fold struct {
-	rows   map[rowID][]map[string]field
-	stored map[rowID]map[string]any // what is known to be in rows, and is no number
-	words  bool                     // some field is put that is no number
-	undo   []change
-	undoes bool // whether undo is kept
-}
-
-// change is what a field of a row was, before something was taken.
-type change struct {
-	id     rowID
-	rounds int // how many the row had
-	round  int
-	path   string
-	was    field
-	known  bool
-}
-
-// take adds fields to what a row is to get. An addition to something that is no
-// number, and that the same transaction puts there or found there, is refused.
-func (f *fold) take(id rowID, fields []field) error {
-	if f.rows == nil {
-		f.rows = map[rowID][]map[string]field{}
-	}
-	rounds, known := f.rows[id]
-	if !known {
-		rounds = []map[string]field{make(map[string]field, len(fields))}
-		f.rows[id] = rounds
-		if f.undoes {
-			f.undo = append(f.undo, change{id: id})
-		}
-	}
-	for _, later := range fields {
-		last := len(rounds) - 1
-		for ; last > 0; last-- {
-			if _, ok := rounds[last][later.path]; ok {
-				break
-			}
-		}
-		one := later
-		earlier, ok := rounds[last][later.path]
-		if ok {
-			var problem string
-			switch one, ok, problem = merge(earlier, later); {
-			case problem != "":
-				return notNumber(later.path, "%s, which was put there just before, is no number", problem)
-			case !ok:
-				last, one = last+1, later
-			}
-		} else if later.op != OpPut && f.stored != nil {
-			if leaf, ok := f.stored[id][later.path]; ok {
-				text, _ := appendJSON(nil, leaf, 0)
-				return notNumber(later.path, "%s holds %s, which is no number", id.key, shorten(string(text)))
-			}
-		}
-		if f.undoes {
-			c := change{id: id, rounds: len(rounds), round: last, path: later.path}
-			if last < len(rounds) {
-				c.was, c.known = rounds[last][later.path]
-			}
-			f.undo = append(f.undo, c)
-		}
-		if last == len(rounds) {
-			rounds = append(rounds, map[string]field{})
-			f.rows[id] = rounds
-		}
-		rounds[last][later.path] = one
-		f.words = f.words || one.op == OpPut && !one.number.known && one.other != nil
-	}
-	return nil
-}
-
-// all takes what several events write, or nothing of it where some field of the i-th
-// is refused.
-func (f *fold) all(events []prepared) (i int, err error) {
-	f.undo = f.undo[:0]
-	f.undoes = f.words || f.stored != nil || len(events) > 1 // else nothing can be refused
-	for i, e := range events {
-		if err := e.into(f); err != nil {
-			f.back()
-			return i, err
-		}
-	}
-	return 0, nil
-}
-
-// back makes the fold what it was before the last call of all.
-func (f *fold) back() {
-	for _, c := range slices.Backward(f.undo) {
-		rounds := f.rows[c.id]
-		switch {
-		case c.rounds == 0:
-			delete(f.rows, c.id)
-		case c.known:
-			rounds[c.round][c.path] = c.was
-		default:
-			delete(rounds[c.round], c.path)
-			f.rows[c.id] = rounds[:c.rounds]
-		}
-	}
-}
-
-// merge returns what does the same as two fields one after the other, if one can, or
-// what of the earlier is no number.
-func merge(earlier, later field) (one field, ok bool, problem string) {
-	if later.op == OpPut {
-		later.over = earlier.over || earlier.op != OpPut
-		return later, true, ""
-	}
-	n, m := earlier.number, later.number
-	if earlier.op == OpPut {
-		if !n.known {
-			stored, isNumber := storedNumber(earlier.other)
-			if !isNumber && earlier.other != nil {
-				return one, false, describe(earlier.other)
-			}
-			n = stored
-		}
-	} else if earlier.op != later.op {
-		return one, false, ""
-	}
-	one = field{path: earlier.path, op: earlier.op, over: earlier.over}
-	switch {
-	case later.op == OpAdd:
-		one.number = n.Add(m)
-	case !n.known, (later.op == OpMax) == (m.Cmp(n) > 0):
-		one.number = m
-	default:
-		one.number = n
-	}
-	return one, true, ""
-}
-
-// sorted are the rows in the order in which they are locked.
-func (f *fold) sorted() []rowID {
-	ids := make([]rowID, 0, len(f.rows))
-	for id := range f.rows {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, rowID.compare)
-	return ids
-}
-
 // batch returns the statements. The first names all rows, so that every call locks
 // its rows in one order, and the others find them held.
 func (s *Store) batch(t *table, f *fold) *pgx.Batch {
@@ -297,10 +153,9 @@ func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 		var data [len(ops)][]string
 		more := all[:0:0]
 		for _, id := range all {
-			rounds := f.rows[id]
-			fields = fields[:0]
-			for _, field := range rounds[round] {
-				fields = append(fields, field)
+			rounds := f.rows[id].rounds
+			fields = append(fields[:0], rounds[round].fields...)
+			for _, field := range rounds[round].fields {
 				if field.over { // fails where no number is
 					fields = append(fields, fieldOver(field))
 				}

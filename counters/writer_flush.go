@@ -239,8 +239,7 @@ func (f *flight) look(ctx context.Context) (found bool, err error) {
 	}
 	err = f.s.words(ctx, f.t, f.fold.sorted(), func(id rowID, path string, leaf any) {
 		_, known := f.stored[id][path]
-		_, touched := f.fold.rows[id][0][path] // what comes first to a field is in the first round
-		if known || !touched {
+		if known || f.fold.rows[id].rounds[0].find(path, 0) < 0 { // where every field comes first
 			return
 		}
 		if f.stored[id] == nil {
