@@ -50,7 +50,7 @@ func total(t testing.TB, s *counters.Store) int64 {
 	return i
 }
 
-// call lets callers count through w, each so often, and returns how many were told
+// callEach lets callers count through w, each so often, and returns how many were told
 // that it was done. None may be told anything else.
 func callEach(t testing.TB, w *counters.Writer, callers, each int, told *atomic.Int64) {
 	t.Helper()
@@ -58,8 +58,9 @@ func callEach(t testing.TB, w *counters.Writer, callers, each int, told *atomic.
 	for range callers {
 		all.Go(func() error {
 			for range each {
-				if err := w.Track(t.Context(), "hot", at, counters.Values{"n": 1}); err != nil {
-					return err
+				n, err := w.Apply(t.Context(), counters.Event{Key: "hot", At: at, Values: counters.Values{"n": 1}})
+				if n != 1 || err != nil {
+					return fmt.Errorf("told %d, %w", n, err)
 				}
 				told.Add(1)
 			}

@@ -274,6 +274,39 @@ func TestFastWriter(t *testing.T) {
 	}
 }
 
+// What is too large for a shared transaction comes after what was taken before it.
+func TestFastWriterKeepsOrder(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, _ := newStore(t, counters.Config{System: counters.Off, Granularities: []counters.Granularity{"1h"}})
+	w := counters.NewWriter(s, counters.WriterConfig{Fast: true})
+	w.Gather()
+	if err := w.Assert(ctx, "k", at, counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	large := make([]counters.Event, 9000)
+	for i := range large {
+		large[i] = counters.Event{Op: counters.OpPut, Key: "k", At: at, Values: counters.Values{"n": 2}}
+	}
+	applied := make(chan error, 1)
+	go func() {
+		_, err := w.Apply(ctx, large...)
+		applied <- err
+	}()
+	select {
+	case err := <-applied:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	running(t, w)
+	if err := <-applied; err != nil {
+		t.Fatal(err)
+	}
+	if got := hour(t, s, "k")["n"]; !got.(counters.Number).Equal(number(2)) {
+		t.Errorf("n = %v, want 2", got)
+	}
+}
+
 // Events that the end leaves unwritten are counted, and each is logged.
 func TestWriterThatCannotDrain(t *testing.T) {
 	t.Parallel()
