@@ -72,6 +72,9 @@ func TestLayers(t *testing.T) {
 		"./pg":               {"fault"},
 		"./pg/migrate":       {"fault", "pg"},
 		"./changes":          {"fault", "pg"},
+		"./changes/kafka":    {"changes", "fault", "pg"},
+		"./changes/logical":  {"fault", "pg"},
+		"./changes/nats":     {"changes", "fault", "pg"},
 		"./checklists":       {"fault", "pg"},
 		"./counters":         {"fault", "pg"},
 		"./compat/iidyhttp":  {"checklists", "fault", "pg"},
@@ -116,6 +119,24 @@ func TestAServiceAloneLinksLittle(t *testing.T) {
 		for _, edge := range []string{"danielgtaylor/huma", "spf13/cobra", "prometheus", "progressbar", "golang.org/x/term"} {
 			if strings.Contains(path, edge) {
 				t.Errorf("the library links %s, which is for the edges", path)
+			}
+		}
+	}
+}
+
+// What needs a client of its own is linked by who imports it, with that client and not
+// with the server its tests run.
+func TestClientsAreLinkedByWhoImportsThem(t *testing.T) {
+	t.Parallel()
+	for pkg, allowed := range map[string][]string{
+		".": nil, "./cmd/howdah": nil,
+		"./changes/kafka":   {"github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kmsg"},
+		"./changes/logical": {"github.com/jackc/pglogrepl"},
+		"./changes/nats":    {"github.com/nats-io/nats.go", "github.com/nats-io/nkeys", "github.com/nats-io/nuid"},
+	} {
+		for _, path := range modules(t, pkg) {
+			if (strings.Contains(path, "nats-io") || strings.Contains(path, "twmb") || strings.Contains(path, "pglogrepl")) && !slices.Contains(allowed, path) {
+				t.Errorf("%s links %s", pkg, path)
 			}
 		}
 	}

@@ -170,19 +170,31 @@ func (c *Client) Following(ctx context.Context, fn func(context.Context, *change
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer stop()
-	background.Go(func() { c.Run(ctx) })
+	background.Go(func() { c.follow(ctx) })
 	return fn(ctx, c.Tail)
 }
 
 // Run does what the services need in the background until ctx is done: it hears
 // notifications for all of them on one connection, reads the feed of changes
-// while somebody watches it, and lets writes share commits.
+// while somebody watches it, lets writes share commits, and keeps the log of changes
+// and the counters small.
 func (c *Client) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return c.follow(ctx) })
+	group.Go(func() error { return c.Writers.Checklists.Run(ctx) })
+	group.Go(func() error { return c.Writers.Counters.Run(ctx) })
+	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
+	group.Go(func() error {
+		return counters.NewKeeper(c.Counters, counters.KeeperConfig{Log: c.cfg.Log}).Run(ctx)
+	})
+	return group.Wait()
+}
+
+// follow hears notifications and reads the feed.
+func (c *Client) follow(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.Hub.Run(ctx) })
 	group.Go(func() error { return c.Tail.Run(ctx) })
-	group.Go(func() error { return c.Writers.Checklists.Run(ctx) })
-	group.Go(func() error { return c.Writers.Counters.Run(ctx) })
 	return group.Wait()
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah"
+	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/internal/pgtest"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -112,6 +113,27 @@ func TestRunHearsNotifications(t *testing.T) {
 	stop()
 	if err := <-ran; err != nil {
 		t.Errorf("Run = %v", err)
+	}
+}
+
+// What was counted is in the table's rows when Run ends, for programs that read them.
+func TestRunKeepsCounters(t *testing.T) {
+	t.Parallel()
+	c := open(t, howdah.Config{Database: pg.Config{URL: pgtest.Database(t)}})
+	running, stop := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(running) }()
+	at := time.Unix(1746522930, 0)
+	if err := c.Counters.Track(t.Context(), "orders", at, counters.Values{"n": 1}); err != nil {
+		t.Error(err)
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	var data string
+	if err := c.Pool.QueryRow(t.Context(), `SELECT data::text FROM trifle_stats WHERE key = '__system__key__::1h::1746522000'`).Scan(&data); err != nil || data != `{"count": 1, "keys.orders": 1}` {
+		t.Errorf("the system row has %s, %v", data, err)
 	}
 }
 

@@ -25,25 +25,25 @@ const (
 )
 
 var batcherRows = []Row{
-	batcherRow("64 callers, keys of their own", "one unnest after the other, as many rows each", 0.5, (*numbers).oneStatement, ownKey),
-	batcherRow("64 callers, keys of their own", "64 connections, an upsert each", 3, (*numbers).singly, ownKey),
-	batcherRow("64 callers, one hot key", "one summing unnest after the other, as many values each", 0.5, (*numbers).oneStatement, hotKey),
-	batcherRow("64 callers, one hot key", "64 connections, an upsert each", 3, (*numbers).singly, hotKey),
+	batcherRow("64 callers, keys of their own", "one unnest after the other, as many rows each", 0.5, (*sums).oneStatement, ownKey),
+	batcherRow("64 callers, keys of their own", "64 connections, an upsert each", 3, (*sums).singly, ownKey),
+	batcherRow("64 callers, one hot key", "one summing unnest after the other, as many values each", 0.5, (*sums).oneStatement, hotKey),
+	batcherRow("64 callers, one hot key", "64 connections, an upsert each", 3, (*sums).singly, hotKey),
 }
 
-// batcherRow compares the Batcher with another way to add to numbers; key says
+// batcherRow compares the Batcher with another way to add to counters; key says
 // to which one the i-th value of a caller goes.
-func batcherRow(work, control string, bar float64, way func(*numbers, context.Context) (int, error), key func(caller int) int64) Row {
+func batcherRow(work, control string, bar float64, way func(*sums, context.Context) (int, error), key func(caller int) int64) Row {
 	return Ratio{Work: work, Control: control, Bar: bar,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			c := &numbers{lab: lab, key: key, duration: time.Duration(lab.N(2000, 500)) * time.Millisecond}
+			c := &sums{lab: lab, key: key, duration: time.Duration(lab.N(2000, 500)) * time.Millisecond}
 			c.batch.Store(callers)
 			if c.pool, err = lab.OpenPool(ctx, callers); err != nil {
 				return control, ours, err
 			}
 			err = lab.Exec(ctx,
-				`CREATE TABLE numbers (key bigint PRIMARY KEY, n bigint NOT NULL) WITH (fillfactor = 50)`,
-				fmt.Sprintf(`INSERT INTO numbers SELECT i, 0 FROM generate_series(0, %d) i`, callers*keysEach-1))
+				`CREATE TABLE counters (key bigint PRIMARY KEY, n bigint NOT NULL) WITH (fillfactor = 50)`,
+				fmt.Sprintf(`INSERT INTO counters SELECT i, 0 FROM generate_series(0, %d) i`, callers*keysEach-1))
 			return Side{Run: func(ctx context.Context) (int, error) { return way(c, ctx) }}, Side{Run: c.batched}, err
 		},
 	}
@@ -53,8 +53,8 @@ func ownKey(caller int) int64 { return int64(caller*keysEach + rand.IntN(keysEac
 
 func hotKey(int) int64 { return 0 }
 
-// numbers is a table of sums, and the ways to add to them for a while.
-type numbers struct {
+// sums is a table of sums, and the ways to add to them for a while.
+type sums struct {
 	lab      *Lab
 	pool     *pgxpool.Pool // of a connection for each caller
 	key      func(caller int) int64
@@ -64,7 +64,7 @@ type numbers struct {
 
 // upsert adds values, which may be several to a row, in the order of their keys.
 const upsert = `
-	INSERT INTO numbers AS c (key, n)
+	INSERT INTO counters AS c (key, n)
 	SELECT key, sum(n)
 	FROM unnest($1::bigint[], $2::bigint[]) AS v (key, n)
 	GROUP BY key
@@ -72,7 +72,7 @@ const upsert = `
 	ON CONFLICT (key) DO UPDATE SET n = c.n + EXCLUDED.n`
 
 // batched is howdah's way: every caller puts a value and waits for its commit.
-func (c *numbers) batched(ctx context.Context) (int, error) {
+func (c *sums) batched(ctx context.Context) (int, error) {
 	b := pg.NewBatcher(pg.BatcherConfig[int64, int64, struct{}]{
 		Pool:    c.lab.Pool,
 		Compare: cmp.Compare[int64],
@@ -86,7 +86,7 @@ func (c *numbers) batched(ctx context.Context) (int, error) {
 				}
 			}
 			_, err := tx.Exec(ctx, `
-				INSERT INTO numbers AS c (key, n)
+				INSERT INTO counters AS c (key, n)
 				SELECT *
 				FROM unnest($1::bigint[], $2::bigint[])
 				ON CONFLICT (key) DO UPDATE SET n = c.n + EXCLUDED.n`, keys, sums)
@@ -109,10 +109,10 @@ func (c *numbers) batched(ctx context.Context) (int, error) {
 }
 
 // singly is a connection for each caller.
-func (c *numbers) singly(ctx context.Context) (int, error) {
+func (c *sums) singly(ctx context.Context) (int, error) {
 	return c.callers(ctx, func(caller int) error {
 		_, err := c.pool.Exec(ctx, `
-			INSERT INTO numbers AS c (key, n)
+			INSERT INTO counters AS c (key, n)
 			VALUES ($1, $2)
 			ON CONFLICT (key) DO UPDATE SET n = c.n + EXCLUDED.n`, c.key(caller), 1)
 		return err
@@ -121,7 +121,7 @@ func (c *numbers) singly(ctx context.Context) (int, error) {
 
 // callers lets every caller do one thing after the other for a while and
 // returns how many were done.
-func (c *numbers) callers(ctx context.Context, do func(caller int) error) (int, error) {
+func (c *sums) callers(ctx context.Context, do func(caller int) error) (int, error) {
 	var sum atomic.Int64
 	errs := make([]error, callers)
 	var all sync.WaitGroup
@@ -140,7 +140,7 @@ func (c *numbers) callers(ctx context.Context, do func(caller int) error) (int, 
 
 // oneStatement is the limit: one connection that always has a full batch and
 // waits for nobody.
-func (c *numbers) oneStatement(ctx context.Context) (sum int, err error) {
+func (c *sums) oneStatement(ctx context.Context) (sum int, err error) {
 	n := int(c.batch.Load())
 	keys, values := make([]int64, n), slices.Repeat([]int64{1}, n)
 	for began := time.Now(); time.Since(began) < c.duration; sum += n {

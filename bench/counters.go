@@ -24,7 +24,7 @@ var countersRows = []Row{
 	Ratio{
 		Work: "apply 1,000 events, 4 granularities, 3 fields, rows all distinct", Control: "an upsert of the 4,000 rows that replaces data", Bar: 0.35,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			s, err := openCounters(ctx, lab)
+			s, err := openWithoutSystem(ctx, lab)
 			events, rows := manyEvents(), manyRows(lab.Pool)
 			return Side{nil, repeat(lab, rows.replace)}, Side{nil, repeat(lab, func(ctx context.Context) (int, error) { return s.Apply(ctx, events...) })}, err
 		},
@@ -32,7 +32,7 @@ var countersRows = []Row{
 	Ratio{
 		Work: "apply 1,000 events, 4 granularities, 3 fields, rows all distinct", Control: "the original's: a transaction of 4 jsonb_set upserts an event", Bar: 10,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			s, err := openCounters(ctx, lab)
+			s, err := openWithoutSystem(ctx, lab)
 			events, rows := manyEvents(), manyRows(lab.Pool)
 			next := 0
 			return Side{nil, repeat(lab, func(ctx context.Context) (int, error) {
@@ -45,7 +45,7 @@ var countersRows = []Row{
 	Ratio{
 		Work: "one hot key, 64 callers of a durable Writer", Control: "the original's: a transaction of 4 jsonb_set upserts an event, 8 connections", Bar: 15,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			s, err := openCounters(ctx, lab)
+			s, err := openWithoutSystem(ctx, lab)
 			rows := manyRows(lab.Pool)
 			return Side{nil, func(ctx context.Context) (int, error) {
 					return together(lab, 8, func() error { return rows.track(ctx, rows.keys[:4]) })
@@ -61,7 +61,7 @@ var countersRows = []Row{
 	Ratio{
 		Work: "one hot key, a Fast Writer", Control: "an upsert of 4,000 rows that replaces data, for 1,000 events", Bar: 4,
 		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
-			s, err := openCounters(ctx, lab)
+			s, err := openWithoutSystem(ctx, lab)
 			rows := manyRows(lab.Pool)
 			return Side{nil, repeat(lab, rows.replace)}, Side{nil, func(ctx context.Context) (n int, err error) {
 				err = withWriter(ctx, s, counters.WriterConfig{Fast: true}, func(w *counters.Writer) error {
@@ -80,8 +80,8 @@ var (
 	granularities = []counters.Granularity{"1m", "1h", "1d", "1mo"}
 )
 
-// openCounters returns a store without system rows.
-func openCounters(ctx context.Context, lab *Lab) (*counters.Store, error) {
+// openWithoutSystem returns a store without system rows.
+func openWithoutSystem(ctx context.Context, lab *Lab) (*counters.Store, error) {
 	s := counters.New(lab.Pool, counters.Config{System: counters.Off, Granularities: granularities})
 	direct, err := (pg.Config{URL: lab.URL}).Direct()
 	if err == nil {

@@ -19,6 +19,7 @@ type bell struct {
 	writers, ticks *pg.Subscription
 	idle           time.Duration
 	next           time.Duration
+	rung           bool // the last wait was ended by somebody, not by time
 }
 
 func newBell(hub *pg.Hub, idle time.Duration) (*bell, error) {
@@ -50,6 +51,7 @@ func (b *bell) wait(ctx context.Context) bool {
 	}
 	timer := time.NewTimer(min(b.next, most))
 	defer timer.Stop()
+	b.rung = true
 	select {
 	case <-ctx.Done():
 		return false
@@ -58,6 +60,7 @@ func (b *bell) wait(ctx context.Context) bool {
 	case <-b.ticks.C():
 		b.busy()
 	case <-timer.C:
+		b.rung = false
 		b.next = min(2*b.next, b.idle)
 	}
 	return true

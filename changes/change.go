@@ -40,6 +40,7 @@ type Change struct {
 	Origin   string          `json:"origin,omitempty"`  // whose transaction it was: see [Log.Mark]
 	Meta     json.RawMessage `json:"meta,omitempty"`    // what its transaction said of itself; a JSON string where that was no JSON
 	Trimmed  bool            `json:"trimmed,omitempty"` // old and new were larger than the capture allows and were left out
+	Missing  []string        `json:"missing,omitempty"` // columns that new lacks: large, unchanged, and so not told by logical capture
 	Last     bool            `json:"last,omitempty"`    // the last change of its transaction, as far as the filter lets through
 }
 
@@ -58,6 +59,7 @@ type line struct {
 	Origin  string
 	Meta    *string
 	Trimmed bool
+	Missing []byte
 }
 
 func (l *line) position() Position { return Position{Commit: l.N, ID: l.ID} }
@@ -74,6 +76,9 @@ func (l *line) change() Change {
 		if op.code() == l.Op {
 			c.Op = op
 		}
+	}
+	if l.Missing != nil && json.Unmarshal(l.Missing, &c.Missing) != nil {
+		c.Missing = nil // nobody but us writes it
 	}
 	if l.Meta != nil {
 		c.Meta = asJSON(*l.Meta)

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -24,13 +26,20 @@ type Finding struct {
 func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 	const op = "changes: doctor"
 	findings := []Finding{}
-	for _, look := range []string{doctorTriggers, doctorKeys, doctorTables, doctorServer, doctorLog} {
+	for _, look := range []string{doctorTriggers, doctorKeys, doctorTables, doctorServer, doctorLog, doctorConsumers} {
 		rows, _ := l.db.Query(ctx, look)
 		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
 		if err != nil {
 			return nil, pg.Wrap(op, err)
 		}
 		findings = append(findings, some...)
+	}
+	if pool, ok := l.db.(*pgxpool.Pool); ok {
+		silent, err := doorbellSilent(ctx, pool)
+		if err != nil {
+			return nil, pg.Wrap(op, err)
+		}
+		findings = append(findings, silent...)
 	}
 	sortFindings(findings)
 	return findings, nil
@@ -147,7 +156,7 @@ const doctorLog = `
 	FROM pg_sequence
 	WHERE seqrelid = 'howdah.change_id'::regclass AND seqcache > 1
 	UNION ALL
-	SELECT 'log-large', 'warning', 'howdah.change', 'the log has ' || pg_size_pretty(s.bytes), 'shorten what is kept, or look who is behind'
+	SELECT 'log-large', 'warning', 'howdah.change', 'the log has ' || pg_size_pretty(s.bytes), 'howdah changes retention with a shorter time, or look who is behind: howdah changes consumers'
 	FROM (SELECT sum(pg_total_relation_size(inhrelid)) AS bytes FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass) s
 	WHERE s.bytes > 10::bigint << 30
 	UNION ALL
@@ -160,3 +169,55 @@ const doctorLog = `
 	FROM (SELECT at, seq FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
 	WHERE t.at < clock_timestamp() - interval '1 hour' AND EXISTS (SELECT FROM howdah.change_spec)
 		AND t.seq < (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM howdah.change_id)`
+
+const doctorConsumers = `
+	WITH ` + places + `
+	SELECT 'consumer-behind' AS code, 'warning' AS severity, c.name AS object,
+		'it has handled nothing of what is there since ' || date_trunc('seconds', t.at) || ', and expires ' || s.hold || ' after that' AS problem,
+		'see that it runs, and what it fails on: howdah changes consumers' AS cure
+	FROM howdah.change_consumer c
+	JOIN places p ON p.consumer = c.name
+	CROSS JOIN howdah.change_state s
+	CROSS JOIN LATERAL (SELECT at FROM howdah.change_tick WHERE n > p.n ORDER BY n, tick LIMIT 1) t
+	WHERE c.state <> 'expired' AND t.at < clock_timestamp() - s.hold / 2
+	UNION ALL
+	SELECT 'consumer-expired', 'error', name, 'the log does not wait for it any more: ' || reason, 'howdah changes seek ' || name || ' now --yes, or forget it: howdah changes forget ' || name || ' --yes'
+	FROM howdah.change_consumer
+	WHERE state = 'expired'
+	UNION ALL
+	SELECT CASE WHEN dead THEN 'dead' ELSE 'parked' END, CASE WHEN dead THEN 'error' ELSE 'warning' END, consumer,
+		count(*) || CASE WHEN dead THEN ' changes failed so often that they are not tried again' ELSE ' changes failed, or wait behind one that did' END,
+		'howdah changes parked ' || consumer || ', then retry or skip'
+	FROM howdah.change_parked
+	GROUP BY consumer, dead`
+
+// doorbellSilent rings for itself. Through a pooler in transaction mode nobody hears.
+func doorbellSilent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Release()
+	const channel = "howdah_doctor"
+	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
+		return nil, err
+	}
+	defer conn.Exec(context.WithoutCancel(ctx), "UNLISTEN "+channel)
+	if _, err := conn.Exec(ctx, "NOTIFY "+channel); err != nil {
+		if readOnly(err) {
+			return nil, nil // on a standby nobody rings
+		}
+		return nil, err
+	}
+	within, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	switch _, err := conn.Conn().WaitForNotification(within); {
+	case err == nil || ctx.Err() != nil:
+		return nil, ctx.Err()
+	case within.Err() != nil:
+		return []Finding{{"doorbell-silent", "warning", "notifications", "they do not arrive, as through a pooler in transaction mode: readers find changes by looking, ten times a second",
+			"give the server a connection of its own to listen on: --listen-url"}}, nil
+	default:
+		return nil, err
+	}
+}

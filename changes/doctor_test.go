@@ -30,6 +30,11 @@ func codes(t *testing.T, l *changes.Log) []string {
 	return found
 }
 
+const (
+	consumerSQL = `INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('slow', 1, '{*}'); INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n) VALUES ('slow', 0, 1, 0)`
+	parkedSQL   = `INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head) VALUES ('slow', 0, 1, 1, 1, 'public.a', false, '{}', true)`
+)
+
 func TestDoctorFinds(t *testing.T) {
 	t.Parallel()
 	for want, sql := range map[string]string{
@@ -42,6 +47,10 @@ func TestDoctorFinds(t *testing.T) {
 		"truncate-cascade public.b":       `ALTER TABLE b ADD a int REFERENCES a`,
 		"sequence-cache howdah.change_id": `ALTER SEQUENCE howdah.change_id CACHE 10`,
 		"era commit 1000000":              `INSERT INTO howdah.change_era VALUES (1000000, 3, '00000002')`,
+		"consumer-behind slow":            consumerSQL + `; INSERT INTO howdah.change_tick SELECT tick + 1, 1, snap, next, seq, timeline, at - interval '4 days' FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`,
+		"consumer-expired slow":           consumerSQL + `; UPDATE howdah.change_consumer SET state = 'expired', reason = 'it was behind'`,
+		"parked slow":                     consumerSQL + `; ` + parkedSQL,
+		"dead slow":                       consumerSQL + `; ` + parkedSQL + `; UPDATE howdah.change_parked SET dead = true`,
 		"unread howdah.change":            `INSERT INTO a VALUES (1); UPDATE howdah.change_tick SET at = at - interval '2 hours'`,
 	} {
 		t.Run(want, func(t *testing.T) {

@@ -213,14 +213,23 @@ type vectors struct {
 
 func readVectors(t *testing.T) (v vectors) {
 	t.Helper()
-	text, err := os.ReadFile("testdata/golden/vectors.json")
+	readGolden(t, "vectors.json", &v)
+	if len(v.Position)*len(v.PositionOrder)*len(v.Pattern)*len(v.PatternRefused) == 0 {
+		t.Fatalf("vectors: %+v", v)
+	}
+	return v
+}
+
+// readGolden reads a file of known answers.
+func readGolden(t *testing.T, name string, into any) {
+	t.Helper()
+	text, err := os.ReadFile("testdata/golden/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := json.Unmarshal(text, &v); err != nil || len(v.Position)*len(v.PositionOrder)*len(v.Pattern)*len(v.PatternRefused) == 0 {
-		t.Fatalf("vectors: %+v, %v", v, err)
+	if err := json.Unmarshal(text, into); err != nil {
+		t.Fatalf("%s: %v", name, err)
 	}
-	return v
 }
 
 func TestPositionVectors(t *testing.T) {

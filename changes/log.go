@@ -47,7 +47,7 @@ var (
 	ErrNeedsTx = fmt.Errorf("only in a transaction: use WithTx: %w", fault.Invalid)
 	// ErrRestored reports that the database came from another cluster (a dump that
 	// was restored, pg_upgrade), where its log means nothing.
-	ErrRestored = fmt.Errorf("the feed belongs to another cluster and needs a rebase: howdah changes uninstall --yes, howdah migrate and the captures again begin a new one: %w", fault.Conflict)
+	ErrRestored = fmt.Errorf("the feed belongs to another cluster: howdah changes rebase begins a new one, and after pg_upgrade rebase --keep goes on with this: %w", fault.Conflict)
 )
 
 // Config are settings of a Log; the zero Config is right for most.
@@ -113,7 +113,8 @@ func (l *Log) Emit(ctx context.Context, topic string, payload any) error {
 }
 
 // Mark says of the transaction whose it is and what else it has to say of itself:
-// its changes bear both. origin is up to 63 letters, digits and _ . : -, meta
+// its changes bear both. In a handler of a [Consumer] the origin stands behind what
+// the change has been through. origin is up to 63 letters, digits and _ . : -, meta
 // anything JSON can say in 8 kB, or nil. Both end with the transaction. It
 // returns ErrNeedsTx outside a transaction.
 func (l *Log) Mark(ctx context.Context, origin string, meta any) error {
@@ -131,7 +132,9 @@ func (l *Log) Mark(ctx context.Context, origin string, meta any) error {
 			return pg.Wrap(op, err)
 		}
 	}
-	_, err := l.db.Exec(ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.meta', $2, true)`, origin, text)
+	_, err := l.db.Exec(ctx, `
+		SELECT set_config('howdah.origin', concat_ws(',', nullif(current_setting('howdah.path', true), ''), $1::text), true),
+			set_config('howdah.meta', $2, true)`, origin, text)
 	return pg.Wrap(op, err)
 }
 

@@ -3,6 +3,7 @@ package changes_test
 import (
 	"context"
 	"log/slog"
+	"os"
 	"testing"
 	"time"
 
@@ -13,7 +14,13 @@ import (
 	"github.com/howdah-db/howdah/pg/migrate"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+// TestMain also is a consumer, for tests that kill it.
+func TestMain(m *testing.M) {
+	if url := os.Getenv(consumerVar); url != "" {
+		os.Exit(consumerProcess(url))
+	}
+	pgtest.Main(m)
+}
 
 // newLog returns the log of a database of the test's own: schema howdah, the
 // doorbell and the locks are the database's.

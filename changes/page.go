@@ -26,6 +26,16 @@ type Filter struct {
 	Patterns []Pattern       // any of them matches; none = every table and topic
 	Ops      []Op            // none = every operation
 	Match    json.RawMessage // a JSON object that new or old contains; nil = any
+
+	share share // of a shard of a consumer
+}
+
+// share is what of the feed a shard of a consumer is handed: the lanes that fall to
+// it, and what is about a whole table. The zero share is all of the feed.
+type share struct {
+	shard, shards int
+	except        string // what has been through this consumer is not shown; "" = all is
+	until         int64  // the last commit that is looked at; 0 = none
 }
 
 // Page returns up to n changes that follow after, and the position to go on from,
@@ -95,6 +105,9 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
+	if f.share.until > 0 {
+		until = min(until, f.share.until)
+	}
 	batch.Queue(`
 		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
 			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint)
@@ -105,7 +118,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	where := f.where()
 	batch.Queue(`
 		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
-			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed
+			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed, e.missing
 		FROM howdah.change_commit c
 		CROSS JOIN LATERAL (
 			SELECT *
@@ -119,6 +132,8 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0)))
 				AND ($9::text = '' OR strpos($9, l.op::text) > 0)
 				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
+				AND ($11::int <= 1 OR l.op = 't' OR abs(howdah.change_lane(l.schema_name, l.table_name, l.key) % $11) = $12::int)
+				AND ($13::text = '' OR l.origin IS NULL OR strpos(',' || l.origin || ',', ',' || $13 || ',') = 0)
 			ORDER BY l.id
 			LIMIT $3::int) e
 		WHERE c.n >= $1::bigint
@@ -126,14 +141,16 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		ORDER BY c.n, e.id
 		LIMIT $3::int`,
 		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
-		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match).
+		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match,
+		f.share.shards, f.share.shard, f.share.except).
 		Query(func(rows pgx.Rows) (err error) {
 			lines, err = collect(rows, n+1)
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
-	// the page, and a page that it has reached is not whole.
-	batch.Queue(`SELECT floor FROM howdah.change_state`).
+	// the page, from where no snapshot shields it either, and a page that it has
+	// reached is not whole.
+	batch.Queue(`SELECT greatest(s.floor, CASE WHEN f.is_called THEN f.last_value ELSE 0 END) FROM howdah.change_state s, howdah.change_floor f`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
 	batch.Queue(replanned)
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
@@ -175,7 +192,7 @@ func collect(rows pgx.Rows, n int) (lines []line, err error) {
 	var l line
 	// Each row is scanned into the same places: by reflection into new ones it
 	// takes half as long again.
-	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed}
+	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing}
 	_, err = pgx.ForEachRow(rows, into, func() error {
 		if lines == nil {
 			lines = make([]line, 0, n)

@@ -7,6 +7,22 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
+// Find returns the position that name stands for: "start", "now" (the end of the
+// feed, as Sync numbers it), a time as RFC 3339 writes it (see At), or a position
+// itself. What is none of these is Invalid.
+func (l *Log) Find(ctx context.Context, name string) (Position, error) {
+	switch name {
+	case "start":
+		return l.Start(ctx)
+	case "now":
+		return l.Sync(ctx)
+	}
+	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
+		return l.At(ctx, t)
+	}
+	return ParsePosition(name)
+}
+
 // Start returns the earliest position that can be read from: whoever begins
 // there sees all that retention has kept.
 func (l *Log) Start(ctx context.Context) (Position, error) {

@@ -95,13 +95,14 @@ func (s *Store) beamed(ctx context.Context, key string) (*table, error) {
 		return nil, pg.Refuse("key", "%d characters; at most %d", n, maxKey)
 	}
 	if !t.ping {
+		now := time.Now()
 		if t, err = s.look(ctx); err != nil { // it may have been made meanwhile
 			return nil, err
 		}
 		if t == nil || !t.ping {
 			return nil, pg.Refuse("table", "there is no %s; howdah counters setup makes it", s.names.SQL("{ping}"))
 		}
-		s.found.set(t)
+		s.found.set(t, now)
 	}
 	return t, nil
 }

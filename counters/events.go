@@ -134,6 +134,8 @@ func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared
 type write struct {
 	rows, system   []rowID
 	fields, counts []field
+	spread         bool // rows to their slots
+	deferred       bool // system to theirs
 }
 
 func (w write) into(f *fold) error {
@@ -146,6 +148,12 @@ func (w write) into(f *fold) error {
 		if err := f.take(id, w.counts); err != nil {
 			return err
 		}
+	}
+	if w.spread {
+		f.toSlots(w.rows)
+	}
+	if w.deferred {
+		f.toSlots(w.system)
 	}
 	return nil
 }
@@ -174,7 +182,8 @@ func (t *table) writes(e Event) (w write, err error) {
 	if w.rows, err = t.buckets(e.Key, e.Granularities, e.At); err != nil {
 		return w, err
 	}
-	if t.system != Sync {
+	w.spread, w.deferred = t.spreads(e.Key), t.system == Deferred
+	if t.system == Off {
 		return w, nil
 	}
 	if w.system, err = t.buckets(systemKey, e.Granularities, e.At); err != nil {

@@ -174,27 +174,31 @@ func checksum(t testing.TB, pool *pgxpool.Pool, tables ...string) (all string) {
 	return all
 }
 
-// The events of the original make the rows of the original, one at a time and all at
-// once, and are then answered as it answers. D6, D7: by the calendar's rules.
+// The events of the original make the rows of the original, one at a time, all at once,
+// and in slots that are folded, and are then answered as it answers. D6, D7: by the
+// calendar's rules.
 func TestWritesWhatTheOriginalWrites(t *testing.T) {
 	t.Parallel()
 	for _, d := range datasets(t) {
-		for _, atOnce := range []bool{false, true} {
-			name := d.Name + " one by one"
-			if atOnce {
-				name = d.Name + " at once"
-			}
-			t.Run(name, func(t *testing.T) {
+		for _, how := range []string{"one by one", "at once", "in slots"} {
+			t.Run(d.Name+" "+how, func(t *testing.T) {
 				t.Parallel()
 				ctx := t.Context()
 				pool := newPool(t)
 				load(t, pool)
-				s := counters.New(pool, d.config(t, "ours"))
+				cfg := d.config(t, "ours")
+				if how == "in slots" {
+					cfg.System, cfg.Striped, cfg.Slots = counters.Deferred, []string{"*"}, 3
+				}
+				s := counters.New(pool, cfg)
 				if err := s.Setup(ctx); err != nil {
 					t.Fatal(err)
 				}
+				if how == "in slots" {
+					s = known(t, pool, cfg)
+				}
 				events := d.events()
-				if atOnce {
+				if how == "at once" {
 					if n, err := s.Apply(ctx, events...); err != nil || n != len(events) {
 						t.Fatal(n, err)
 					}
@@ -218,6 +222,12 @@ func TestWritesWhatTheOriginalWrites(t *testing.T) {
 						if _, err := pool.Exec(ctx, `INSERT INTO trifle_dst VALUES ($1, $2)`, counters.FullKey(d.Separator, row.Key, row.Granularity, row.At), row.Data); err != nil {
 							t.Fatal(err)
 						}
+					}
+				}
+				if how == "in slots" {
+					d.ask(t, s)
+					if n, err := s.Fold(ctx); err != nil || n == 0 {
+						t.Errorf("Fold = %d, %v", n, err)
 					}
 				}
 				same(t, pool, d.Table, "ours", d.Rows)

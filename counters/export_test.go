@@ -1,6 +1,11 @@
 package counters
 
-import "context"
+import (
+	"context"
+	"time"
+
+	"github.com/howdah-db/howdah/pg"
+)
 
 // What tests look at beneath the exported names.
 
@@ -72,7 +77,7 @@ func WriterOf(s *Store, cfg WriterConfig, calls int) *Writer { return newWriter(
 // Gather lets calls share transactions, the first of which begins when Run does.
 func (w *Writer) Gather() { w.running.Store(true) }
 
-func (s *Store) DropReceipts(ctx context.Context) (int64, error) { return s.dropReceipts(ctx) }
+func (s *Store) DropReceipts(ctx context.Context) error { return s.dropReceipts(ctx) }
 
 // Statement is what one statement of a fold does to rows.
 type Statement struct {
@@ -134,4 +139,49 @@ func (w *Writer) Running() bool { return w.running.Load() }
 func (c Calendar) Span(g Granularity, at int64) (from, to int64) {
 	r, _ := c.rule(g)
 	return r.span(at)
+}
+
+// Age makes what was found of the table older.
+func (s *Store) Age(d time.Duration) {
+	s.found.mu.Lock()
+	defer s.found.mu.Unlock()
+	s.found.looked = s.found.looked.Add(-d)
+}
+
+// Gather is gather of rows by their keys.
+func (s *Store) Gather(ctx context.Context, tx pg.DB, keys ...Key) error {
+	t, err := s.table(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := t.identify(keys)
+	if err != nil {
+		return err
+	}
+	return s.gather(ctx, tx, t, rows...)
+}
+
+func (s *Store) FoldRow(ctx context.Context, key Key) error {
+	t, err := s.table(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := t.identify([]Key{key})
+	if err == nil {
+		_, err = s.foldRow(ctx, t, rows[0])
+	}
+	return err
+}
+
+func (s *Store) WaitingKeys(ctx context.Context) ([]string, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	keys, _, err := s.waitingKeys(ctx, t, "")
+	return keys, err
+}
+
+func (s *Store) Turn(ctx context.Context, name string, every time.Duration) (bool, error) {
+	return s.turn(ctx, task{name: name, every: every})
 }

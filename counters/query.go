@@ -2,10 +2,13 @@ package counters
 
 import (
 	"context"
+	"fmt"
 	"iter"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -56,7 +59,7 @@ func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 		return err
 	}
 	first, last := series.At[0].Unix(), series.At[len(series.At)-1].Unix()
-	if t.ranged(first, last) {
+	if t.ranged(q.Key, first, last) {
 		_, err = s.stored(ctx, t, q, first, last, 0, func(_ int, at time.Time, data []byte) error {
 			if i, ok := place[at.Unix()]; ok && at.Nanosecond() == 0 {
 				return have(i, data)
@@ -99,7 +102,7 @@ func (s *Store) Rows(ctx context.Context, q Query) iter.Seq2[Point, error] {
 	}
 }
 
-// maxPart is how many rows are read at a time.
+// maxPart is how many rows are read at a time. It must be more than one and its slots.
 const maxPart = 1000
 
 func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error {
@@ -127,14 +130,13 @@ func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error
 		return true
 	}
 	first, last := t.calendar.Floor(q.Granularity, q.From).Unix(), q.To.Unix()
-	for t.ranged(first, last) {
-		n, err := s.stored(ctx, t, q, first, last, maxPart, keep)
+	for t.ranged(q.Key, first, last) {
+		more, err := s.stored(ctx, t, q, first, last, maxPart, keep)
 		if err != nil {
 			return err
 		}
-		more := n == maxPart
 		if more {
-			first = part[n-1].At.Unix() + 1
+			first = part[len(part)-1].At.Unix() + 1
 		}
 		if !flush() || !more {
 			return nil
@@ -203,53 +205,72 @@ const (
 	lastRanged  = 9_999_999_999 // 2286
 )
 
-// ranged reports whether the buckets between two instants are a range of an index.
-func (t *table) ranged(first, last int64) bool {
-	return t.mode != Full || t.bytewise && first >= firstRanged && last <= lastRanged
+// ranged reports whether the buckets of a metric between two instants are a range of
+// an index, and its slots too.
+func (t *table) ranged(name string, first, last int64) bool {
+	digits := first >= firstRanged && last <= lastRanged
+	return (digits || !t.slotted(name)) && (t.mode != Full || t.bytewise && digits)
 }
 
-// stored calls have with the rows of a metric from first to last, in order: at most n
-// of them, and where n is 0 all. It returns how many there were.
-func (s *Store) stored(ctx context.Context, t *table, q Query, first, last int64, n int, have func(i int, at time.Time, data []byte) error) (count int, err error) {
+// stored calls have with the rows of a metric from first to last, and their slots, in
+// order: those of at most n rows and slots, and where n is 0 all. It reports whether
+// there may be more.
+func (s *Store) stored(ctx context.Context, t *table, q Query, first, last int64, n int, have func(i int, at time.Time, data []byte) error) (more bool, err error) {
 	limit := ""
 	if n > 0 {
 		limit = `
 			LIMIT ` + strconv.Itoa(n)
 	}
-	sql := `
+	prefix := q.Key + t.separator + string(q.Granularity)
+	// Between two keys that end in ten digits there may be others: longer, or with other signs.
+	byKey := func(table string, p int) string {
+		return fmt.Sprintf(`
+			SELECT to_timestamp(right(key, 10)::float8) AS at, data
+			FROM %s
+			WHERE key COLLATE "C" >= $%d AND key COLLATE "C" <= $%d AND right(key, -$%d::int) ~ '^[0-9]{10}$'`, table, p, p+1, p+2)
+	}
+	const inOrder = `
+			ORDER BY key COLLATE "C"`
+	full := prefix + t.separator
+	keys := []any{full + strconv.FormatInt(first, 10), full + strconv.FormatInt(last, 10), utf8.RuneCountInString(full)}
+	sql, args := byKey("{table}", 1)+inOrder+limit, keys
+	if t.mode != Full {
+		sql = `
 			SELECT at, data
 			FROM {table}
 			WHERE key = $1 AND at >= $2 AND at <= $3
 			ORDER BY at` + limit
-	from, to := time.Unix(first, 0).UTC(), time.Unix(last, 0).UTC()
-	prefix := q.Key + t.separator + string(q.Granularity)
-	args := []any{prefix, from, to}
-	switch t.mode {
-	case Separated:
-		sql = strings.Replace(sql, "key = $1 ", "key = $1 AND granularity = $4 ", 1)
-		args = []any{q.Key, from, to, string(q.Granularity)}
-	case Full:
-		// Between two keys that end in ten digits there may be others: longer, or with other signs.
-		sql = `
-			SELECT to_timestamp(right(key, 10)::float8), data
-			FROM {table}
-			WHERE key COLLATE "C" >= $1 AND key COLLATE "C" <= $2 AND right(key, -$3::int) ~ '^[0-9]{10}$'
-			ORDER BY key COLLATE "C"` + limit
-		prefix += t.separator
-		args = []any{prefix + strconv.FormatInt(first, 10), prefix + strconv.FormatInt(last, 10), len([]rune(prefix))}
+		args = []any{prefix, time.Unix(first, 0).UTC(), time.Unix(last, 0).UTC()}
+		if t.mode == Separated {
+			sql = strings.Replace(sql, "key = $1 ", "key = $1 AND granularity = $4 ", 1)
+			args = []any{q.Key, args[1], args[2], string(q.Granularity)}
+		}
+	}
+	if t.slotted(q.Key) {
+		p := len(args) + 1
+		sql = "(" + sql + `)
+			UNION ALL (` + byKey("howdah.counter_slots", p) + " AND tbl = $" + strconv.Itoa(p+3) + inOrder + limit + `)
+			ORDER BY at` + limit
+		args = slices.Concat(args, keys, []any{t.name})
 	}
 	err = pg.Retry(ctx, s.db, func() error {
-		count = 0
 		rows, err := s.db.Query(ctx, s.names.SQL(sql), args...)
 		if err != nil {
 			return err
 		}
+		count, i := 0, 0
 		var at time.Time
 		var data []byte
-		_, err = pgx.ForEachRow(rows, []any{&at, &data}, func() error { count++; return have(count-1, at, data) })
-		return err
+		whole := parts[time.Time]{have: func(at time.Time, data []byte) error { i++; return have(i-1, at, data) }}
+		if _, err := pgx.ForEachRow(rows, []any{&at, &data}, func() error { count++; return whole.add(at, data) }); err != nil {
+			return err
+		}
+		if more = count == n && n > 0; more {
+			return nil // of the last there may be more parts
+		}
+		return whole.end()
 	})
-	return count, s.told(err)
+	return more, s.told(err)
 }
 
 // lengths are those of units, in seconds, and what they restart in.

@@ -2,11 +2,13 @@ package counters
 
 import (
 	"slices"
+	"strings"
 )
 
 // fold is what a transaction writes: each row once.
 type fold struct {
 	rows   map[rowID]*rowFold
+	spread map[rowID]bool           // those that have slots for what is added to them
 	stored map[rowID]map[string]any // what is known to be in rows, and is no number
 	words  bool                     // some field is put that is no number
 	undo   []change
@@ -61,11 +63,22 @@ func (r *round) add(f field) {
 	}
 }
 
-// drop takes back the last add.
-func (r *round) drop() {
+// drop takes a field out, and puts the last in its place.
+func (r *round) drop(i int) {
 	last := len(r.fields) - 1
-	delete(r.at, r.fields[last].path)
+	delete(r.at, r.fields[i].path)
+	if i != last {
+		r.fields[i] = r.fields[last]
+		if r.at != nil {
+			r.at[r.fields[i].path] = i
+		}
+	}
 	r.fields = r.fields[:last]
+}
+
+// sorted returns the fields in the order of their paths.
+func (r *round) sorted() []field {
+	return slices.SortedFunc(slices.Values(r.fields), func(a, b field) int { return strings.Compare(a.path, b.path) })
 }
 
 // change is what was done to a row: it was made, or a field was added to a round of it,
@@ -170,7 +183,8 @@ func (f *fold) back() {
 		case c.at >= 0:
 			row.rounds[c.round].fields[c.at] = c.was
 		default:
-			row.rounds[c.round].drop()
+			r := &row.rounds[c.round]
+			r.drop(len(r.fields) - 1)
 			if c.round > 0 && len(row.rounds[c.round].fields) == 0 {
 				row.rounds = row.rounds[:c.round]
 			}

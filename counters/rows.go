@@ -195,11 +195,27 @@ func (s *Store) write(ctx context.Context, t *table, f *fold) error {
 	return s.explain(ctx, t, f, pg.Written(s.db, s.told(err)))
 }
 
+// send sends the statements of f in one pipeline. Where slots have to be folded before
+// it is a transaction of its own, unless db is one.
 func (s *Store) send(ctx context.Context, db pg.DB, t *table, f *fold) error {
 	if len(f.rows) == 0 {
 		return nil
 	}
-	return db.SendBatch(ctx, s.batch(t, f)).Close()
+	rest, spread, first := t.spread(f)
+	if len(first) > 0 && !pg.InTx(db) {
+		return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return s.send(ctx, tx, t, f) })
+	}
+	var b *pgx.Batch
+	if len(first) == 0 {
+		b = s.batch(t, rest)
+	} else {
+		var err error
+		if b, err = s.after(ctx, db, t, rest, first); err != nil {
+			return err
+		}
+	}
+	s.fill(b, t, f, spread)
+	return db.SendBatch(ctx, b).Close()
 }
 
 // atomically runs fn, which sends one batch: on a pool that is a transaction, in one
@@ -276,23 +292,35 @@ func (e *notNumberError) Unwrap() []error { return []error{e.error, ErrNotNumber
 // maxNamed is how many rows are named in one statement.
 const maxNamed = 10_000
 
-// read calls have with the data of those of rows that are there.
+// read calls have with the data of those of rows that are there, and of their slots.
 func (s *Store) read(ctx context.Context, t *table, rows []rowID, have func(i int, data []byte) error) error {
-	sql := s.names.SQL(`
-		SELECT k.n, t.data
-		FROM unnest(` + t.arrays + `) WITH ORDINALITY AS k(` + t.columns + `, n)
-		JOIN {table} t ON ` + t.join)
 	for done := 0; done < len(rows); done += maxNamed {
 		chunk := rows[done:min(done+maxNamed, len(rows))]
+		sql, args := `
+			SELECT k.n, t.data
+			FROM unnest(`+t.arrays+`) WITH ORDINALITY AS k(`+t.columns+`, n)
+			JOIN {table} t ON `+t.join, t.args(chunk)
+		if n, keys := t.slottedRows(chunk); len(n) > 0 {
+			sql += fmt.Sprintf(`
+			UNION ALL
+			SELECT k.n, s.data
+			FROM unnest($%d::bigint[], $%d::text[]) AS k(n, key)
+			JOIN howdah.counter_slots s ON s.key = k.key AND s.tbl = $%d
+			ORDER BY n`, t.next, t.next+1, t.next+2)
+			args = append(args, n, keys, t.name)
+		}
 		err := pg.Retry(ctx, s.db, func() error {
-			found, err := s.db.Query(ctx, sql, t.args(chunk)...)
+			found, err := s.db.Query(ctx, s.names.SQL(sql), args...)
 			if err != nil {
 				return err
 			}
 			var n int64
 			var data []byte
-			_, err = pgx.ForEachRow(found, []any{&n, &data}, func() error { return have(done+int(n)-1, data) })
-			return err
+			whole := parts[int64]{have: func(n int64, data []byte) error { return have(done+int(n)-1, data) }}
+			if _, err := pgx.ForEachRow(found, []any{&n, &data}, func() error { return whole.add(n, data) }); err != nil {
+				return err
+			}
+			return whole.end()
 		})
 		if err != nil {
 			return s.told(err)

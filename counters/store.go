@@ -39,8 +39,20 @@ type Config struct {
 	WeekStart     Weekday        // default Monday
 	Granularities []Granularity  // default 1m 1h 1d 1w 1mo 1q 1y; each counts once
 	Paths         Encoding       // default Raw
-	System        System         // default Sync
+	System        System         // default Deferred
+
+	// Striped are the names of hot metrics, which many add to at once; one that ends
+	// in * stands for all that begin so, as in http::*. What Track adds to them goes to
+	// one of Slots rows, so that few wait for each other. All Stores see it at once;
+	// programs that read the table see it when a [Keeper], or Fold, has moved it there.
+	// Names are striped half a minute after [Store.Setup] has recorded them; nil leaves
+	// what was recorded, an empty list ends it.
+	Striped []string
+	Slots   int // default 16, at most MaxSlots
 }
+
+// MaxSlots is the most slots of one row.
+const MaxSlots = 256
 
 // System is how the events of all metrics are counted, in the rows of the key
 // __system__key__: a field for each metric, and their number.
@@ -48,8 +60,9 @@ type System string
 
 // The ways to keep system rows.
 const (
-	Sync System = "sync" // in the transaction of the event
-	Off  System = "off"  // not at all
+	Deferred System = "deferred" // in slots, which a Keeper folds: then other programs see it, too
+	Sync     System = "sync"     // in the row itself, one event of a bucket after the other
+	Off      System = "off"      // not at all
 )
 
 // Store is the counters of one table. It is safe for use by many goroutines.
@@ -59,6 +72,7 @@ type Store struct {
 	cfg   Config
 	bad   error // what is wrong with cfg
 	found *found
+	lane  uint32 // of slots, for all calls of a transaction; 0: each has its own
 }
 
 // New returns a Store on db. It never fails: a Config that cannot be is told, as
@@ -111,15 +125,33 @@ func (c Config) check() error {
 		}
 	}
 	switch c.System {
-	case "", Sync, Off:
-		return nil
+	case "", Deferred, Sync, Off:
+	default:
+		return pg.Refuse("system", "%q; want deferred, sync or off", c.System)
 	}
-	return pg.Refuse("system", "%q; want sync or off", c.System)
+	for i, name := range c.Striped {
+		field := "striped[" + strconv.Itoa(i) + "]"
+		if name == "" {
+			return pg.Refuse(field, "empty")
+		}
+		if err := pg.CheckText(field, name); err != nil {
+			return err
+		}
+	}
+	if c.Slots < 0 || c.Slots > MaxSlots {
+		return pg.Refuse("slots", "%d; want 1 to %d", c.Slots, MaxSlots)
+	}
+	return nil
 }
 
 // WithTx returns a Store that works inside tx. The caller commits. A call that is
 // refused leaves tx as it was before it.
-func (s *Store) WithTx(tx pgx.Tx) *Store { c := *s; c.db = tx; return &c }
+func (s *Store) WithTx(tx pgx.Tx) *Store {
+	c := *s
+	c.db = tx
+	c.lane = newLane()
+	return &c
+}
 
 // Migrations are the files that make what all counter tables of a database need, and
 // the default table where it is missing and the role may make it. Other tables, and

@@ -424,7 +424,7 @@ func TestTablesThatAreNone(t *testing.T) {
 	if err := b.Setup(ctx); err != nil {
 		t.Error(err)
 	}
-	if got, err := b.Settings(ctx); err != nil || got.System != counters.Sync {
+	if got, err := b.Settings(ctx); err != nil || got.System != counters.Deferred {
 		t.Error(got, err)
 	}
 }
@@ -439,6 +439,16 @@ func TestReadingNeedsNothing(t *testing.T) {
 	got, err := s.Get(ctx, key("orders::1m::1746525240"))
 	if err != nil || !number(236.48).Equal(got[0]["revenue"].(counters.Number)) {
 		t.Errorf("Get = %v, %v", got, err)
+	}
+	system := hour(t, s, counters.SystemKey)
+	if _, err := s.Get(ctx, []counters.Key{{counters.SystemKey + "::1h::1746522000"}}); err != nil || system == nil {
+		t.Errorf("the system row is %v, %v", system, err)
+	}
+	if set, err := s.Settings(ctx); err != nil || set.System != counters.Sync { // there is nowhere to defer it to
+		t.Errorf("Settings = %+v, %v", set, err)
+	}
+	if n, err := s.Fold(ctx); n != 0 || err != nil {
+		t.Errorf("Fold = %d, %v", n, err)
 	}
 	if _, err := s.Inc(ctx, key("k"), counters.Values{"n": 1}); !errors.Is(err, fault.Unavailable) || !strings.Contains(err.Error(), "howdah migrate") {
 		t.Errorf("Inc = %v, want a hint", err)

@@ -26,8 +26,8 @@ const (
 	Separated Mode = "separated" // key, granularity, at: orders, 1h, 2025-05-06 09:00
 )
 
-// Settings are what is known of a table. All but the mode and the granularities say
-// where in it a number lies, and never change.
+// Settings are what is known of a table. Mode, time zone, week start, separator and
+// paths say where in it a number lies, and never change.
 type Settings struct {
 	Table         string        `json:"table"`
 	Mode          Mode          `json:"mode"`
@@ -37,6 +37,8 @@ type Settings struct {
 	Paths         Encoding      `json:"paths"`
 	Granularities []Granularity `json:"granularities"`
 	System        System        `json:"system"`
+	Striped       []string      `json:"striped" nullable:"false"`
+	Slots         int           `json:"slots"`
 	Recorded      bool          `json:"recorded"` // by Setup; else a program without these settings would take the defaults
 }
 
@@ -47,13 +49,15 @@ type table struct {
 	mode          Mode
 	bytewise      bool // an index has the keys in the order of their bytes
 	ping          bool // there is a ping table
+	migrated      bool // there are records, and slots
 	separator     string
 	calendar      Calendar
 	granularities []Granularity
 	paths         Encoding
 	system        System
-	recorded      *record
-	recent        recent
+	striping
+	recorded *record
+	recent   recent
 }
 
 // record is a row of howdah.counter_tables.
@@ -64,42 +68,71 @@ type record struct {
 	Paths         Encoding      `json:"paths"`
 	Granularities []Granularity `json:"granularities"`
 	System        System        `json:"system"`
+	Striped       []string      `json:"striped,omitempty"`
+	Slots         int           `json:"slots,omitempty"`
+	// EverStriped has a member for each name that is or was striped: there may be
+	// slots of it.
+	EverStriped map[string]bool `json:"ever_striped,omitempty"`
+	StripedAt   float64         `json:"striped_at,omitempty"` // unix seconds, of the last change of Striped
+	now         float64         // when looked at
 }
 
-// found is the table once it was looked at; it is shared by a store's copies.
+// found is the table that was looked at; it is shared by a store's copies.
 type found struct {
-	mu    sync.Mutex
-	table *table
+	mu     sync.Mutex
+	table  *table
+	looked time.Time
+	asked  time.Time // when somebody last went to look again
 }
+
+// fresh is how long what was found holds. Until twice as long it serves those who
+// come while another looks again.
+const fresh = 10 * time.Second
 
 func (f *found) get() *table {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	switch age := time.Since(f.looked); {
+	case f.table == nil, age > 2*fresh:
+		return nil
+	case age > fresh && time.Since(f.asked) > fresh:
+		f.asked = time.Now()
+		return nil
+	}
 	return f.table
 }
 
-func (f *found) set(t *table) {
+// set keeps a table that was looked at not before then.
+func (f *found) set(t *table, then time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.table = t
+	f.table, f.looked = t, then
 }
 
-// table returns the table. It looks once; one that is missing is Invalid.
+// table returns the table. It looks at first use, and every now and then for what
+// others have changed; one that is missing is Invalid.
 func (s *Store) table(ctx context.Context) (*table, error) {
+	t, err := s.tableIfAny(ctx)
+	if t == nil && err == nil {
+		err = pg.Refuse("table", "there is no %s; howdah migrate makes the default one, howdah counters setup any", s.cfg.Table.Sanitize())
+	}
+	return t, err
+}
+
+// tableIfAny returns the table, nil where there is none.
+func (s *Store) tableIfAny(ctx context.Context) (*table, error) {
 	if s.bad != nil {
 		return nil, s.bad
 	}
 	if t := s.found.get(); t != nil {
 		return t, nil
 	}
+	now := time.Now()
 	t, err := s.look(ctx)
-	if err != nil {
+	if err != nil || t == nil {
 		return nil, err
 	}
-	if t == nil {
-		return nil, pg.Refuse("table", "there is no %s; howdah migrate makes the default one, howdah counters setup any", s.cfg.Table.Sanitize())
-	}
-	s.found.set(t)
+	s.found.set(t, now)
 	return t, nil
 }
 
@@ -108,7 +141,6 @@ func (s *Store) table(ctx context.Context) (*table, error) {
 func (s *Store) look(ctx context.Context) (*table, error) {
 	t := new(table)
 	var columns []string
-	var records bool
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT format('%I.%I', n.nspname, c.relname),
@@ -126,7 +158,7 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 				EXISTS (SELECT FROM pg_class r JOIN pg_namespace h ON h.oid = r.relnamespace WHERE h.nspname = 'howdah' AND r.relname = 'counter_tables')
 			FROM pg_class c
 			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &records)
+			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -139,7 +171,7 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 			t.name, strings.Join(columns, ", "))
 	}
 	t.layout = layouts[t.mode]
-	if records {
+	if t.migrated {
 		if t.recorded, err = s.recorded(ctx, t.name); err != nil {
 			return nil, err
 		}
@@ -167,8 +199,12 @@ func modeOf(columns []string) Mode {
 // recorded returns the record of a table, nil where it has none.
 func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
 	var text []byte
+	r := new(record)
 	err := pg.Retry(ctx, s.db, func() error {
-		return s.db.QueryRow(ctx, `SELECT settings FROM howdah.counter_tables WHERE tbl = $1`, name).Scan(&text)
+		return s.db.QueryRow(ctx, `
+			SELECT settings, extract(epoch FROM clock_timestamp())::float8
+			FROM howdah.counter_tables
+			WHERE tbl = $1`, name).Scan(&text, &r.now)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -176,7 +212,6 @@ func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := new(record)
 	if err := json.Unmarshal(text, r); err != nil {
 		return nil, fmt.Errorf("the record of %s in howdah.counter_tables: %w", name, err)
 	}
@@ -220,7 +255,11 @@ func (t *table) settle(cfg Config) error {
 	}
 	t.separator = either(cfg.Separator, r.Separator, "::")
 	t.paths = either(cfg.Paths, r.Paths, Raw)
-	t.system = either(cfg.System, r.System, Sync)
+	t.system = either(cfg.System, r.System, Deferred)
+	if !t.migrated && t.system == Deferred {
+		t.system = Sync // there is nowhere to defer it to
+	}
+	t.stripe(cfg, r)
 	t.calendar = Calendar{Location: cfg.Location, WeekStart: either(cfg.WeekStart, r.WeekStart, Monday)}
 	if t.calendar.Location == nil {
 		loc, err := LoadLocation(either(r.TimeZone, "UTC"))
@@ -255,8 +294,8 @@ func either[T comparable](all ...T) (one T) {
 
 // Setup creates the table, and the ping table beside it, where they are missing, and
 // records the settings. It may be called any number of times, by several at once. A
-// table that exists keeps its mode, and what was recorded of it; granularities and
-// system rows may change. It returns [ErrSettings] where the Config says otherwise of
+// table that exists keeps its mode, and what was recorded of it; granularities,
+// system rows and striped names may change, and number of slots. It returns [ErrSettings] where the Config says otherwise of
 // the others, and Invalid where the table is none of counters.
 func (s *Store) Setup(ctx context.Context) error {
 	return pg.Wrap("counters: setup", s.setup(ctx))
@@ -266,6 +305,7 @@ func (s *Store) setup(ctx context.Context) error {
 	if s.bad != nil {
 		return s.bad
 	}
+	now := time.Now()
 	t, err := s.look(ctx)
 	if err != nil {
 		return err
@@ -291,7 +331,7 @@ func (s *Store) setup(ctx context.Context) error {
 	if err := s.record(ctx, t); err != nil {
 		return err
 	}
-	s.found.set(t)
+	s.found.set(t, now)
 	return nil
 }
 
@@ -301,8 +341,22 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if _, err := LoadLocation(zone); err != nil {
 		return err // a zone of the program's own: nobody else could read the table
 	}
-	r := record{zone, t.calendar.WeekStart, t.separator, t.paths, t.granularities, t.system}
-	if t.recorded != nil && slices.Equal(t.recorded.Granularities, r.Granularities) && t.recorded.System == r.System {
+	r := record{
+		TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system,
+		Striped: t.striped, Slots: s.cfg.Slots,
+	}
+	if r.Slots == 0 && t.recorded != nil {
+		r.Slots = t.recorded.Slots
+	}
+	if s.cfg.Striped != nil {
+		r.Striped = distinct(s.cfg.Striped)
+	}
+	striped := map[string]bool{}
+	for _, name := range r.Striped {
+		striped[name] = true
+	}
+	r.EverStriped = striped
+	if is := t.recorded; is != nil && slices.Equal(is.Granularities, r.Granularities) && is.System == r.System && slices.Equal(is.Striped, r.Striped) && is.Slots == r.Slots {
 		return nil
 	}
 	kept, err := json.Marshal(r)
@@ -322,27 +376,29 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if s.cfg.System != "" {
 		changed["system"] = t.system
 	}
-	var settings []byte
+	if s.cfg.Striped != nil {
+		changed["striped"] = r.Striped
+	}
+	if s.cfg.Slots != 0 {
+		changed["slots"] = r.Slots
+	}
 	err = pg.Retry(ctx, s.db, func() error {
-		return s.db.QueryRow(ctx, `
+		_, err := s.db.Exec(ctx, `
+			WITH change AS (SELECT jsonb_build_object('striped_at', extract(epoch FROM clock_timestamp())) AS at)
 			INSERT INTO howdah.counter_tables AS t (tbl, settings)
-			VALUES ($1, $2)
+			SELECT $1, $2::jsonb || at
+			FROM change
 			ON CONFLICT (tbl) DO UPDATE
 			SET settings = t.settings || $3
-			WHERE t.settings @> $4
-			RETURNING settings`, t.name, kept, changed, named).Scan(&settings)
-	})
-	if errors.Is(err, pgx.ErrNoRows) { // another was first, and meant something else
-		if t.recorded, err = s.recorded(ctx, t.name); err == nil {
-			err = t.settle(s.cfg)
-		}
+				|| jsonb_build_object('ever_striped', coalesce(t.settings -> 'ever_striped', '{}') || $5)
+				|| CASE WHEN $3 -> 'striped' <> coalesce(t.settings -> 'striped', '[]') THEN jsonb_build_object('striped_at', EXCLUDED.settings -> 'striped_at') ELSE '{}' END
+			WHERE t.settings @> $4`, t.name, kept, changed, named, striped)
 		return err
-	}
+	})
 	if err != nil {
 		return err
 	}
-	t.recorded = new(record)
-	if err := json.Unmarshal(settings, t.recorded); err != nil {
+	if t.recorded, err = s.recorded(ctx, t.name); err != nil { // another may have been first, and have meant something else
 		return err
 	}
 	return t.settle(s.cfg)
@@ -356,7 +412,7 @@ func (s *Store) Settings(ctx context.Context) (Settings, error) {
 	}
 	return Settings{
 		Table: t.name, Mode: t.mode, TimeZone: zoneName(t.calendar.Location), WeekStart: t.calendar.WeekStart, Separator: t.separator,
-		Paths: t.paths, Granularities: t.granularities, System: t.system, Recorded: t.recorded != nil,
+		Paths: t.paths, Granularities: t.granularities, System: t.system, Striped: t.striped, Slots: t.slots, Recorded: t.recorded != nil,
 	}, nil
 }
 
@@ -367,7 +423,7 @@ func (s *Store) told(err error) error {
 	if errors.As(err, &pgErr) {
 		switch pgErr.Code {
 		case "42P01", "42703", "42P10": // no table, no column, another key
-			s.found.set(nil)
+			s.found.set(nil, time.Time{})
 		}
 	}
 	return err

@@ -46,6 +46,7 @@ type Writer struct {
 	s       *Store
 	cfg     WriterConfig
 	id      pgtype.UUID // of its receipts
+	lane    uint32      // of the slots it adds to
 	batcher *pg.Batcher[struct{}, load, answer]
 	running atomic.Bool
 	last    outcome // of the last flush that came to its end
@@ -88,7 +89,7 @@ func newWriter(s *Store, cfg WriterConfig, maxBatch int) *Writer {
 	cfg.MaxEvents = max(1, cmp.Or(cfg.MaxEvents, 65_536))
 	cfg.RetryFor = cmp.Or(cfg.RetryFor, keptReceipts-day*time.Second) // or it would find its receipt gone
 	cfg.Log = cmp.Or(cfg.Log, slog.Default())
-	w := &Writer{s: s, cfg: cfg}
+	w := &Writer{s: s, cfg: cfg, lane: newLane()}
 	rand.Read(w.id.Bytes[:]) // it never fails
 	w.id.Valid = true
 	if pool, ok := s.db.(*pgxpool.Pool); ok {

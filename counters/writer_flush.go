@@ -33,6 +33,7 @@ func (w *Writer) flush(ctx context.Context, tx pgx.Tx, batch pg.Batch[struct{}, 
 		return nil
 	}
 	s := w.s.WithTx(tx)
+	s.lane = w.lane
 	f := flight{s: s, tx: tx}
 	if f.t, err = s.table(ctx); err != nil {
 		return err
@@ -72,18 +73,26 @@ func (w *Writer) receipt(ctx context.Context, tx pgx.Tx, seq uint64) (committed 
 // keptReceipts is how long the last receipt of a Writer is kept.
 const keptReceipts = 7 * 24 * time.Hour
 
-// dropReceipts deletes receipts of Writers that have not written for a week, at most
-// 1,000 of them, and returns how many.
-func (s *Store) dropReceipts(ctx context.Context) (int64, error) {
-	tag, err := s.db.Exec(ctx, `
-		DELETE FROM howdah.counter_writers
-		WHERE id IN (
-			SELECT id
-			FROM howdah.counter_writers
-			WHERE at < now() - $1::interval
-			LIMIT 1000
-			FOR UPDATE SKIP LOCKED)`, keptReceipts)
-	return tag.RowsAffected(), err
+// dropReceipts drops receipts of Writers that have not written for a week.
+func (s *Store) dropReceipts(ctx context.Context) error {
+	for {
+		var n int64
+		err := pg.Retry(ctx, s.db, func() error {
+			tag, err := s.db.Exec(ctx, `
+				DELETE FROM howdah.counter_writers
+				WHERE id IN (
+					SELECT id
+					FROM howdah.counter_writers
+					WHERE at < now() - $1::interval
+					LIMIT $2
+					FOR UPDATE SKIP LOCKED)`, keptReceipts, maxDropped)
+			n = tag.RowsAffected()
+			return err
+		})
+		if err != nil || n < maxDropped {
+			return pg.Wrap("counters: drop receipts", err)
+		}
+	}
 }
 
 // flight is what one transaction of a Writer carries.

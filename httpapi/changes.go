@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"slices"
@@ -31,15 +32,9 @@ func (q *FeedQuery) filter() (f changes.Filter, err error) {
 	return f, err
 }
 
-// positionNamed reads a position: "start", "now", or one of the feed.
+// positionNamed reads a position: "start", "now", a time, or one of the feed.
 func (a *api) positionNamed(ctx context.Context, name string) (changes.Position, error) {
-	switch name {
-	case "start":
-		return a.client.Changes.Start(ctx)
-	case "", "now":
-		return a.client.Changes.Sync(ctx)
-	}
-	return changes.ParsePosition(name)
+	return a.client.Changes.Find(ctx, cmp.Or(name, "now"))
 }
 
 type changesOutput struct {

@@ -243,10 +243,27 @@ func writeRows(ctx context.Context, in *rowsInput, write func(context.Context, [
 }
 
 type tableOutput struct {
-	Body counters.Settings `example:"{\"table\":\"public.trifle_stats\",\"mode\":\"full\",\"time_zone\":\"UTC\",\"week_start\":\"monday\",\"separator\":\"::\",\"paths\":\"raw\",\"granularities\":[\"1m\",\"1h\",\"1d\"],\"system\":\"sync\",\"recorded\":true}"`
+	Body counters.Settings `example:"{\"table\":\"public.trifle_stats\",\"mode\":\"full\",\"time_zone\":\"UTC\",\"week_start\":\"monday\",\"separator\":\"::\",\"paths\":\"raw\",\"granularities\":[\"1m\",\"1h\",\"1d\"],\"system\":\"deferred\",\"striped\":[\"orders\"],\"slots\":16,\"recorded\":true}"`
 }
 
 func (a *api) counterSettings(ctx context.Context, _ *struct{}) (*tableOutput, error) {
 	settings, err := a.client.Reads().Counters.Settings(ctx)
 	return &tableOutput{Body: settings}, err
+}
+
+type foldInput struct {
+	Body struct{}
+}
+
+type foldedOutput struct {
+	Body struct {
+		Folded int64 `json:"folded" example:"14" doc:"How many rows were added to."`
+	}
+}
+
+func (a *api) fold(ctx context.Context, _ *foldInput) (*foldedOutput, error) {
+	n, err := a.client.Counters.Fold(ctx)
+	out := new(foldedOutput)
+	out.Body.Folded = n
+	return out, err
 }

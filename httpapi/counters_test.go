@@ -53,5 +53,5 @@ func TestCounterRows(t *testing.T) {
 	wantProblem(t, s.get(worker), 404, "no such beam")
 	wantJSON(t, s.do(http.MethodPut, worker, strings.NewReader(`{"at":1754355723,"values":{"ok":true}}`), "Content-Type: application/json"), `{"beamed":true}`)
 	wantJSON(t, s.get(worker), `{"at":"2025-08-05T01:02:03Z","values":{"ok":true}}`)
-	wantJSON(t, s.get("/v1/counters/settings"), `{"table":"public.trifle_stats","mode":"full","time_zone":"UTC","week_start":"monday","separator":"::","paths":"raw","granularities":["1m","1h","1d","1w","1mo","1q","1y"],"system":"sync","recorded":false}`)
+	wantJSON(t, s.get("/v1/counters/settings"), `{"table":"public.trifle_stats","mode":"full","time_zone":"UTC","week_start":"monday","separator":"::","paths":"raw","granularities":["1m","1h","1d","1w","1mo","1q","1y"],"system":"deferred","striped":[],"slots":16,"recorded":false}`)
 }

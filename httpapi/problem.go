@@ -180,6 +180,7 @@ var kindNames = map[fault.Kind]string{
 var sentinels = map[error]string{
 	changes.ErrExpired:    "position-expired",
 	changes.ErrAhead:      "position-ahead",
+	changes.ErrParked:     "parked",
 	checklists.ErrChanged: "source-changed",
 }
 

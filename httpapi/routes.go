@@ -50,6 +50,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/counters/rows/get", "counters-get", "What rows hold, by their keys", a.getRows)
 	add(a, post, "/v1/counters/rows/inc", "counters-inc", "Add values to rows", a.incRows)
 	add(a, post, "/v1/counters/rows/set", "counters-set", "Put values into rows", a.setRows)
+	add(a, post, "/v1/counters/fold", "counters-fold", "Add what is in slots to the rows", a.fold, unhurried)
 	add(a, get, "/v1/counters/settings", "counters-settings", "How the table counts", a.counterSettings)
 
 	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
@@ -62,6 +63,18 @@ func (a *api) routes() {
 	add(a, post, "/v1/changes/captures/plan", "changes-plan", "What applying captures would do; changes nothing", a.planCaptures)
 	add(a, put, "/v1/changes/captures/{schema}/{table}", "changes-apply", "Capture a table, or capture it otherwise", a.applyCapture)
 	add(a, del, "/v1/changes/captures/{schema}/{table}", "changes-release", "End the capture of a table; what was logged stays", a.releaseCapture)
+
+	add(a, get, "/v1/changes/consumers", "changes-consumers", "Who is handed changes, and how far each has come", a.listConsumers)
+	add(a, get, "/v1/changes/consumers/{name}", "changes-consumer", "How far a consumer has come", a.getConsumer, mayMiss)
+	add(a, del, "/v1/changes/consumers/{name}", "changes-forget", "Take a consumer away, with what is parked for it", a.forgetConsumer, mayMiss)
+	add(a, post, "/v1/changes/consumers/{name}/pause", "changes-pause", "Have a consumer stand still; what it misses is kept", a.pauseConsumer, mayMiss, mayConflict)
+	add(a, post, "/v1/changes/consumers/{name}/resume", "changes-resume", "Have a paused consumer go on", a.resumeConsumer, mayMiss, mayConflict)
+	add(a, post, "/v1/changes/consumers/{name}/seek", "changes-seek", "Move a consumer to another place in the feed", a.seekConsumer, mayMiss, mayConflict)
+	add(a, post, "/v1/changes/consumers/{name}/reshard", "changes-reshard", "Have a consumer handled in another number of shards", a.reshardConsumer, mayMiss, mayConflict)
+	add(a, post, "/v1/changes/consumers/{name}/wait", "changes-wait", "Wait until a consumer has handled all up to a position", a.waitConsumer, mayMiss, mayConflict, mayWait)
+	add(a, get, "/v1/changes/consumers/{name}/parked", "changes-parked", "What a consumer could not handle, and what waits behind it", a.parkedOf, mayMiss)
+	add(a, post, "/v1/changes/consumers/{name}/parked/retry", "changes-retry", "Try parked changes again at once", a.retryParked, mayMiss)
+	add(a, post, "/v1/changes/consumers/{name}/parked/skip", "changes-skip", "Give parked changes up, so that those behind them are handled", a.skipParked, mayMiss)
 }
 
 // add registers an operation. Its handler returns errors as the services do;

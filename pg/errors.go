@@ -173,6 +173,9 @@ func LostConnection(err error) bool {
 	var network *net.OpError // not net.Error, which a file's errno is too
 	var name *net.DNSError
 	var pgErr *pgconn.PgError
+	if errors.As(err, new(*foreignError)) {
+		return false
+	}
 	if errors.As(err, &pgErr) {
 		return strings.HasPrefix(pgErr.Code, "08") || strings.HasPrefix(pgErr.Code, "57P")
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -156,6 +158,15 @@ func TestAFileIsNoConnection(t *testing.T) {
 	t.Parallel()
 	_, err := os.ReadFile(t.TempDir())
 	if got := pg.KindOf(err); err == nil || got != "" || pg.LostConnection(err) {
+		t.Errorf("%v: %q, want no kind", err, got)
+	}
+}
+
+// What is marked as foreign was another's connection.
+func TestAForeignConnectionIsNoConnection(t *testing.T) {
+	t.Parallel()
+	err := pg.Foreign(fmt.Errorf("webhook: %w", &net.OpError{Op: "dial", Err: io.EOF}))
+	if got := pg.KindOf(err); got != "" || pg.LostConnection(err) {
 		t.Errorf("%v: %q, want no kind", err, got)
 	}
 }

@@ -337,7 +337,7 @@ BEGIN
 	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
 		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
 		RAISE EXCEPTION 'the feed belongs to another cluster: the database was restored from a dump, or upgraded' USING ERRCODE = 'HD001',
-			HINT = 'howdah changes uninstall --yes, howdah migrate and the captures again begin a new feed';
+			HINT = 'howdah changes rebase begins a new feed';
 	END IF;
 
 	base := prev.n;

@@ -50,6 +50,7 @@ func (c *cli) counters() *cobra.Command {
 		c.countersScan(),
 		c.countersSetup(),
 		c.countersSettings(),
+		c.countersFold(),
 	)
 	return cmd
 }

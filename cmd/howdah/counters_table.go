@@ -3,28 +3,35 @@ package main
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"strings"
+
+	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/counters"
-	"github.com/spf13/cobra"
+	"github.com/howdah-db/howdah/pg"
 )
 
 func (c *cli) countersSetup() *cobra.Command {
 	var mode, zone, week, separator, paths, system string
-	var granularities []string
+	var granularities, striped []string
+	var slots int
 	cmd := &cobra.Command{
 		Use:   "setup",
 		Short: "Make a table, and record how it counts",
 		Long: `Makes the table and its ping table where they are missing, and records how the table
 counts. What was recorded stays: other settings than those are a conflict, but for
-granularities and system rows, which may change.`,
+granularities, system rows, striped names and slots, which may change.`,
 		Example: `  howdah counters setup
   howdah counters setup --table shop --mode separated --time-zone America/New_York --week-start sunday`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			cfg := &c.counting
-			cfg.Mode, cfg.Separator, cfg.Paths, cfg.System = counters.Mode(mode), separator, counters.Encoding(paths), counters.System(system)
+			cfg.Mode, cfg.Separator, cfg.Paths, cfg.System, cfg.Slots = counters.Mode(mode), separator, counters.Encoding(paths), counters.System(system), slots
+			if cmd.Flags().Changed("striped") {
+				cfg.Striped = striped
+			}
 			if zone != "" {
 				if cfg.Location, err = counters.LoadLocation(zone); err != nil {
 					return err
@@ -53,19 +60,86 @@ granularities and system rows, which may change.`,
 	flags.StringVar(&separator, "separator", "", "between the parts of keys (default ::)")
 	flags.StringVar(&paths, "paths", "", "how names of fields are stored: raw or v1 (default raw)")
 	flags.StringSliceVarP(&granularities, "granularities", "g", nil, "in which events are counted (default 1m,1h,1d,1w,1mo,1q,1y)")
-	flags.StringVar(&system, "system", "", "count all events in system rows: sync or off (default sync)")
+	flags.StringVar(&system, "system", "", "count all events in system rows: deferred, sync or off (default deferred)")
+	flags.StringSliceVar(&striped, "striped", nil, "names that many add to at once, or how they begin: orders,http::*")
+	flags.IntVar(&slots, "slots", 0, "rows that what is added to one of them is spread over (default 16)")
 	return cmd
 }
 
 func (c *cli) countersSettings() *cobra.Command {
 	return &cobra.Command{
-		Use:     "settings",
-		Short:   "How a table counts",
-		Example: "  howdah counters settings",
+		Use:   "settings [NAME=VALUE...]",
+		Short: "How a table counts, and change it",
+		Long: `Prints how a table counts, after it has changed what is given: system, striped, slots
+or granularities. Lists have commas. Running programs follow within half a minute.`,
+		Example: `  howdah counters settings
+  howdah counters settings system=off striped=orders,http::*
+  howdah counters settings striped=`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, arg := range args {
+				if err := readSetting(&c.counting, arg); err != nil {
+					return err
+				}
+			}
+			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if len(args) == 0 {
+					return c.settings(ctx, client.Reads().Counters)
+				}
+				if _, err := client.Counters.Settings(ctx); err != nil { // one that is missing is setup's to make
+					return err
+				}
+				if err := client.Counters.Setup(ctx); err != nil {
+					return err
+				}
+				return c.settings(ctx, client.Counters)
+			})
+		},
+	}
+}
+
+// readSetting reads NAME=VALUE of what may change of a table.
+func readSetting(cfg *counters.Config, arg string) (err error) {
+	name, value, ok := strings.Cut(arg, "=")
+	if !ok {
+		return pg.Refuse("setting", "%q; want NAME=VALUE", arg)
+	}
+	switch {
+	case name == "striped":
+		cfg.Striped = []string{}
+		if value != "" {
+			cfg.Striped = strings.Split(value, ",")
+		}
+	case value == "":
+		return pg.Refuse(name, "empty")
+	case name == "system":
+		cfg.System = counters.System(value)
+	case name == "slots":
+		if cfg.Slots, err = strconv.Atoi(value); err != nil || cfg.Slots == 0 {
+			return pg.Refuse(name, "%q; want 1 to %d", value, counters.MaxSlots)
+		}
+	case name == "granularities":
+		cfg.Granularities, err = counters.ParseGranularities(strings.Split(value, ","))
+	default:
+		return pg.Refuse("setting", "%q; what may change is system, striped, slots and granularities", name)
+	}
+	return err
+}
+
+func (c *cli) countersFold() *cobra.Command {
+	return &cobra.Command{
+		Use:   "fold",
+		Short: "Add what is in slots to the rows",
+		Long: `Adds what was counted in slots, of striped names and of system rows, to the rows where
+other programs look for it. howdah serve does so every 10 seconds.`,
+		Example: "  howdah counters fold",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				return c.settings(ctx, client.Reads().Counters)
+				n, err := client.Counters.Fold(ctx)
+				if err != nil {
+					return err
+				}
+				return c.result(fmt.Sprintf("folded %d", n), map[string]int64{"folded": n})
 			})
 		},
 	}
@@ -82,6 +156,9 @@ func (c *cli) settings(ctx context.Context, s *counters.Store) error {
 	}
 	words := fmt.Sprintf("%s  %s  time zone %s  weeks from %s  separator %s  paths %s  system %s  granularities %s",
 		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, strings.Join(granularities, ","))
+	if len(set.Striped) > 0 {
+		words += fmt.Sprintf("  striped %s over %d slots", strings.Join(set.Striped, ","), set.Slots)
+	}
 	if !set.Recorded {
 		words += "  (not recorded)"
 	}

@@ -109,10 +109,12 @@ func TestHelpExamplesWork(t *testing.T) {
 				}
 				if _, err := pgtest.Pool(t, database).Exec(t.Context(), `
 					CREATE TABLE users (id int PRIMARY KEY, name text, password text);
-					CREATE TABLE orders (id int PRIMARY KEY, status text)`); err != nil {
+					CREATE TABLE orders (id int PRIMARY KEY, status text);
+					CREATE FUNCTION apply_change(jsonb) RETURNS void LANGUAGE sql AS ''`); err != nil {
 					t.Fatal(err)
 				}
-				for _, args := range [][]string{{"migrate"}, {"changes", "capture", "public.users"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"}, {"counters", "beam", "worker::a", "state=up"}} {
+				for _, args := range [][]string{{"migrate"}, {"changes", "capture", "public.users"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"},
+					{"changes", "run", "billing", "--sql", "SELECT 1", "--until", "now"}, {"counters", "beam", "worker::a", "state=up"}} {
 					if r := program(t, map[string]string{"DATABASE_URL": database}, "", args...); r.code != 0 {
 						t.Fatal(r)
 					}
@@ -128,7 +130,7 @@ func TestHelpExamplesWork(t *testing.T) {
 					s.stop(t)
 					return
 				}
-				follows := strings.HasPrefix(line, "howdah changes tail") // and may have nothing to say
+				follows := regexp.MustCompile(`^howdah changes (tail|run)`).MatchString(line) // and may have nothing to say
 				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
 					line = "timeout --foreground --preserve-status -s INT 2 " + line // it ends well when it is interrupted, once, after its first line
 				}
@@ -137,6 +139,9 @@ func TestHelpExamplesWork(t *testing.T) {
 				}
 				if strings.HasPrefix(line, "howdah checklists work") { // what others have leased it waits for
 					line = strings.Replace(line, "work downloads", "work others --quiet", 1)
+					follows = true
+				}
+				if line == "howdah changes parked billing" { // nothing is
 					follows = true
 				}
 				if line == "howdah changes doctor" {

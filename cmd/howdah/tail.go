@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -72,14 +71,14 @@ func (t *tail) filter() (f changes.Filter, err error) {
 }
 
 func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
-	at, err := place(ctx, client.Changes, t.from)
+	at, err := client.Changes.Find(ctx, t.from)
 	if err != nil {
 		return err
 	}
 	if t.until == "" {
 		return c.follow(ctx, client, at, filter)
 	}
-	end, err := place(ctx, client.Changes, t.until)
+	end, err := client.Changes.Find(ctx, t.until)
 	if err != nil {
 		return err
 	}
@@ -124,20 +123,6 @@ func interrupted(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-// place finds a position by its name.
-func place(ctx context.Context, l *changes.Log, name string) (changes.Position, error) {
-	switch name {
-	case "start":
-		return l.Start(ctx)
-	case "now":
-		return l.Sync(ctx)
-	}
-	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
-		return l.At(ctx, t)
-	}
-	return changes.ParsePosition(name)
 }
 
 func (c *cli) changesListen() *cobra.Command {

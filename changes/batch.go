@@ -1,0 +1,228 @@
+package changes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// batch is one transaction that moves a shard: what the handler writes and how far
+// the shard has come are committed together. It holds the shard's lock, which is the
+// lease and the fence: it ends with the transaction, however that ends.
+type batch struct {
+	*shard
+	parent context.Context // of the shard
+	ctx    context.Context // and as long as a batch may take
+	cancel context.CancelFunc
+	tx     pgx.Tx
+	path   string // the origin of what the handler writes; "" before it is called
+	fault  error  // of a handler, that came out after it had returned
+	late   bool   // the handler took longer than it may
+}
+
+// failpoint is called at each step of a batch; tests set it.
+var failpoint func(step string)
+
+func (b *batch) reach(step string) {
+	if failpoint != nil {
+		failpoint(step)
+	}
+}
+
+// rollback ends the batch, if it has not been committed. It may be called again.
+func (b *batch) rollback() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(b.parent), b.pace.grace)
+	defer cancel()
+	b.tx.Rollback(ctx) // what fails here ends with its connection
+	b.cancel()
+}
+
+// lockOf is the advisory lock of a shard, $2, of a consumer, $1.
+const lockOf = `hashtextextended('howdah.consumer ' || $1::text || ' ' || $2::int, 0)`
+
+// standing locks the shard, unless another batch has it, and reads where it stands:
+// in a later statement, because a statement's snapshot is older than its lock.
+func (b *batch) standing() (st standing, err error) {
+	var state *string
+	var seconds *float64
+	var pipeline pgx.Batch
+	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
+	pipeline.Queue(`
+		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
+			EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND shard = $2::int),
+			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
+			FROM howdah.change_parked
+			WHERE consumer = $1 AND shard = $2::int AND head AND NOT dead
+			ORDER BY next_at
+			LIMIT 1)
+		FROM howdah.change_consumer c
+		LEFT JOIN LATERAL (
+			SELECT *
+			FROM howdah.change_checkpoint
+			WHERE consumer = $1 AND shard = $2::int
+			ORDER BY seq DESC
+			LIMIT 1) p ON true
+		WHERE c.name = $1`, b.cfg.Name, b.n).
+		QueryRow(func(row pgx.Row) error {
+			var seq, n, id *int64 // there are fewer shards now
+			var failures *int
+			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
+			if seq != nil {
+				st.mark = mark{*seq, Position{*n, *id}, *failures}
+			}
+			if errors.Is(err, pgx.ErrNoRows) {
+				return nil
+			}
+			return err
+		})
+	if err := b.tx.SendBatch(b.ctx, &pipeline).Close(); err != nil {
+		return st, err
+	}
+	b.reach("locked")
+	if !st.locked {
+		return st, nil
+	}
+	if state == nil {
+		return st, ErrNoConsumer
+	}
+	st.state = *state
+	if seconds != nil {
+		due := time.Duration(*seconds * float64(time.Second))
+		st.due = &due
+	}
+	return st, nil
+}
+
+// call hands changes to a handler. The error is the handler's; b.ctx lasts from then
+// on for what is to be written about it.
+func (b *batch) call(h Handler, cs []Change) error {
+	path, err := pathThrough(cs[0].Origin, b.cfg.Name)
+	if err != nil {
+		return err
+	}
+	b.path = path
+	// howdah.path is what the handler's own Mark is put behind, and tells whether
+	// this is still the same transaction.
+	if _, err := b.tx.Exec(b.ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.path', $1, true)`, path); err != nil {
+		return err
+	}
+	b.reach("calling")
+	ctx, cancel := context.WithTimeout(withConsumer(b.parent, b.cfg.Name), b.cfg.Timeout)
+	defer cancel()
+	tx := &handlerTx{Tx: b.tx}
+	err = guarded(ctx, h, tx, cs)
+	if err == nil && tx.ended {
+		err = errEnded
+	}
+	if err == nil {
+		switch b.tx.Conn().PgConn().TxStatus() {
+		case 'I':
+			err = errEnded
+		case 'E':
+			err = errors.New("handler returned nil after a statement had failed, which undoes the transaction")
+		}
+	}
+	if err != nil && ctx.Err() != nil && b.parent.Err() == nil {
+		b.late = true
+		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
+	}
+	b.cancel()
+	// A shard that is told to end still commits what has been done.
+	b.ctx, b.cancel = context.WithTimeout(context.WithoutCancel(b.parent), b.pace.grace)
+	b.reach("called")
+	return err
+}
+
+// lost reports whether the connection to the database has gone, which is nothing that a
+// handler failed on; unless it was cut off because the handler took too long.
+func (b *batch) lost() bool { return b.tx.Conn().IsClosed() && !b.late }
+
+// guarded makes an error of a panic.
+func guarded(ctx context.Context, h Handler, tx pgx.Tx, cs []Change) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("handler panicked: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return h(ctx, tx, cs)
+}
+
+var errEnded = errors.New("handler ended its transaction")
+
+// handlerTx is a transaction that is not the handler's to end.
+type handlerTx struct {
+	pgx.Tx
+	ended bool
+}
+
+func (t *handlerTx) Commit(context.Context) error   { t.ended = true; return errEnded }
+func (t *handlerTx) Rollback(context.Context) error { t.ended = true; return errEnded }
+
+// maxOrigin is how much of an origin the log keeps.
+const maxOrigin = 200
+
+// pathThrough is the origin of what a consumer causes when it is handed something
+// of that origin: consumers know by it what has been through them.
+func pathThrough(origin, consumer string) (string, error) {
+	if slices.Contains(strings.Split(origin, ","), consumer) { // with Echo
+		return origin, nil
+	}
+	path := strings.Trim(origin+","+consumer, ",")
+	if len(path) <= maxOrigin {
+		return path, nil
+	}
+	// What the log would cut off are the consumers that the path is there to name.
+	// The writer's own origin can be cut, as long as it is not taken for a consumer.
+	first, _, _ := strings.Cut(origin, ",")
+	if most := len(first) - (len(path) - maxOrigin); most > maxName {
+		return strings.ToValidUTF8(first[:most], "") + path[len(first):], nil
+	}
+	return "", fmt.Errorf("it has been through too many consumers: their names make %d bytes, and %d are kept: %s", len(path), maxOrigin, path)
+}
+
+// move commits the batch with to as the shard's place, and what is left to be read of
+// tables, nil for nothing.
+func (b *batch) move(to Position, failures int, left *backfill) error {
+	if b.path == "" {
+		// Nothing was done but to look: should this be lost, it is looked at again.
+		if _, err := b.tx.Exec(b.ctx, `SET LOCAL synchronous_commit = off`); err != nil {
+			return err
+		}
+	}
+	tag, err := b.tx.Exec(b.ctx, `
+		WITH appended AS (
+			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
+			SELECT consumer, shard, seq + 1, $4, $5, $6, $8::jsonb
+			FROM howdah.change_checkpoint
+			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
+			RETURNING seq)
+		DELETE FROM howdah.change_checkpoint
+		WHERE consumer = $1 AND shard = $2::int AND seq <= $3 AND EXISTS (SELECT FROM appended)`,
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
+	if err != nil {
+		return err
+	}
+	if tag.RowsAffected() == 0 { // the setting is gone, so this is another transaction
+		b.fault = errEnded
+		return nil
+	}
+	b.reach("moved")
+	err = b.tx.Commit(b.ctx)
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "23") { // a constraint that waited for the end
+		b.fault = err
+		return nil
+	}
+	if err == nil {
+		b.reach("committed")
+	}
+	return err
+}

@@ -1,0 +1,388 @@
+package changes
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// ConsumerConfig are settings of a [Consumer]. Only Name is needed.
+type ConsumerConfig struct {
+	Name     string        // up to 40 of a-z 0-9 _ and -; the first is none of the last two
+	Shards   int           // parts that are handled beside each other, a key always in the same; default 1, at most 64
+	Batch    int           // most changes handed over at once; default 100, at most 10,000
+	From     string        // where a new one begins: start, now (the default), a position, or a time; see [Log.Find]
+	Backfill []string      // tables whose rows a new one is handed, too, as they stand, beside what happens to them; they are captured and have a key
+	Chunk    int           // rows of a backfill that are read at once; default 1,000
+	Echo     bool          // show it what it caused itself, too
+	Timeout  time.Duration // for a handler; default 30 s
+}
+
+var (
+	// ErrNoConsumer reports a consumer that was never made, or was forgotten.
+	ErrNoConsumer = fmt.Errorf("there is no such consumer: %w", fault.NotFound)
+
+	// errDiffers: instances of one name would hand out different things.
+	errDiffers = fmt.Errorf("instances differ: %w", fault.Conflict)
+	// errResharded: there are as many shards now as this instance is to have.
+	errResharded = errors.New("the number of shards has changed")
+
+	validConsumer = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,39}$`)
+)
+
+const (
+	maxName   = 40 // bytes of a consumer's name
+	maxShards = 64
+)
+
+// Consumer hands the feed to functions: each change once, in the order of the feed.
+// Any number of them may run under one name, in one program or many: one at a time
+// moves a shard, and where it ends, however it does, another goes on.
+type Consumer struct {
+	pool *pgxpool.Pool
+	hub  *pg.Hub
+	log  *Log
+	cfg  ConsumerConfig
+	feed feed
+	pace pace
+
+	patterns []Pattern // of handlers
+	handlers []Handler
+	refused  error // a pattern that is none
+}
+
+// NewConsumer returns a Consumer that works on pool, woken by hub. It starts nothing.
+func NewConsumer(pool *pgxpool.Pool, hub *pg.Hub, cfg ConsumerConfig) *Consumer {
+	cfg.Shards = cmp.Or(cfg.Shards, 1)
+	cfg.Batch = cmp.Or(cfg.Batch, 100)
+	cfg.From = cmp.Or(cfg.From, "now")
+	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
+	return &Consumer{pool: pool, hub: hub, log: New(pool, Config{}), cfg: cfg, feed: newFeed(), pace: usual}
+}
+
+// Handle has h called for the changes that pattern names, such as
+// "public.users:insert,update"; see [ParsePattern]. Where several name one, the most
+// specific does: a table before a schema, a schema before everything, one with
+// operations before one without. It is called before Run, which tells of a pattern
+// that is none.
+func (c *Consumer) Handle(pattern string, h Handler) {
+	p, err := ParsePattern(pattern)
+	if err == nil && slices.ContainsFunc(c.patterns, func(q Pattern) bool { return q.text == p.text }) {
+		err = pg.Refuse("pattern", "%q has a handler already", pattern)
+	}
+	if err != nil {
+		c.refused = cmp.Or(c.refused, err)
+		return
+	}
+	c.patterns, c.handlers = append(c.patterns, p), append(c.handlers, h)
+}
+
+func (c *Consumer) check() error {
+	switch cfg := c.cfg; {
+	case !validConsumer.MatchString(cfg.Name):
+		return pg.Refuse("name", "%q; want up to 40 of a-z 0-9 _ and -, beginning with a letter or digit", cfg.Name)
+	case cfg.Shards < 1 || cfg.Shards > maxShards:
+		return pg.Refuse("shards", "%d; want 1 to %d", cfg.Shards, maxShards)
+	case cfg.Batch < 1 || cfg.Batch > 10_000:
+		return pg.Refuse("batch", "%d; want 1 to 10000", cfg.Batch)
+	case cfg.Chunk < 0 || cfg.Chunk > 100_000:
+		return pg.Refuse("chunk", "%d; want 1 to 100000", cfg.Chunk)
+	case cfg.Timeout < 0:
+		return pg.Refuse("timeout", "%v; want more than nothing", cfg.Timeout)
+	case c.refused != nil:
+		return c.refused
+	case len(c.handlers) == 0:
+		return pg.Refuse("handlers", "there are none: see Handle")
+	}
+	return c.room(c.cfg.Shards)
+}
+
+// room makes sure that the shards do not take all connections: handlers may want
+// one, and ticks do.
+func (c *Consumer) room(shards int) error {
+	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
+		return pg.Refuse("pool", "at most %d connections; %d shards want %d: pool_max_conns", most, shards, shards+2)
+	}
+	return nil
+}
+
+// names are the patterns as they are kept: the order of Handle says nothing.
+func (c *Consumer) names() []string {
+	names := make([]string, len(c.patterns))
+	for i, p := range c.patterns {
+		names[i] = p.text
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Register makes the consumer, if it is not there: from now on it has a place in the
+// feed, and what follows is kept for it. Run does it too. It returns Conflict where
+// there is one of the name with other shards or patterns, and says which differ. To
+// change patterns, pause it, register it with others, resume it; to change shards
+// see [Log.Reshard]. One that has expired, and has a Backfill, begins anew.
+func (c *Consumer) Register(ctx context.Context) error {
+	_, err := c.register(ctx)
+	return err
+}
+
+// register returns how many shards there are.
+func (c *Consumer) register(ctx context.Context) (shards int, err error) {
+	const op = "changes: register"
+	if err := c.check(); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
+	err = pg.Retry(ctx, c.pool, func() error {
+		shards, err = c.join(ctx)
+		if err == nil && len(c.cfg.Backfill) > 0 {
+			err = c.refill(ctx)
+		}
+		if !errors.Is(err, ErrNoConsumer) {
+			return err
+		}
+		if err := c.create(ctx); err != nil {
+			return err
+		}
+		shards, err = c.join(ctx)
+		return err
+	})
+	return shards, pg.Wrap(op, err)
+}
+
+// create makes the consumer, unless another instance does.
+func (c *Consumer) create(ctx context.Context) error {
+	from, err := c.log.Find(ctx, c.cfg.From)
+	if err != nil {
+		return err
+	}
+	rows, err := c.toFill(ctx)
+	if err != nil {
+		return err
+	}
+	return pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		if err := held(ctx, tx, from); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, `
+			WITH made AS (
+				INSERT INTO howdah.change_consumer (name, shards, patterns)
+				VALUES ($1, $2, $3)
+				ON CONFLICT (name) DO NOTHING
+				RETURNING name)
+			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
+			SELECT name, shard, 1, $4, $5, $6::jsonb
+			FROM made, generate_series(0, $2::int - 1) AS shard`,
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows)
+		return err
+	})
+}
+
+// join says that an instance runs, and compares it with the others. It returns how many
+// shards there are, which may be about to change.
+func (c *Consumer) join(ctx context.Context) (shards int, err error) {
+	var next *int
+	var patterns []string
+	err = c.pool.QueryRow(ctx, `
+		UPDATE howdah.change_consumer
+		SET seen_at = clock_timestamp(),
+			patterns = CASE WHEN state = 'paused' AND shards = $3 THEN $2 ELSE patterns END
+		WHERE name = $1
+		RETURNING shards, next_shards, patterns`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return 0, ErrNoConsumer
+	}
+	if err != nil {
+		return 0, err
+	}
+	if err := c.compare(shards, next, patterns); err != nil {
+		return 0, err
+	}
+	return shards, c.room(shards)
+}
+
+// compare returns an error where the consumer is not what this instance would run.
+func (c *Consumer) compare(shards int, next *int, patterns []string) error {
+	if shards != c.cfg.Shards && (next == nil || *next != c.cfg.Shards) {
+		return fmt.Errorf("%s has %d shards, this one %d; to change them reshard it: %w", c.cfg.Name, shards, c.cfg.Shards, errDiffers)
+	}
+	if names := c.names(); !slices.Equal(patterns, names) {
+		return fmt.Errorf("%s has the patterns %q, this one %q; to change them pause it, start this one, resume it: %w", c.cfg.Name, patterns, names, errDiffers)
+	}
+	return nil
+}
+
+// held makes sure that what follows p is in the feed, and stays there until tx ends.
+func held(ctx context.Context, tx pgx.Tx, p Position) error {
+	if _, err := tx.Exec(ctx, `SELECT FROM howdah.change_state FOR SHARE`); err != nil {
+		return err
+	}
+	_, _, err := New(tx, Config{}).lines(ctx, p, 1, Filter{})
+	return err
+}
+
+// Run hands over changes until ctx is done; then it returns nil. What fails in the
+// database is tried again for ever, and what a handler fails on is put aside: see
+// [Handler]. It returns at once what it could never run with: Invalid settings, and
+// Conflict where the instances of the name differ; ErrNoConsumer once the consumer
+// was forgotten.
+func (c *Consumer) Run(ctx context.Context) error {
+	const op = "changes: consumer"
+	if err := c.check(); err != nil {
+		return pg.Wrap(op, err)
+	}
+	bell, err := newBell(c.hub, c.log.cfg.Idle)
+	if err != nil {
+		return pg.Wrap(op, err)
+	}
+	defer bell.close()
+	registering := trouble{of: "a consumer of changes cannot be registered", name: c.cfg.Name}
+	for {
+		shards, err := c.register(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, fault.Unavailable):
+			if !registering.wait(ctx, err) {
+				return nil
+			}
+			continue
+		case err != nil:
+			return err
+		}
+		if err := c.runShards(ctx, bell, shards); !errors.Is(err, errResharded) {
+			return pg.Wrap(op, err)
+		}
+	}
+}
+
+// runShards moves so many shards until ctx is done, or one finds that there is nothing
+// for this instance to move.
+func (c *Consumer) runShards(ctx context.Context, bell *bell, shards int) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var running sync.WaitGroup
+	running.Go(func() { c.look(ctx, bell) })
+	for n := range shards {
+		running.Go(func() {
+			if err := newShard(c, n, shards).run(ctx); err != nil {
+				stop(err)
+			}
+		})
+	}
+	running.Wait()
+	if cause := context.Cause(ctx); ends(cause) {
+		return cause
+	}
+	return nil
+}
+
+// ends reports whether err leaves an instance nothing to go on with.
+func ends(err error) bool {
+	return errors.Is(err, ErrNoConsumer) || errors.Is(err, errDiffers) || errors.Is(err, errResharded)
+}
+
+// look numbers what has committed, for all shards of this instance.
+func (c *Consumer) look(ctx context.Context, bell *bell) {
+	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name}
+	seen := time.Now()
+	for {
+		head, err := c.log.tick(ctx, false)
+		if err == nil && time.Since(seen) > 30*time.Second {
+			seen = time.Now()
+			_, err = c.pool.Exec(ctx, `UPDATE howdah.change_consumer SET seen_at = clock_timestamp() WHERE name = $1`, c.cfg.Name)
+		}
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			if !away.wait(ctx, err) {
+				return
+			}
+			continue
+		}
+		away.over()
+		if head != nil && c.feed.reached(*head, bell.rung) { // else another is at it, and will ring
+			bell.busy()
+		}
+		if !bell.wait(ctx) {
+			return
+		}
+	}
+}
+
+// feed is how far the feed goes, as far as an instance knows.
+type feed struct {
+	mu   sync.Mutex
+	head int64
+	news chan struct{} // closed when there is something to look at
+}
+
+func newFeed() feed { return feed{news: make(chan struct{})} }
+
+// reached says that the feed goes up to head. It reports whether that is further
+// than before; rung wakes those who wait all the same.
+func (f *feed) reached(head int64, rung bool) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	grown := head > f.head
+	if f.head = max(f.head, head); grown || rung {
+		close(f.news)
+		f.news = make(chan struct{})
+	}
+	return grown
+}
+
+// more returns what is closed when there is something to look at.
+func (f *feed) more() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.news
+}
+
+// trouble is something that fails, and is tried again after pauses that grow. It is
+// logged once, and once when it is over.
+type trouble struct {
+	of, name string
+	pause    time.Duration // the last one; 0 = all is well
+}
+
+// wait waits for the next try; false when ctx ended first.
+func (t *trouble) wait(ctx context.Context, err error) bool {
+	if t.pause == 0 {
+		slog.WarnContext(ctx, t.of+"; trying again", "consumer", t.name, "error", err)
+	}
+	t.pause = min(max(2*t.pause, 50*time.Millisecond), 5*time.Second)
+	return sleep(ctx, t.pause, nil)
+}
+
+func (t *trouble) over() {
+	if t.pause > 0 {
+		slog.Info("a consumer of changes goes on", "consumer", t.name)
+	}
+	t.pause = 0
+}
+
+// sleep returns after d, or when woken; false when ctx ended first.
+func sleep(ctx context.Context, d time.Duration, woken <-chan struct{}) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-woken:
+	case <-timer.C:
+	}
+	return true
+}

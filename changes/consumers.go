@@ -1,0 +1,387 @@
+package changes
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// ErrParked reports that what was waited for is parked: it could not be handled.
+var ErrParked = fmt.Errorf("it could not be handled and is parked: %w", fault.Conflict)
+
+// Status is how a consumer stands.
+type Status struct {
+	Name       string    `json:"name" example:"billing"`
+	State      string    `json:"state" example:"paused"`                             // running, stalled (nothing succeeds; it is tried again), paused or expired
+	Reason     string    `json:"reason,omitempty" example:"prices are being mended"` // why it is not running, or the error that stalls it
+	Shards     int       `json:"shards" example:"1"`
+	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
+	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
+	Position   Position  `json:"position" example:"1042.7"`           // up to here all has been handled, or parked
+	Lag        int64     `json:"lag" example:"8"`                     // commits that it has not come to yet
+	Behind     float64   `json:"behind_seconds" example:"1.2"`        // age of the first change that it has not come to yet
+	Parked     int64     `json:"parked" example:"3"`                  // changes put aside, and those waiting behind them
+	Dead       int64     `json:"dead" example:"1"`                    // of these, those that are tried no more
+	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"` // about when an instance last ran
+}
+
+// Consumers returns how all consumers stand, by name.
+func (l *Log) Consumers(ctx context.Context) ([]Status, error) {
+	return l.statuses(ctx, "changes: consumers", nil)
+}
+
+// Consumer returns how one stands, or ErrNoConsumer.
+func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
+	const op = "changes: consumer"
+	found, err := l.statuses(ctx, op, &name)
+	switch {
+	case err != nil:
+		return Status{}, err
+	case len(found) == 0:
+		return Status{}, pg.Wrap(op, noConsumer(name))
+	}
+	return found[0], nil
+}
+
+// noConsumer says which consumer there is none of.
+func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
+
+func (l *Log) statuses(ctx context.Context, op string, name *string) (found []Status, err error) {
+	err = pg.Retry(ctx, l.db, func() error {
+		rows, _ := l.db.Query(ctx, `
+			SELECT c.name, CASE WHEN c.state = 'running' AND s.stalls THEN 'stalled' ELSE c.state END,
+				CASE WHEN c.state = 'running' THEN coalesce((
+					SELECT p.error
+					FROM howdah.change_parked p
+					WHERE s.stalls AND p.consumer = c.name AND p.shard = s.stalled AND p.head AND NOT p.dead
+					ORDER BY p.next_at
+					LIMIT 1), '') ELSE c.reason END,
+				c.shards, coalesce(c.next_shards, 0), c.patterns, s.n, s.id,
+				greatest(t.n - s.n - coalesce((
+					SELECT sum(e.first - 1 - greatest(e.head, s.n))
+					FROM howdah.change_era e
+					WHERE e.first > s.n AND e.first <= t.n), 0), 0)::bigint,
+				coalesce(greatest(extract(epoch FROM clock_timestamp() - w.at), 0), 0)::float8,
+				p.parked, p.dead, c.seen_at
+			FROM howdah.change_consumer c
+			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
+			CROSS JOIN LATERAL (
+				SELECT count(*) AS parked, count(*) FILTER (WHERE dead) AS dead
+				FROM howdah.change_parked
+				WHERE consumer = c.name) p
+			CROSS JOIN LATERAL (
+				SELECT x.n, x.id, bool_or(x.stalls) OVER () AS stalls, min(x.shard) FILTER (WHERE x.stalls) OVER () AS stalled
+				FROM generate_series(0, c.shards - 1) AS g(shard)
+				CROSS JOIN LATERAL (
+					SELECT k.n, k.id, k.shard, k.failures >= $2 AND EXISTS (
+						SELECT FROM howdah.change_parked WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead) AS stalls
+					FROM howdah.change_checkpoint k
+					WHERE k.consumer = c.name AND k.shard = g.shard
+					ORDER BY k.seq DESC
+					LIMIT 1) x
+				ORDER BY x.n, x.id = 0, x.id
+				LIMIT 1) s
+			LEFT JOIN LATERAL (
+				SELECT e.at
+				FROM howdah.change_commit m
+				JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
+				WHERE m.n > s.n
+				ORDER BY m.n, e.id
+				LIMIT 1) w ON true
+			WHERE $1::text IS NULL OR c.name = $1
+			ORDER BY c.name`, name, outage)
+		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
+			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+			return s, err
+		})
+		return err
+	})
+	return found, pg.Wrap(op, err)
+}
+
+// Pause has a consumer stand still, on all shards, once what is being handled is;
+// reason is for those who wonder. Its changes are kept. It returns ErrNoConsumer,
+// and Conflict where it has expired.
+func (l *Log) Pause(ctx context.Context, name, reason string) error {
+	const op = "changes: pause"
+	if err := pg.CheckText("reason", reason); err != nil {
+		return pg.Wrap(op, err)
+	}
+	return pg.Wrap(op, l.turn(ctx, name, "paused", reason))
+}
+
+// Resume has a paused consumer go on where it stands. It returns ErrNoConsumer, and
+// Conflict where it has expired: it can only be moved, see [Log.Seek].
+func (l *Log) Resume(ctx context.Context, name string) error {
+	return pg.Wrap("changes: resume", l.turn(ctx, name, "running", ""))
+}
+
+// turn sets the state of a consumer.
+func (l *Log) turn(ctx context.Context, name, state, reason string) error {
+	var was string
+	err := pg.Retry(ctx, l.db, func() error {
+		return l.db.QueryRow(ctx, `
+			UPDATE howdah.change_consumer
+			SET state = CASE WHEN state = 'expired' THEN state ELSE $2 END,
+				reason = CASE WHEN state = 'expired' THEN reason ELSE $3 END
+			WHERE name = $1
+			RETURNING state`, name, state, reason).Scan(&was)
+	})
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return noConsumer(name)
+	case err != nil:
+		return pg.Written(l.db, err)
+	case was == "expired":
+		return fmt.Errorf("%q has expired, what it was to be handed is gone: seek: %w", name, fault.Conflict)
+	}
+	l.ring(ctx)
+	return nil
+}
+
+// ring wakes the consumers, unless in a transaction of the caller's, which it would
+// have queue with all that notify. They look by themselves before long.
+func (l *Log) ring(ctx context.Context) {
+	if !pg.InTx(l.db) {
+		l.db.Exec(ctx, `SELECT pg_notify($1, '')`, bellOfTicks) // nothing is lost with it
+	}
+}
+
+// alone runs fn in a transaction that moves the shards of a consumer, of which it
+// gets the number, while nobody else does: it waits for what is being handled.
+func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
+	return pg.Retry(ctx, l.db, func() error {
+		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+			var shards int
+			err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name).Scan(&shards)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return noConsumer(name)
+			}
+			if err != nil {
+				return err
+			}
+			for n := range shards {
+				if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+lockOf+`)`, name, n); err != nil {
+					return err
+				}
+			}
+			return fn(tx, shards)
+		})
+	})
+}
+
+// Seek moves a consumer, all its shards, to where to stands: "start", "now", a time
+// or a position; see [Log.Find]. Backwards it is handed again what it has handled,
+// and what is parked from there on is forgotten, as it comes again. Forwards it is
+// never handed what lies between. One that has expired goes on.
+func (l *Log) Seek(ctx context.Context, name, to string) error {
+	const op = "changes: seek"
+	p, err := l.Find(ctx, to)
+	if err != nil {
+		return pg.Wrap(op, err)
+	}
+	err = pg.Retry(ctx, l.db, func() error {
+		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+			if err := held(ctx, tx, p); err != nil { // before all else: retention locks in the same order
+				return err
+			}
+			return l.WithTx(tx).alone(ctx, name, func(tx pgx.Tx, shards int) error {
+				var b pgx.Batch
+				b.Queue(`
+					WITH newest AS (
+						SELECT k.*
+						FROM generate_series(0, $2::int - 1) AS g(shard)
+						CROSS JOIN LATERAL (
+							SELECT *
+							FROM howdah.change_checkpoint
+							WHERE consumer = $1 AND shard = g.shard
+							ORDER BY seq DESC
+							LIMIT 1) k
+					), moved AS (
+						INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
+						SELECT consumer, shard, seq + 1, $3, $4, backfill
+						FROM newest
+					)
+					DELETE FROM howdah.change_checkpoint k
+					USING newest
+					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq <= newest.seq`,
+					name, shards, p.Commit, p.ID)
+				b.Queue(`DELETE FROM howdah.change_parked WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)`, name, p.Commit, p.within())
+				b.Queue(`
+					UPDATE howdah.change_consumer
+					SET state = CASE WHEN state = 'expired' THEN 'running' ELSE state END,
+						reason = CASE WHEN state = 'expired' THEN '' ELSE reason END,
+						stop_at = CASE WHEN next_shards IS NOT NULL THEN $2::bigint END
+					WHERE name = $1`, name, p.Commit)
+				return tx.SendBatch(ctx, &b).Close()
+			})
+		})
+	})
+	if err == nil {
+		l.ring(ctx)
+	}
+	return pg.Wrap(op, pg.Written(l.db, err))
+}
+
+// Forget takes a consumer away with all that is known of it; its instances end with
+// ErrNoConsumer, which it returns where there is none.
+func (l *Log) Forget(ctx context.Context, name string) error {
+	err := l.alone(ctx, name, func(tx pgx.Tx, _ int) error {
+		_, err := tx.Exec(ctx, `
+			WITH parked AS (DELETE FROM howdah.change_parked WHERE consumer = $1),
+				checkpoints AS (DELETE FROM howdah.change_checkpoint WHERE consumer = $1)
+			DELETE FROM howdah.change_consumer WHERE name = $1`, name)
+		return err
+	})
+	if err == nil {
+		l.ring(ctx)
+	}
+	return pg.Wrap("changes: forget", pg.Written(l.db, err))
+}
+
+// Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
+// all that has committed, that of a Sync. It returns ErrParked at once where some of it
+// is parked, ErrNoConsumer, and otherwise waits until ctx is done.
+func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
+	const op = "changes: wait"
+	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
+		var there, parked *bool
+		err := pg.Retry(ctx, l.db, func() error {
+			return l.db.QueryRow(ctx, `
+				SELECT bool_and((k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
+					EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1 AND (n, id) <= ($2::bigint, $3::bigint))
+				FROM howdah.change_consumer c
+				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
+				CROSS JOIN LATERAL (
+					SELECT *
+					FROM howdah.change_checkpoint
+					WHERE consumer = c.name AND shard = g.shard
+					ORDER BY seq DESC
+					LIMIT 1) k
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked)
+		})
+		switch {
+		case err != nil:
+			return pg.Wrap(op, err)
+		case there == nil:
+			return pg.Wrap(op, noConsumer(consumer))
+		case *parked:
+			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
+		case *there:
+			return nil
+		}
+		if !sleep(ctx, pause, nil) {
+			return pg.Wrap(op, ctx.Err())
+		}
+	}
+}
+
+// Parked is a change that a consumer could not handle, or one that waits behind it.
+type Parked struct {
+	Change   Change    `json:"change"`
+	Shard    int       `json:"shard"`
+	Waits    bool      `json:"waits,omitempty"` // behind an earlier one of its key, unseen
+	Attempts int       `json:"attempts"`
+	Error    string    `json:"error,omitempty"` // of the last attempt
+	Dead     bool      `json:"dead,omitempty"`  // it is tried no more, until a person has looked
+	Next     time.Time `json:"next,omitzero"`   // when it is tried again
+	Since    time.Time `json:"since"`
+}
+
+// Parked returns the parked changes of a consumer that follow after, in the order of
+// the feed: n of them, or more where one position has several. It returns
+// ErrNoConsumer.
+func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([]Parked, error) {
+	const op = "changes: parked"
+	if n < 1 || n > MaxPage {
+		return nil, pg.Wrap(op, pg.Refuse("limit", "%d; want 1 to %d", n, MaxPage))
+	}
+	if _, err := l.Consumer(ctx, name); err != nil {
+		return nil, err
+	}
+	var found []Parked
+	err := pg.Retry(ctx, l.db, func() error {
+		rows, _ := l.db.Query(ctx, `
+			SELECT change, shard, NOT head, attempts, error, dead, CASE WHEN head AND NOT dead THEN next_at END, parked_at
+			FROM howdah.change_parked
+			WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)
+			ORDER BY n, id
+			FETCH FIRST $4 ROWS WITH TIES`, name, after.Commit, after.ID, n)
+		var err error
+		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Parked, err error) {
+			var text []byte
+			var next *time.Time
+			if err := row.Scan(&text, &p.Shard, &p.Waits, &p.Attempts, &p.Error, &p.Dead, &next, &p.Since); err != nil {
+				return p, err
+			}
+			if next != nil {
+				p.Next = next.UTC()
+			}
+			p.Since = p.Since.UTC()
+			return p, json.Unmarshal(text, &p.Change)
+		})
+		return err
+	})
+	return found, pg.Wrap(op, err)
+}
+
+// Retry has parked changes tried again at once, with no attempts made: those at the
+// positions, or, where none is named, all that do not wait behind another. It returns
+// how many.
+func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int64, err error) {
+	const op = "changes: retry"
+	if _, err := l.Consumer(ctx, name); err != nil {
+		return 0, err
+	}
+	commits, ids := columns(at)
+	err = pg.Retry(ctx, l.db, func() error {
+		tag, err := l.db.Exec(ctx, `
+			UPDATE howdah.change_parked
+			SET attempts = 0, dead = false, next_at = clock_timestamp()
+			WHERE consumer = $1 AND head AND ($2::bigint[] IS NULL OR (n, id) IN (SELECT * FROM unnest($2, $3::bigint[])))`, name, commits, ids)
+		count = tag.RowsAffected()
+		return err
+	})
+	if err == nil {
+		l.ring(ctx)
+	}
+	return count, pg.Wrap(op, pg.Written(l.db, err))
+}
+
+// Skip takes parked changes away, so that they are never handled: those at the
+// positions, or, where none is named, all. What waited behind them is handled. It returns
+// how many it took.
+func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int64, err error) {
+	commits, ids := columns(at)
+	err = l.alone(ctx, name, func(tx pgx.Tx, shards int) error {
+		count = 0
+		for n := range shards {
+			var some int64
+			err := tx.QueryRow(ctx, released(`($3::bigint[] IS NULL OR (n, id) IN (SELECT * FROM unnest($3, $4::bigint[])))`), name, n, commits, ids).Scan(&some)
+			if err != nil {
+				return err
+			}
+			count += some
+		}
+		return nil
+	})
+	if err == nil {
+		l.ring(ctx)
+	}
+	return count, pg.Wrap("changes: skip", pg.Written(l.db, err))
+}
+
+// columns are positions as a statement takes them; nil for none.
+func columns(at []Position) (commits, ids []int64) {
+	for _, p := range at {
+		commits, ids = append(commits, p.Commit), append(ids, p.ID)
+	}
+	return commits, ids
+}

@@ -1,0 +1,501 @@
+package logical_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/changes/logical"
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/localpg"
+	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/pg/migrate"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// fixture is a database whose schema shop is published, and another whose log is filled.
+type fixture struct {
+	source, target *pgxpool.Pool
+	sourceURL      string
+	log            *changes.Log
+	slot           string
+}
+
+func newFixture(t *testing.T, setup string) *fixture {
+	t.Helper()
+	f := &fixture{sourceURL: pgtest.Database(t)}
+	f.source = pgtest.Pool(t, f.sourceURL)
+	f.into(t, pgtest.Database(t))
+	exec(t, f.source, `CREATE SCHEMA shop;`+setup)
+	f.slot = f.source.Config().ConnConfig.Database // a name that no other test has
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if _, err := f.source.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// into puts the log into the database of url.
+func (f *fixture) into(t *testing.T, url string) {
+	t.Helper()
+	f.target = pgtest.Pool(t, url)
+	f.log = migrated(t, f.target)
+}
+
+func migrated(t *testing.T, pool *pgxpool.Pool) *changes.Log {
+	t.Helper()
+	l := changes.New(pool, changes.Config{})
+	if err := migrate.Up(t.Context(), pool.Config().ConnConfig, slog.New(slog.DiscardHandler), l.Migrations()); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func exec(t *testing.T, pool *pgxpool.Pool, sql string) {
+	t.Helper()
+	if _, err := pool.Exec(t.Context(), sql); err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+func (f *fixture) config() logical.Config {
+	return logical.Config{Source: f.sourceURL, Slot: f.slot, Unbounded: true, Log: slog.New(slog.DiscardHandler)}
+}
+
+// publish publishes all tables, howdah's own among them.
+func (f *fixture) publish(t *testing.T) {
+	t.Helper()
+	exec(t, f.source, `CREATE PUBLICATION howdah FOR ALL TABLES`)
+}
+
+// start runs a pump; its slot is there when start returns. stop ends it.
+func (f *fixture) start(t *testing.T, db *pgxpool.Pool, cfg logical.Config) (stop func()) {
+	t.Helper()
+	p, err := logical.New(db, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- p.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	eventually(t, "the pump has its place", func() bool {
+		var there bool
+		if err := f.target.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM howdah.change_pump WHERE slot = $1)`, cfg.Slot).Scan(&there); err != nil {
+			t.Fatal(err)
+		}
+		return there
+	})
+	return stop
+}
+
+// eventually waits until something is the case.
+func eventually(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	ticks := time.NewTicker(5 * time.Millisecond)
+	defer ticks.Stop()
+	deadline := time.After(time.Minute)
+	for !is() {
+		select {
+		case <-ticks.C:
+		case <-deadline:
+			t.Fatalf("not within a minute: %s", what)
+		}
+	}
+}
+
+// feed reads the feed up to the change that has this note, which it leaves out.
+func feed(t *testing.T, l *changes.Log, note string) (all []changes.Change) {
+	t.Helper()
+	var at changes.Position
+	eventually(t, "the feed has "+note, func() bool {
+		for {
+			page, next, err := l.Page(t.Context(), at, changes.MaxPage, changes.Filter{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, c := range page {
+				if strings.Contains(string(c.New), note) {
+					return true
+				}
+				all = append(all, c)
+			}
+			if next == at {
+				return false
+			}
+			at = next
+		}
+	})
+	return all
+}
+
+// said is what a change says, without what is the log's own.
+func said(t *testing.T, c changes.Change) string {
+	t.Helper()
+	c.Position, c.XID, c.At = changes.Position{}, "", time.Time{}
+	text, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// What a pump tells of rows is what triggers tell of them, value for value.
+func TestPumpSaysWhatTriggersSay(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `
+		CREATE TYPE shop.mood AS ENUM ('sad', 'so "so"');
+		CREATE DOMAIN shop.positive AS numeric CHECK (VALUE > 0);
+		CREATE DOMAIN shop.more AS shop.positive;
+		CREATE TABLE shop.all (
+			id int, "a ""b" text, PRIMARY KEY (id, "a ""b"), b bool, i2 smallint, i8 bigint, f4 real, f8 double precision, n numeric, c "char", name name, o oid,
+			j json, jb jsonb, by bytea, u uuid, d date, t time, tz timetz, ts timestamp, tstz timestamptz, iv interval, m shop.mood, dom shop.more,
+			ia int[], ta text[], ja jsonb[], ma shop.mood[], da shop.more[], tsa timestamptz[], ba bool[], bx box[], r int4range, p point);
+		CREATE TABLE shop.nokey (v int);
+		ALTER TABLE shop.all REPLICA IDENTITY FULL; ALTER TABLE shop.nokey REPLICA IDENTITY FULL`)
+	triggers := migrated(t, f.source)
+	if _, err := triggers.Apply(t.Context(), []changes.Capture{{Table: "shop.*", Payload: changes.PayloadFull}}, false); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(t)
+	stop := f.start(t, f.target, f.config())
+	for _, sql := range []string{
+		`INSERT INTO shop.all VALUES (1, E'x\t<&>"é\\', true, -1, 9223372036854775807, 1.5, 'NaN', 1.50, 'x', 'n', 42,
+			'{"a": [1, 2.00], "b":null}', '{"z": 1e3, "a": "<"}', '\x00ff', '00000000-0000-0000-0000-000000000001',
+			'2026-01-02', '03:04:05.678', '03:04:05+02', '2026-01-02 03:04:05.6', '2026-01-02 03:04:05.678+05:30', '1 year 2 days 03:00', 'so "so"', 3.0,
+			'{1,NULL,-3}', E'{"a,b","c\\"d","e\\\\\\\\f",NULL,"NULL",""}', ARRAY['{"k": [1]}', 'null']::jsonb[], '{sad,"so \"so\""}', '{1.0,2}', '{"2026-01-02 03:04:05+00",infinity}', '{t,f}',
+			'{(1,1),(0,0);(2,2),(0,0)}', '[1,5)', '(1,2)')`,
+		`INSERT INTO shop.all (id, "a ""b", f4, f8, n, d, ts, tstz, ia, ta) VALUES (2, '', '-Infinity', 1e300, 'NaN', 'infinity', '0044-03-15 00:00 BC', '0044-03-15 00:00Z BC', '{{1,2},{3,4}}', '{}')`,
+		`INSERT INTO shop.all (id, "a ""b", ia, tstz, f8) VALUES (3, 'c', '[0:1]={7,8}', '-infinity', 1e-7)`,
+		`UPDATE shop.all SET b = NOT b, n = n + 0.001 WHERE id = 1`,
+		`UPDATE shop.all SET id = 10 WHERE id = 2`,
+		`BEGIN; INSERT INTO shop.nokey SELECT generate_series(1, 5); UPDATE shop.nokey SET v = v + 10; SAVEPOINT s; DELETE FROM shop.nokey; ROLLBACK TO s; DELETE FROM shop.nokey WHERE v = 11; COMMIT`,
+		`BEGIN; INSERT INTO shop.nokey VALUES (99); ROLLBACK`,
+		`DELETE FROM shop.all WHERE id = 3`,
+		`TRUNCATE shop.nokey`,
+		`INSERT INTO shop.all (id, "a ""b") VALUES (0, 'the end')`,
+	} {
+		exec(t, f.source, sql)
+	}
+	got, want := feed(t, f.log, "the end"), feed(t, triggers, "the end")
+	stop()
+	if len(got) != len(want) {
+		t.Fatalf("%d changes, want %d", len(got), len(want))
+	}
+	for i := range want {
+		if diff := cmp.Diff(said(t, want[i]), said(t, got[i])); diff != "" {
+			t.Errorf("change %d: %s", i, diff)
+		}
+		if got[i].At.Before(want[i].At) || got[i].At.Sub(want[i].At) > time.Minute {
+			t.Errorf("change %d: at %s, want %s", i, got[i].At, want[i].At)
+		}
+	}
+}
+
+// What the WAL does not have is not made up.
+func TestPumpOfDefaultIdentity(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text, large text)`)
+	f.publish(t)
+	stop := f.start(t, f.target, f.config())
+	exec(t, f.source, `INSERT INTO shop.t SELECT 1, 'a', string_agg(md5(g::text), '') FROM generate_series(1, 300) g`)
+	exec(t, f.source, `UPDATE shop.t SET note = 'b'`)
+	exec(t, f.source, `UPDATE shop.t SET id = 2`)
+	exec(t, f.source, `UPDATE shop.t SET large = 'small'`)
+	exec(t, f.source, `DELETE FROM shop.t`)
+	exec(t, f.source, `INSERT INTO shop.t SELECT 3, '', string_agg(md5(g::text), '') FROM generate_series(1, 40000) g`)
+	exec(t, f.source, `INSERT INTO shop.t VALUES (4, 'the end')`)
+	all := feed(t, f.log, "the end")
+	stop()
+	var got []string
+	for _, c := range all {
+		if len(c.New) > 5000 {
+			c.New = json.RawMessage(`"large"`)
+		}
+		got = append(got, said(t, c))
+	}
+	const head = `"schema":"shop","table":"t","key":{"id":`
+	want := []string{
+		`{"position":"0","op":"insert",` + head + `1},"new":"large","at":"0001-01-01T00:00:00Z","last":true}`,
+		`{"position":"0","op":"update",` + head + `1},"new":{"id":1,"note":"b"},"at":"0001-01-01T00:00:00Z","missing":["large"],"last":true}`,
+		`{"position":"0","op":"delete",` + head + `1},"at":"0001-01-01T00:00:00Z"}`,
+		`{"position":"0","op":"insert",` + head + `2},"new":{"id":2,"note":"b"},"at":"0001-01-01T00:00:00Z","missing":["large"],"last":true}`,
+		`{"position":"0","op":"update",` + head + `2},"new":{"id":2,"note":"b","large":"small"},"at":"0001-01-01T00:00:00Z","last":true}`,
+		`{"position":"0","op":"delete",` + head + `2},"at":"0001-01-01T00:00:00Z","last":true}`,
+		`{"position":"0","op":"insert",` + head + `3},"at":"0001-01-01T00:00:00Z","trimmed":true,"last":true}`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A database may pump into itself: its own log is not logged.
+func TestPumpIntoItself(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.into(t, f.sourceURL)
+	f.publish(t)
+	stop := f.start(t, f.target, f.config())
+	exec(t, f.source, `INSERT INTO shop.t VALUES (1, 'a')`)
+	exec(t, f.source, `INSERT INTO shop.t VALUES (2, 'the end')`)
+	if all := feed(t, f.log, "the end"); len(all) != 1 || string(all[0].Key) != `{"id":1}` {
+		t.Errorf("%d changes", len(all))
+	}
+	stop()
+	var n int
+	if err := f.target.QueryRow(t.Context(), `SELECT count(*) FROM howdah.change`).Scan(&n); err != nil || n != 2 {
+		t.Errorf("%d rows in the log, %v, want 2", n, err)
+	}
+}
+
+// Whatever is cut off, and whenever: each transaction is in the log once, whole, and the
+// rows go through their versions in order.
+func TestPumpThroughCuts(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, v int, note text)`)
+	exec(t, f.source, `INSERT INTO shop.t SELECT g, 0 FROM generate_series(1, 2500) g`)
+	f.publish(t)
+	from, to := pgtest.NewProxy(t, f.sourceURL), pgtest.NewProxy(t, f.target.Config().ConnString())
+	cfg := f.config()
+	cfg.Source = from.URL()
+	stop := f.start(t, pgtest.Pool(t, to.URL()), cfg)
+
+	const rounds = 60
+	var writers sync.WaitGroup
+	for w := range 3 {
+		writers.Go(func() {
+			for i := range rounds {
+				_, err := f.source.Exec(t.Context(), `UPDATE shop.t SET v = v + 1 WHERE id BETWEEN $1 AND $2`, w*100+1, w*100+1+i%7)
+				if err == nil && w == 0 && i%20 == 0 {
+					_, err = f.source.Exec(t.Context(), `UPDATE shop.t SET v = v + 1 WHERE id > 1000`) // more than is held
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	written := make(chan struct{})
+	go func() { writers.Wait(); close(written) }()
+	last := 0
+	for cut, over := 0, false; cut < 12 || !over; cut++ {
+		select {
+		case <-written:
+			over = true
+		default:
+		}
+		eventually(t, "the pump goes on", func() bool { // until there is news, or nothing more to come
+			var n int
+			if err := f.target.QueryRow(t.Context(), `SELECT count(DISTINCT xid) FROM howdah.change`).Scan(&n); err != nil {
+				t.Fatal(err)
+			}
+			more := n > last
+			last = n
+			return more || n == 3*rounds+3
+		})
+		if cut%2 == 0 {
+			from.Cut()
+		} else {
+			to.Cut()
+		}
+	}
+	exec(t, f.source, `INSERT INTO shop.t VALUES (9999, 0, 'the end')`)
+	all := feed(t, f.log, "the end")
+	stop()
+
+	versions := map[string]int{}
+	for i, c := range all {
+		var row struct{ V int }
+		if err := json.Unmarshal(c.New, &row); err != nil || row.V != versions[string(c.Key)]+1 {
+			t.Fatalf("%s %s: version %d follows %d, %v", c.Position, c.Key, row.V, versions[string(c.Key)], err)
+		}
+		versions[string(c.Key)] = row.V
+		if i > 0 && c.XID != all[i-1].XID && !all[i-1].Last {
+			t.Fatalf("%s: a transaction in pieces", c.Position)
+		}
+	}
+	rows, err := f.source.Query(t.Context(), `SELECT id, v FROM shop.t WHERE v > 0`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	n := 0
+	for ; rows.Next(); n++ {
+		var id, v int
+		if err := rows.Scan(&id, &v); err != nil {
+			t.Fatal(err)
+		}
+		if got := versions[fmt.Sprintf(`{"id":%d}`, id)]; got != v {
+			t.Errorf("row %d came to version %d, want %d", id, got, v)
+		}
+	}
+	if rows.Err() != nil || n != 1521 {
+		t.Errorf("%d rows, %v", n, rows.Err())
+	}
+}
+
+// The log's server is killed: what it had not on its disk is pumped again, because the
+// slot was not told that it was there.
+func TestPumpThroughACrash(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.publish(t)
+	server := pgtest.Server(t, func(c *localpg.Config) {
+		c.Settings = map[string]string{"wal_writer_delay": "10s"} // nobody else puts it there
+	})
+	f.into(t, server.URL())
+	ctx, cancel := context.WithCancel(t.Context())
+	var supervisor sync.WaitGroup
+	supervisor.Go(func() { server.Run(ctx) })
+	defer supervisor.Wait()
+	defer cancel()
+	stop := f.start(t, f.target, f.config())
+	const n = 50
+	var written string // before the last
+	for i := range n {
+		if err := f.source.QueryRow(t.Context(), `SELECT pg_current_wal_insert_lsn()::text`).Scan(&written); err != nil {
+			t.Fatal(err)
+		}
+		exec(t, f.source, fmt.Sprintf(`INSERT INTO shop.t VALUES (%d, '')`, i))
+	}
+	eventually(t, "the source has been told", func() (told bool) {
+		if err := f.source.QueryRow(t.Context(), `SELECT confirmed_flush_lsn >= $2::text::pg_lsn FROM pg_replication_slots WHERE slot_name = $1`, f.slot, written).Scan(&told); err != nil {
+			t.Fatal(err)
+		}
+		return told
+	})
+	old := server.PID()
+	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is back", func() bool { return server.PID() != old && f.target.Ping(t.Context()) == nil })
+	exec(t, f.source, `INSERT INTO shop.t VALUES (9999, 'the end')`)
+	all := feed(t, f.log, "the end")
+	stop()
+	if len(all) != n {
+		t.Errorf("%d changes, want %d", len(all), n)
+	}
+	for i, c := range all {
+		if want := fmt.Sprintf(`{"id":%d}`, i); string(c.Key) != want {
+			t.Fatalf("change %d is of %s", i, c.Key)
+		}
+	}
+}
+
+// Of two pumps of a slot one works, and the other goes on when it ends.
+func TestPumpTakesOver(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.publish(t)
+	first := f.start(t, f.target, f.config())
+	exec(t, f.source, `INSERT INTO shop.t VALUES (1, 'one')`)
+	feed(t, f.log, "one")
+	second := f.start(t, f.target, f.config())
+	first()
+	exec(t, f.source, `INSERT INTO shop.t VALUES (2, 'two')`)
+	if all := feed(t, f.log, "two"); len(all) != 1 {
+		t.Errorf("%d changes before the second", len(all))
+	}
+	second()
+	third := f.start(t, f.target, f.config())
+	exec(t, f.source, `INSERT INTO shop.t VALUES (3, 'three')`)
+	all := feed(t, f.log, "three")
+	third()
+	if len(all) != 2 || !slices.IsSortedFunc(all, func(a, b changes.Change) int { return a.Position.Compare(b.Position) }) {
+		t.Errorf("%d changes before the third", len(all))
+	}
+}
+
+func TestPumpRefuses(t *testing.T) {
+	t.Parallel()
+	for field, cfg := range map[string]logical.Config{"source": {}, "slot": {Source: "postgres://x", Slot: "A-b"}} {
+		if _, err := logical.New(nil, cfg); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), field+": ") {
+			t.Errorf("%s: %v", field, err)
+		}
+	}
+	f := newFixture(t, ``)
+	f.publish(t)
+	run := func(change func(*logical.Config)) error {
+		cfg := f.config()
+		change(&cfg)
+		p, err := logical.New(f.target, cfg)
+		if err != nil {
+			return err
+		}
+		return p.Run(t.Context())
+	}
+	err := run(func(c *logical.Config) { c.Unbounded = false })
+	if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "max_slot_wal_keep_size: -1") {
+		t.Errorf("unbounded: %v", err)
+	}
+	err = run(func(c *logical.Config) { c.Publication = "other" })
+	if !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), `CREATE PUBLICATION "other"`) {
+		t.Errorf("no publication: %v", err)
+	}
+	var slots int
+	if err := f.source.QueryRow(t.Context(), `SELECT count(*) FROM pg_replication_slots WHERE database = current_database()`).Scan(&slots); err != nil || slots != 0 {
+		t.Errorf("%d slots after refusals, %v", slots, err)
+	}
+
+	f.start(t, f.target, f.config())()
+	exec(t, f.source, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
+	if err := run(func(*logical.Config) {}); !errors.Is(err, logical.ErrLost) {
+		t.Errorf("slot dropped: %v", err)
+	}
+	p, err := logical.New(f.target, f.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.start(t, f.target, f.config())()
+}
+
+// A slot that fell behind what the source keeps ends the pump, and is not passed over.
+func TestPumpOfALostSlot(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Server(t, func(c *localpg.Config) {
+		c.Settings = map[string]string{"wal_level": "logical", "max_slot_wal_keep_size": "1MB", "fsync": "off"}
+	})
+	f := &fixture{sourceURL: server.URL(), slot: "howdah"}
+	f.source = pgtest.Pool(t, f.sourceURL)
+	f.into(t, f.sourceURL)
+	exec(t, f.source, `CREATE TABLE t (id int PRIMARY KEY, note text); CREATE PUBLICATION howdah FOR TABLE t`)
+	cfg := f.config()
+	cfg.Unbounded = false
+	f.start(t, f.target, cfg)()
+	for range 3 {
+		exec(t, f.source, `SELECT pg_logical_emit_message(false, 'x', repeat('x', 100000)), pg_switch_wal()`)
+	}
+	exec(t, f.source, `CHECKPOINT`)
+	p, err := logical.New(f.target, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Run(t.Context()); !errors.Is(err, logical.ErrLost) || !errors.Is(err, fault.Conflict) {
+		t.Errorf("Run: %v, want ErrLost", err)
+	}
+}

@@ -1,0 +1,214 @@
+package logical
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// chunk is how many changes are held before they are written: of a transaction that
+// is larger the log's own is open meanwhile.
+const chunk = 1000
+
+// change is a change as the log has it.
+type change struct {
+	op            string
+	schema, table string
+	key, old, new *string // JSON
+	missing       *string
+	trimmed       bool
+}
+
+// writer writes transactions into the log. How far it has come stands in the same
+// transaction as what it wrote, so that nothing is written twice.
+type writer struct {
+	db     pg.DB
+	system int64
+	slot   string
+
+	at      pglogrepl.LSN // the commit that the log ends with
+	flushed pglogrepl.LSN // up to here everything is on the log's disk, or needs not be
+	end     pglogrepl.LSN // where the last transaction ended that was written
+	unsafe  bool          // it may not be on the disk yet
+	due     time.Time     // when it must be
+
+	commit  pglogrepl.LSN // of the transaction that is being read
+	time    time.Time
+	origin  string
+	skip    bool // the log has it
+	changes []change
+	tx      pgx.Tx // where some of it has been written
+}
+
+// locate finds where the log ends; known is false for a pump that never ran.
+func (w *writer) locate(ctx context.Context) (known bool, err error) {
+	var text string
+	err = w.db.QueryRow(ctx, `
+		SELECT lsn::text
+		FROM howdah.change_pump
+		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&text)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return false, nil
+	}
+	if err == nil {
+		w.at, err = pglogrepl.ParseLSN(text)
+	}
+	return err == nil, err
+}
+
+// begin notes that the log ends at lsn.
+func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN) error {
+	w.at = lsn
+	_, err := w.db.Exec(ctx, `
+		INSERT INTO howdah.change_pump (system, slot, lsn)
+		VALUES ($1, $2, $3::text::pg_lsn)`, w.system, w.slot, lsn.String())
+	return err
+}
+
+// pending reports whether something waits for the disk. While a transaction is open,
+// which has the place of the slot locked, it waits for that.
+func (w *writer) pending() bool { return w.unsafe && w.tx == nil }
+
+// open begins a transaction of the source's.
+func (w *writer) open(commit pglogrepl.LSN, at time.Time) {
+	w.commit, w.time, w.origin, w.skip, w.changes = commit, at, "", commit <= w.at, w.changes[:0]
+}
+
+// add adds a change to it.
+func (w *writer) add(ctx context.Context, c change) error {
+	if w.skip {
+		return nil
+	}
+	if w.changes = append(w.changes, c); len(w.changes) < chunk {
+		return nil
+	}
+	if w.tx == nil {
+		tx, err := w.db.Begin(ctx)
+		if err != nil {
+			return err
+		}
+		w.tx = tx
+		if err := w.send(ctx, w.tx, w.queueMove); err != nil {
+			return err
+		}
+	}
+	err := w.send(ctx, w.tx, w.queueChanges)
+	w.changes = w.changes[:0]
+	return err
+}
+
+// done commits it. Where it left nothing there is nothing to write, or the pump of a
+// database into itself would never end.
+func (w *writer) done(ctx context.Context, end pglogrepl.LSN) error {
+	if w.skip || w.tx == nil && len(w.changes) == 0 {
+		w.pass(end)
+		return nil
+	}
+	var err error
+	if w.tx == nil {
+		err = w.send(ctx, w.db, w.queueMove, w.queueChanges) // a transaction by itself
+	} else if err = w.send(ctx, w.tx, w.queueChanges); err == nil {
+		err = w.tx.Commit(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	w.tx = nil
+	w.at, w.end = w.commit, end
+	if !w.unsafe {
+		w.unsafe, w.due = true, time.Now().Add(flushEvery)
+	}
+	return nil
+}
+
+// pass notes that up to end there was nothing to write.
+func (w *writer) pass(end pglogrepl.LSN) {
+	if !w.unsafe && end > w.flushed {
+		w.flushed = end
+	}
+}
+
+// abandon ends a transaction that will not be read to its end.
+func (w *writer) abandon(ctx context.Context) {
+	if w.tx != nil {
+		w.tx.Rollback(ctx) // or its connection has ended, and it with that
+		w.tx = nil
+	}
+}
+
+// flush returns when all that was committed is on the disk, and rings for those who
+// follow the log.
+func (w *writer) flush(ctx context.Context) error {
+	if !w.unsafe {
+		return nil
+	}
+	// A commit that waits for its own record has all before it on the disk, too.
+	_, err := w.db.Exec(ctx, `
+		WITH flushed AS (
+			SELECT set_config('synchronous_commit', 'on', true)
+			WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')), ring AS (
+			SELECT pg_notify('howdah_changes', ''))
+		UPDATE howdah.change_pump
+		SET lsn = lsn
+		WHERE system = $1 AND slot = $2 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot)
+	if err == nil {
+		w.unsafe, w.flushed = false, w.end
+	}
+	return err
+}
+
+// send runs statements in one round trip.
+func (w *writer) send(ctx context.Context, db pg.DB, queue ...func(*pgx.Batch)) error {
+	var batch pgx.Batch
+	for _, q := range queue {
+		q(&batch)
+	}
+	return db.SendBatch(ctx, &batch).Close()
+}
+
+// queueMove moves the place of the slot in the log, if it is where we left it: a pump
+// that lives on after its connection to the source has gone must not.
+func (w *writer) queueMove(b *pgx.Batch) {
+	b.Queue(`SELECT set_config('synchronous_commit', 'off', true)`)
+	b.Queue(`
+		WITH gone AS (
+			DELETE FROM howdah.change_pump
+			WHERE system = $1 AND slot = $2 AND lsn = $3::text::pg_lsn
+			RETURNING system)
+		INSERT INTO howdah.change_pump (system, slot, lsn)
+		SELECT $1, $2, $4::text::pg_lsn
+		FROM gone
+		RETURNING true`, w.system, w.slot, w.at.String(), w.commit.String()).
+		QueryRow(func(row pgx.Row) error {
+			var moved bool
+			err := row.Scan(&moved)
+			if errors.Is(err, pgx.ErrNoRows) {
+				return errTaken
+			}
+			return err
+		})
+}
+
+// queueChanges writes the changes, if the move before was made.
+func (w *writer) queueChanges(b *pgx.Batch) {
+	n := len(w.changes)
+	ops, schemas, tables, trimmed := make([]string, n), make([]string, n), make([]string, n), make([]bool, n)
+	keys, olds, news, missing := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
+	for i, c := range w.changes {
+		ops[i], schemas[i], tables[i], trimmed[i] = c.op, c.schema, c.table, c.trimmed
+		keys[i], olds[i], news[i], missing[i] = c.key, c.old, c.new, c.missing
+	}
+	b.Queue(`
+		INSERT INTO howdah.change (slot, op, trimmed, at, schema_name, table_name, key, old, new, missing, origin, meta)
+		SELECT howdah.change_slot(), c.op::"char", c.trimmed, $10, c.schema_name, c.table_name,
+			c.key::jsonb, c.old::jsonb, c.new::jsonb, c.missing::jsonb, nullif($11, ''), NULL
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[]) WITH ORDINALITY
+			AS c(op, schema_name, table_name, key, old, new, missing, trimmed, place)
+		WHERE EXISTS (SELECT FROM howdah.change_pump WHERE system = $9 AND slot = $12 AND lsn = $13::text::pg_lsn)
+		ORDER BY c.place`, ops, schemas, tables, keys, olds, news, missing, trimmed, w.system, w.time, w.origin, w.slot, w.commit.String())
+}

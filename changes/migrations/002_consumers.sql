@@ -1,0 +1,74 @@
+-- Who is handed the feed, how far each has come, and what could not be handled. DESIGN.md says why it is right.
+
+CREATE TABLE howdah.change_consumer (
+	name        text        NOT NULL,
+	state       text        NOT NULL DEFAULT 'running' CONSTRAINT change_consumer_state CHECK (state IN ('running', 'paused', 'expired')),
+	reason      text        NOT NULL DEFAULT '',
+	shards      smallint    NOT NULL,
+	next_shards smallint,
+	stop_at     bigint,
+	patterns    text[]      NOT NULL,
+	sink        jsonb,
+	created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+	seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_consumer_pk PRIMARY KEY (name)
+);
+COMMENT ON TABLE howdah.change_consumer IS 'Who is handed the feed. One is made or moved in a transaction that first takes change_state FOR SHARE, so that retention, which takes it FOR UPDATE, sees whom it must wait for.';
+COMMENT ON COLUMN howdah.change_consumer.state IS 'running: what it still has to be handed is kept; paused: kept too; expired: kept no longer, it stands still until it is moved';
+COMMENT ON COLUMN howdah.change_consumer.reason IS 'Why it is paused or expired.';
+COMMENT ON COLUMN howdah.change_consumer.next_shards IS 'How many shards there are to be once all of the present ones have come to stop_at.';
+COMMENT ON COLUMN howdah.change_consumer.stop_at IS 'The commit after which the present shards go no further.';
+COMMENT ON COLUMN howdah.change_consumer.sink IS 'What is done with the changes, where a server does it; NULL where a program of its own does.';
+COMMENT ON COLUMN howdah.change_consumer.seen_at IS 'About when an instance last ran.';
+
+CREATE TABLE howdah.change_checkpoint (
+	consumer text        NOT NULL,
+	shard    smallint    NOT NULL,
+	seq      bigint      NOT NULL,
+	n        bigint      NOT NULL,
+	id       bigint      NOT NULL DEFAULT 0,
+	failures smallint    NOT NULL DEFAULT 0,
+	backfill jsonb,
+	at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_checkpoint_pk PRIMARY KEY (consumer, shard, seq)
+);
+COMMENT ON TABLE howdah.change_checkpoint IS 'How far each shard of a consumer has come: the row with the greatest seq. Each batch appends one and deletes those before it, because a row that is updated gets slow while anybody holds an old snapshot. The commits after the least n of a consumer that has not expired are to be kept.';
+COMMENT ON COLUMN howdah.change_checkpoint.id IS 'The change in commit n after which to go on; 0 after all of the commit.';
+COMMENT ON COLUMN howdah.change_checkpoint.failures IS 'Changes parked in a row, with no success between. From three on it is taken for an outage: the shard stalls.';
+COMMENT ON COLUMN howdah.change_checkpoint.backfill IS 'How far the present state of tables has been handed over; NULL where none is to be.';
+
+CREATE FUNCTION howdah.change_lane(schema_name text, table_name text, key jsonb) RETURNS bigint
+LANGUAGE sql IMMUTABLE
+RETURN hashtextextended(schema_name || '.' || table_name || coalesce(key::text, ''), 0);
+COMMENT ON FUNCTION howdah.change_lane(text, text, jsonb) IS 'Changes of one lane are handled one after the other: those of a key, or of a table or topic without one.';
+
+CREATE TABLE howdah.change_parked (
+	consumer   text        NOT NULL,
+	shard      smallint    NOT NULL,
+	place      bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,
+	n          bigint      NOT NULL,
+	id         bigint      NOT NULL,
+	lane       bigint      NOT NULL,
+	relation   text        NOT NULL,
+	everything boolean     NOT NULL,
+	change     json        NOT NULL,
+	head       boolean     NOT NULL,
+	attempts   int         NOT NULL DEFAULT 0,
+	error      text        NOT NULL DEFAULT '',
+	dead       boolean     NOT NULL DEFAULT false,
+	next_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+	parked_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+	CONSTRAINT change_parked_pk PRIMARY KEY (consumer, shard, place)
+);
+CREATE INDEX change_parked_lane ON howdah.change_parked (consumer, shard, lane, place);
+CREATE INDEX change_parked_everything ON howdah.change_parked (consumer, shard, relation, place) WHERE everything;
+CREATE INDEX change_parked_relation ON howdah.change_parked (consumer, shard, relation, place);
+CREATE INDEX change_parked_position ON howdah.change_parked (consumer, n, id);
+CREATE INDEX change_parked_due ON howdah.change_parked (consumer, shard, next_at) WHERE head AND NOT dead;
+COMMENT ON TABLE howdah.change_parked IS 'Changes that a handler failed on, and those behind them. They hold the change itself, so that retention cannot take it.';
+COMMENT ON COLUMN howdah.change_parked.place IS 'The order in which they were parked, which in a shard is that of the feed.';
+COMMENT ON COLUMN howdah.change_parked.lane IS 'change_lane of the change.';
+COMMENT ON COLUMN howdah.change_parked.everything IS 'Is about all of the table (TRUNCATE): behind whatever of it is parked, and before whatever follows.';
+COMMENT ON COLUMN howdah.change_parked.change IS 'The change as it is handed over.';
+COMMENT ON COLUMN howdah.change_parked.head IS 'The first of its lane, which has been tried; others wait behind it, unseen.';
+COMMENT ON COLUMN howdah.change_parked.dead IS 'Failed so often that a person has to look: retry or skip.';

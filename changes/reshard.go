@@ -1,0 +1,102 @@
+package changes
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Reshard has a consumer handled in so many shards: the present ones run to one commit
+// that all of them reach, and from there on the new ones go on. Meanwhile instances
+// with either number run; then those with the old one end, with Conflict. It
+// returns at once; [Status] tells how many there are. Conflict also says that something
+// is parked, which would change its shard, or that a backfill is not done, and NotFound that there is no such consumer.
+func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
+	const op = "changes: reshard"
+	if shards < 1 || shards > maxShards {
+		return pg.Wrap(op, pg.Refuse("shards", "%d; want 1 to %d", shards, maxShards))
+	}
+	err := l.alone(ctx, name, func(tx pgx.Tx, _ int) error {
+		var parked bool
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, name).Scan(&parked); err != nil {
+			return err
+		}
+		if parked {
+			return fmt.Errorf("changes are parked for %q: retry or skip them first: %w", name, fault.Conflict)
+		}
+		var filling bool
+		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_checkpoint WHERE consumer = $1 AND backfill IS NOT NULL)`, name).Scan(&filling); err != nil {
+			return err
+		}
+		if filling {
+			return fmt.Errorf("%q still reads tables: wait until its backfill is done: %w", name, fault.Conflict)
+		}
+		_, err := tx.Exec(ctx, `
+			UPDATE howdah.change_consumer c
+			SET next_shards = nullif($2::int, c.shards),
+				stop_at = CASE WHEN $2 <> c.shards THEN (
+					SELECT max(k.n) FROM howdah.change_checkpoint k WHERE k.consumer = $1) END
+			WHERE c.name = $1`, name, shards)
+		if err != nil {
+			return err
+		}
+		return resharded(ctx, tx, name)
+	})
+	if err == nil {
+		l.ring(ctx)
+	}
+	return pg.Wrap(op, pg.Written(l.db, err))
+}
+
+// ready is the consumer $1 where all its shards have come to the commit that they are
+// to stop at and nothing is parked.
+const ready = `
+	SELECT c.name, c.next_shards, c.stop_at, max(k.seq) AS seq
+	FROM howdah.change_consumer c
+	CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
+	CROSS JOIN LATERAL (
+		SELECT *
+		FROM howdah.change_checkpoint
+		WHERE consumer = c.name AND shard = g.shard
+		ORDER BY seq DESC
+		LIMIT 1) k
+	WHERE c.name = $1 AND c.next_shards IS NOT NULL AND NOT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)
+	GROUP BY c.name
+	HAVING bool_and(k.n = c.stop_at AND k.id = 0)`
+
+// resharded makes the new shards, if all is ready, in a transaction that holds all
+// shards.
+func resharded(ctx context.Context, tx pgx.Tx, name string) error {
+	_, err := tx.Exec(ctx, `
+		WITH ready AS (`+ready+`
+		), gone AS (
+			DELETE FROM howdah.change_checkpoint k
+			USING ready r
+			WHERE k.consumer = r.name
+		), made AS (
+			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n)
+			SELECT r.name, g.shard, r.seq + 1, r.stop_at
+			FROM ready r, generate_series(0, r.next_shards - 1) AS g(shard)
+		)
+		UPDATE howdah.change_consumer c
+		SET shards = r.next_shards, next_shards = NULL, stop_at = NULL
+		FROM ready r
+		WHERE c.name = r.name`, name)
+	return err
+}
+
+// reshard is tried by a shard that has come to where it is to stop.
+func (s *shard) reshard(b *batch) error {
+	var all bool // others may have a way to go, and are not to be held up
+	if err := b.tx.QueryRow(b.ctx, `SELECT EXISTS (`+ready+`)`, s.cfg.Name).Scan(&all); err != nil || !all {
+		return err
+	}
+	b.rollback() // it holds this shard
+	ctx, cancel := context.WithTimeout(b.parent, s.cfg.Timeout+s.pace.grace)
+	defer cancel()
+	return s.log.alone(ctx, s.cfg.Name, func(tx pgx.Tx, _ int) error { return resharded(ctx, tx, s.cfg.Name) })
+}

@@ -1,0 +1,263 @@
+package changes
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Retention is for how long the log keeps changes.
+type Retention struct {
+	Keep time.Duration // changes are kept for this long, and up to a third longer
+	Hold time.Duration // and for consumers that are behind, for this long; then they expire
+}
+
+// minRetention lets each leaf of the log take a second at least.
+const minRetention = 6 * time.Second
+
+// Retain sets for how long the log keeps changes: at least 6 s, and for consumers that
+// are behind at least that long. Zero leaves what was set.
+func (l *Log) Retain(ctx context.Context, keep, hold time.Duration) error {
+	const op = "changes: retain"
+	was, err := l.Retention(ctx)
+	if err != nil {
+		return err
+	}
+	if keep == 0 {
+		keep = was.Keep
+	}
+	if hold == 0 {
+		hold = max(was.Hold, keep)
+	}
+	if keep < minRetention {
+		return pg.Wrap(op, pg.Refuse("retention", "%s; want %s or more", keep, minRetention))
+	}
+	if hold < keep {
+		return pg.Wrap(op, pg.Refuse("hold", "%s; want the retention, %s, or more", hold, keep))
+	}
+	err = pg.Retry(ctx, l.db, func() error {
+		_, err := l.db.Exec(ctx, `SELECT howdah.change_retain($1, $2)`, keep, hold)
+		return err
+	})
+	return pg.Wrap(op, err)
+}
+
+// Retention returns for how long the log keeps changes.
+func (l *Log) Retention(ctx context.Context) (r Retention, err error) {
+	err = pg.Retry(ctx, l.db, func() error {
+		return l.db.QueryRow(ctx, `SELECT retention, hold FROM howdah.change_state`).Scan(&r.Keep, &r.Hold)
+	})
+	return r, pg.Wrap("changes: retention", err)
+}
+
+// Tend lets go of what is kept no longer: it expires consumers that are behind for
+// longer than they are waited for, empties the leaves of the log whose changes
+// nobody needs any more, and deletes what told of them. Writers do not wait for it, and
+// where it would have to wait for others it leaves the rest for the next time. Several
+// at once do no harm. It returns ErrInTx in a transaction.
+func (l *Log) Tend(ctx context.Context) error {
+	const op = "changes: tend"
+	if pg.InTx(l.db) {
+		return pg.Wrap(op, ErrInTx)
+	}
+	if alone, err := l.tending(ctx, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }); err != nil || !alone {
+		return pg.Wrap(op, err)
+	}
+	for slot := range leaves {
+		alone, err := l.tending(ctx, func(tx pgx.Tx) error { return empty(ctx, tx, slot) })
+		var pgErr *pgconn.PgError
+		if errors.As(err, &pgErr) && pgErr.Code == "55P03" {
+			continue // somebody is at it, or has written there and not committed
+		}
+		if err != nil || !alone {
+			return pg.Wrap(op, err)
+		}
+	}
+	for _, sql := range []string{forgetCommits, forgetTicks} {
+		for more := true; more; {
+			alone, err := l.tending(ctx, func(tx pgx.Tx) error {
+				deleted, err := tx.Exec(ctx, sql)
+				more = deleted.RowsAffected() == forgotten
+				return err
+			})
+			if err != nil || !alone {
+				return pg.Wrap(op, err)
+			}
+		}
+	}
+	return nil
+}
+
+// leaves is how many parts the log has.
+const leaves = 8
+
+// tending runs fn in a transaction, unless another process tends the log: then it
+// reports false.
+func (l *Log) tending(ctx context.Context, fn func(pgx.Tx) error) (alone bool, err error) {
+	err = pg.Retry(ctx, l.db, func() error {
+		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+			// Each statement has to see what was committed while the one before it waited.
+			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
+				return err
+			}
+			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(1752135524, 2)`).Scan(&alone); err != nil || !alone {
+				return err
+			}
+			return fn(tx)
+		})
+	})
+	return alone, err
+}
+
+// A consumer's place is where its slowest shard is: after all of commit n, or in it.
+const places = `
+	places AS (
+		SELECT k.consumer, min(CASE WHEN k.id = 0 THEN k.n ELSE k.n - 1 END) AS n
+		FROM (
+			SELECT DISTINCT ON (consumer, shard) consumer, n, id
+			FROM howdah.change_checkpoint
+			ORDER BY consumer, shard, seq DESC) k
+		GROUP BY k.consumer)`
+
+// What a consumer has to do next was numbered by the first tick after its place.
+const expire = `
+	WITH ` + places + `
+	UPDATE howdah.change_consumer c
+	SET state = 'expired', reason = format('it was behind for longer than %s', s.hold)
+	FROM places p, howdah.change_state s
+	WHERE c.name = p.consumer AND c.state <> 'expired'
+		AND (SELECT t.at FROM howdah.change_tick t WHERE t.n > p.n ORDER BY t.n, t.tick LIMIT 1) < statement_timestamp() - s.hold`
+
+// empty empties a leaf of the log if all in it lies below what is kept.
+func empty(ctx context.Context, tx pgx.Tx, slot int) error {
+	// Who makes a consumer, or moves one, holds the row until the consumer can be seen.
+	var now int
+	if err := tx.QueryRow(ctx, `SELECT howdah.change_slot() FROM howdah.change_state FOR UPDATE`).Scan(&now); err != nil {
+		return err
+	}
+	if slot == now || slot == (now+1)%leaves { // writers are there, or about to be
+		return nil
+	}
+	var n int64
+	var xmin string
+	err := tx.QueryRow(ctx, `
+		WITH `+places+`, slowest AS (
+			SELECT min(p.n) AS n
+			FROM places p
+			JOIN howdah.change_consumer c ON c.name = p.consumer AND c.state <> 'expired'
+		), old AS (
+			SELECT tick
+			FROM howdah.change_tick
+			WHERE at < statement_timestamp() - (SELECT retention FROM howdah.change_state)
+			ORDER BY at DESC, tick DESC
+			LIMIT 1
+		), slow AS (
+			SELECT tick
+			FROM howdah.change_tick
+			WHERE n <= (SELECT n FROM slowest)
+			ORDER BY n DESC, tick DESC
+			LIMIT 1
+		)
+		SELECT t.n, pg_snapshot_xmin(t.snap)::text
+		FROM howdah.change_tick t
+		WHERE t.tick = CASE WHEN (SELECT n FROM slowest) IS NULL THEN (SELECT tick FROM old) ELSE (SELECT least(old.tick, slow.tick) FROM old, slow) END
+			AND t.n > 0`).Scan(&n, &xmin)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	leaf := pgx.Identifier{"howdah", "change_" + strconv.Itoa(slot)}.Sanitize()
+	// All that had ended before the snapshot was taken is numbered, and not above n.
+	below := func() (below bool, err error) {
+		err = tx.QueryRow(ctx, `SELECT coalesce((SELECT xid < $1::text::xid8 FROM `+leaf+` ORDER BY xid DESC, id DESC LIMIT 1), false)`, xmin).Scan(&below)
+		return below, err
+	}
+	if ok, err := below(); err != nil || !ok {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `LOCK TABLE ONLY `+leaf+` IN ACCESS EXCLUSIVE MODE`); err != nil {
+		return err
+	}
+	if ok, err := below(); err != nil || !ok { // others may have written before the lock
+		return err
+	}
+	if _, err := tx.Exec(ctx, `UPDATE howdah.change_state SET floor = greatest(floor, $1)`, n); err != nil {
+		return err
+	}
+	if _, err := tx.Exec(ctx, `SELECT setval('howdah.change_floor', floor) FROM howdah.change_state`); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `TRUNCATE ONLY `+leaf)
+	return err
+}
+
+// What told of changes that are gone goes in parts, so that no transaction is long.
+const (
+	forgotten     = 50_000
+	forgetCommits = `
+		DELETE FROM howdah.change_commit
+		WHERE ctid = ANY (ARRAY(
+			SELECT c.ctid
+			FROM howdah.change_commit c
+			WHERE c.n <= (SELECT floor FROM howdah.change_state)
+			ORDER BY c.n
+			LIMIT 50000))`
+	forgetTicks = `
+		DELETE FROM howdah.change_tick
+		WHERE ctid = ANY (ARRAY(
+			SELECT t.ctid
+			FROM howdah.change_tick t
+			WHERE t.tick < (
+				SELECT tick
+				FROM howdah.change_tick
+				WHERE n <= (SELECT floor FROM howdah.change_state)
+				ORDER BY n DESC, tick DESC
+				LIMIT 1)
+			ORDER BY t.tick
+			LIMIT 50000))`
+)
+
+// Keeper tends the log of a database for as long as it runs.
+type Keeper struct{ log *Log }
+
+// NewKeeper returns a Keeper of l. It starts nothing.
+func NewKeeper(l *Log) *Keeper { return &Keeper{l} }
+
+// Run tends the log every minute until ctx is done. A database that is away is waited
+// for.
+func (k *Keeper) Run(ctx context.Context) error {
+	if pg.InTx(k.log.db) {
+		return pg.Wrap("changes: keeper", ErrInTx)
+	}
+	failing := false
+	// Not all processes at once, and not those that live but for a moment.
+	for timer := time.NewTimer(time.Second + rand.N(10*time.Second)); ; timer.Reset(time.Minute) {
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return nil
+		case <-timer.C:
+		}
+		err := k.log.Tend(ctx)
+		if readOnly(err) {
+			err = nil // a standby: the primary is tended
+		}
+		if err != nil && !failing && ctx.Err() == nil {
+			slog.WarnContext(ctx, "the log of changes cannot be tended; trying again", "error", err)
+		}
+		failing = err != nil
+	}
+}

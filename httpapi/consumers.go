@@ -1,0 +1,188 @@
+package httpapi
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
+)
+
+// ConsumerPath is the consumer an operation is about.
+type ConsumerPath struct {
+	Name string `path:"name" doc:"Name of the consumer." example:"billing"`
+}
+
+type consumersOutput struct {
+	Body struct {
+		Consumers []changes.Status `json:"consumers" nullable:"false"`
+	}
+}
+
+func (a *api) listConsumers(ctx context.Context, _ *struct{}) (*consumersOutput, error) {
+	all, err := a.client.Changes.Consumers(ctx)
+	out := new(consumersOutput)
+	out.Body.Consumers = slices.Concat([]changes.Status{}, all)
+	return out, err
+}
+
+type consumerOutput struct {
+	Body changes.Status
+}
+
+func (a *api) getConsumer(ctx context.Context, in *ConsumerPath) (*consumerOutput, error) {
+	s, err := a.client.Changes.Consumer(ctx, in.Name)
+	return &consumerOutput{s}, err
+}
+
+// statusAfter answers how a consumer stands once something was done to it.
+func (a *api) statusAfter(ctx context.Context, name string, err error) (*consumerOutput, error) {
+	if err != nil {
+		return nil, err
+	}
+	return a.getConsumer(ctx, &ConsumerPath{name})
+}
+
+type forgetOutput struct {
+	Body struct {
+		Forgotten bool `json:"forgotten" example:"true"`
+	}
+}
+
+func (a *api) forgetConsumer(ctx context.Context, in *ConsumerPath) (*forgetOutput, error) {
+	err := a.client.Changes.Forget(ctx, in.Name)
+	out := new(forgetOutput)
+	out.Body.Forgotten = err == nil
+	return out, err
+}
+
+type pauseInput struct {
+	ConsumerPath
+	Body struct {
+		Reason string `json:"reason,omitempty" example:"prices are being mended" doc:"For those who wonder."`
+	}
+}
+
+func (a *api) pauseConsumer(ctx context.Context, in *pauseInput) (*consumerOutput, error) {
+	return a.statusAfter(ctx, in.Name, a.client.Changes.Pause(ctx, in.Name, in.Body.Reason))
+}
+
+type resumeInput struct {
+	ConsumerPath
+	Body struct{}
+}
+
+func (a *api) resumeConsumer(ctx context.Context, in *resumeInput) (*consumerOutput, error) {
+	return a.statusAfter(ctx, in.Name, a.client.Changes.Resume(ctx, in.Name))
+}
+
+type seekInput struct {
+	ConsumerPath
+	Body struct {
+		To string `json:"to" example:"now" doc:"start, now, a position or a time. Back: what was handled is handled again."`
+	}
+}
+
+func (a *api) seekConsumer(ctx context.Context, in *seekInput) (*consumerOutput, error) {
+	return a.statusAfter(ctx, in.Name, a.client.Changes.Seek(ctx, in.Name, in.Body.To))
+}
+
+type reshardInput struct {
+	ConsumerPath
+	Body struct {
+		Shards int `json:"shards" minimum:"1" maximum:"64" example:"4" doc:"How many there are to be. Run it with as many from now on: it helps with the present ones until they have come to one place."`
+	}
+}
+
+func (a *api) reshardConsumer(ctx context.Context, in *reshardInput) (*consumerOutput, error) {
+	return a.statusAfter(ctx, in.Name, a.client.Changes.Reshard(ctx, in.Name, in.Body.Shards))
+}
+
+type waitInput struct {
+	ConsumerPath
+	Body struct {
+		Position string `json:"position,omitempty" example:"1042" doc:"Up to there; default all that is committed now."`
+		Timeout  string `json:"timeout,omitempty" example:"10s" doc:"At most so long, up to 1m; default 10s."`
+	}
+}
+
+func (a *api) waitConsumer(ctx context.Context, in *waitInput) (*positionOutput, error) {
+	timeout := 10 * time.Second
+	if in.Body.Timeout != "" {
+		var err error
+		if timeout, err = duration("timeout", in.Body.Timeout); err != nil {
+			return nil, err
+		}
+	}
+	if timeout <= 0 || timeout > time.Minute {
+		return nil, pg.Refuse("timeout", "%v; want more than nothing and up to 1m", timeout)
+	}
+	// The database's time to answer comes after the waiting.
+	ctx, cancel := context.WithTimeout(ctx, timeout+a.cfg.Timeout)
+	defer cancel()
+	stop := a.untilEnding(cancel)
+	defer stop()
+	upTo, err := a.positionNamed(ctx, in.Body.Position)
+	if err != nil {
+		return nil, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	err = a.client.Changes.Wait(waiting, in.Name, upTo)
+	if err != nil && waiting.Err() != nil {
+		err = newProblem(statuses[fault.Unavailable], "%s has not handled all up to %s yet", in.Name, upTo)
+	}
+	out := new(positionOutput)
+	out.Body.Position = upTo
+	return out, err
+}
+
+type parkedOutput struct {
+	Body struct {
+		Parked []changes.Parked `json:"parked" nullable:"false" example:"[{\"change\":{\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"orders\",\"key\":{\"id\":2},\"new\":{\"id\":2,\"status\":\"paid\"},\"at\":\"2026-11-20T14:18:31.711368Z\",\"xid\":\"1396719\",\"last\":true},\"shard\":0,\"attempts\":5,\"error\":\"no such customer\",\"next\":\"2026-11-20T14:19:01Z\",\"since\":\"2026-11-20T14:18:38Z\"}]"`
+	}
+}
+
+func (a *api) parkedOf(ctx context.Context, in *struct {
+	ConsumerPath
+	After string `query:"after" default:"0" doc:"Those after a position." example:"1042.88213"`
+	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many; more where one position has several."`
+}) (*parkedOutput, error) {
+	after, err := changes.ParsePosition(in.After)
+	if err != nil {
+		return nil, err
+	}
+	parked, err := a.client.Changes.Parked(ctx, in.Name, after, in.Limit)
+	out := new(parkedOutput)
+	out.Body.Parked = slices.Concat([]changes.Parked{}, parked)
+	return out, err
+}
+
+type parkedInput struct {
+	ConsumerPath
+	Body struct {
+		Positions []changes.Position `json:"positions,omitempty" example:"[\"1042.88213\"]" doc:"Which; none: all."`
+	}
+}
+
+type countOutput struct {
+	Body struct {
+		Count int64 `json:"count" example:"3"`
+	}
+}
+
+func (a *api) retryParked(ctx context.Context, in *parkedInput) (*countOutput, error) {
+	n, err := a.client.Changes.Retry(ctx, in.Name, in.Body.Positions...)
+	out := new(countOutput)
+	out.Body.Count = n
+	return out, err
+}
+
+func (a *api) skipParked(ctx context.Context, in *parkedInput) (*countOutput, error) {
+	n, err := a.client.Changes.Skip(ctx, in.Name, in.Body.Positions...)
+	out := new(countOutput)
+	out.Body.Count = n
+	return out, err
+}
