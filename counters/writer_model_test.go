@@ -114,19 +114,23 @@ var (
 		rapid.Map(rapid.IntRange(-3, 3), func(i int) string { return fmt.Sprint(i) }),
 		rapid.SampledFrom([]string{"0.5", "-0.1", "9223372036854775807", "-9223372036854775808", "1e40", "0.000000000000000000001"})),
 		func(text string) counters.Number { return number(json.Number(text)) })
-	someLeaf = rapid.OneOf(rapid.Map(someNumber, func(n counters.Number) any { return n }),
-		rapid.SampledFrom([]any{"text", "1.5", "-2e3", "NaN", nil, true, []any{}}))
-	someStep = rapid.Custom(func(t *rapid.T) step {
+	numericLeaf = rapid.OneOf(rapid.Map(someNumber, func(n counters.Number) any { return n }), rapid.SampledFrom([]any{"1.5", "-2e3", nil}))
+	someLeaf    = rapid.OneOf(numericLeaf, rapid.SampledFrom([]any{"text", "NaN", true, []any{}}))
+)
+
+// callsOf returns calls that put some leaves.
+func callsOf(leaf *rapid.Generator[any]) *rapid.Generator[call] {
+	someStep := rapid.Custom(func(t *rapid.T) step {
 		s := step{Field: rapid.SampledFrom([]string{"x", "y"}).Draw(t, "field")}
 		s.Op = rapid.SampledFrom([]counters.Op{counters.OpAdd, counters.OpAdd, counters.OpPut, counters.OpMax, counters.OpMin}).Draw(t, "op")
 		if s.Op == counters.OpPut {
-			s.Value = someLeaf.Draw(t, "leaf")
+			s.Value = leaf.Draw(t, "leaf")
 		} else {
 			s.Value = someNumber.Draw(t, "number")
 		}
 		return s
 	})
-	someCall = rapid.Custom(func(t *rapid.T) call {
+	return rapid.Custom(func(t *rapid.T) call {
 		c := make(call, rapid.SampledFrom([]int{1, 1, 1, 2, 3}).Draw(t, "events"))
 		for i := range c {
 			c[i].Key = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "key")
@@ -134,7 +138,7 @@ var (
 		}
 		return c
 	})
-)
+}
 
 // Whatever is folded together writes, statement by statement, what the same calls write
 // one after the other; and just those of them fail.
@@ -145,6 +149,7 @@ func TestFoldIsTheSame(t *testing.T) {
 		programs = 10
 	}
 	rows := func(key string) []string { return []string{key + "::1d::1746489600"} }
+	someCall := callsOf(someLeaf)
 	rapid.Check(t, func(t *rapid.T) {
 		for range programs {
 			before := model{}
@@ -234,10 +239,24 @@ func (m model) run(all []counters.Statement) (model, error) {
 // carry any number of them in a transaction.
 func TestWriterIsTheStore(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
 	cfg := counters.Config{System: counters.Off, Granularities: []counters.Granularity{"1h", "1d"}}
-	s, _ := newStore(t, cfg)
-	programs := 0
+	t.Run("rows", func(t *testing.T) {
+		t.Parallel()
+		s, _ := newStore(t, cfg)
+		writerIsTheStore(t, s, someLeaf)
+	})
+	t.Run("slots", func(t *testing.T) { // into which anything can be added
+		t.Parallel()
+		cfg.Striped = []string{"*"}
+		s, _ := newStriped(t, cfg)
+		writerIsTheStore(t, s, numericLeaf)
+	})
+}
+
+func writerIsTheStore(t *testing.T, s *counters.Store, leaf *rapid.Generator[any]) {
+	t.Helper()
+	ctx := t.Context()
+	programs, someCall := 0, callsOf(leaf)
 	rapid.Check(t, func(t *rapid.T) {
 		programs++
 		prefix := func(way string) string { return fmt.Sprintf("%d %s ", programs, way) }
@@ -252,7 +271,7 @@ func TestWriterIsTheStore(t *testing.T) {
 		calls := rapid.SliceOfN(someCall, 1, 8).Draw(t, "calls")
 		want := model{}
 		answers := map[string][]string{}
-		there := someLeaf.Draw(t, "there")
+		there := leaf.Draw(t, "there")
 		for _, way := range []string{"store", "writer"} {
 			if _, err := s.Set(ctx, rows(way)[:2], counters.Values{"x": there}); err != nil {
 				t.Fatal(err)
