@@ -84,6 +84,8 @@ func TestLayers(t *testing.T) {
 		"./internal/localpg": {"fault"},
 		"./internal/pgtest":  {"fault", "internal/localpg"},
 		"./cmd/howdah":       {"changes", "checklists", "compat/iidyhttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/migrate"},
+
+		"./examples/accesslog": {"counters", "fault", "pg", "pg/migrate"},
 	}
 	for _, path := range list(t, "./...") {
 		pkg := "." + strings.TrimPrefix(path, module)

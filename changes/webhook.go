@@ -175,7 +175,7 @@ func verdict(answer *http.Response, text []byte) error {
 	if answer.StatusCode/100 == 2 {
 		return nil
 	}
-	problem := answer.Status
+	problem := fmt.Sprintf("%d %s", answer.StatusCode, http.StatusText(answer.StatusCode)) // the receiver's own words have no end
 	if answer.StatusCode/100 == 3 {
 		problem += "; redirects are not followed"
 	}

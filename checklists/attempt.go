@@ -81,13 +81,21 @@ func (w *shift) attempt(ctx context.Context, t *task) {
 		w.ended <- t
 	}()
 	var err error
+	limited, cancel := ctx, func() {}
+	if w.cfg.Timeout > 0 {
+		limited, cancel = context.WithTimeout(ctx, w.cfg.Timeout)
+	}
+	defer cancel()
 	if w.cfg.DoTx != nil {
-		err = w.attemptTx(ctx, t)
+		err = w.attemptTx(limited, t)
 	} else {
 		t.outcome = done
-		err = w.cfg.Do(ctx, t.item)
+		err = w.cfg.Do(limited, t.item)
 	}
 	if err != nil {
+		if limited.Err() != nil && ctx.Err() == nil {
+			err = fmt.Errorf("took longer than %v: %w", w.cfg.Timeout, err)
+		}
 		t.failed(err)
 		if ctx.Err() != nil {
 			// It was not the item's fault. Of a lease that was lost there is nothing to

@@ -169,16 +169,11 @@ func (s *Store) Increment(ctx context.Context, list string, items ...string) (n 
 	// Locked in the order of their bytes before the first is changed: UPDATE alone
 	// takes them as it finds them, and two overlapping ones deadlock.
 	return s.exec(ctx, op, items, `
-		WITH k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND item = ANY($2)
-			ORDER BY item COLLATE "C"
-			FOR NO KEY UPDATE)
+		WITH `+locked(`unnest($2::text[]) AS f(item)`, `l.*`, ``, `FOR NO KEY UPDATE`)+`
 		UPDATE {lists} l
 		SET attempts = least(l.attempts, 2147483646) + 1
 		FROM k
-		WHERE l.list = $1 AND l.item = k.item`, list, sortedSet(items))
+		WHERE l.list = k.list AND l.item = k.item`, list, sortedSet(items))
 }
 
 // Delete takes items off list and returns how many were on it; others are
@@ -193,16 +188,52 @@ func (s *Store) Delete(ctx context.Context, list string, items ...string) (int64
 			DELETE FROM {lists}
 			WHERE list = $1 AND item = $2`, list, items[0])
 	}
-	return s.exec(ctx, op, items, `
-		WITH k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND item = ANY($2)
-			ORDER BY item COLLATE "C"
-			FOR UPDATE)
+	if len(items) == 0 {
+		return 0, nil
+	}
+	// By the place of the row, which spares a second search for its key. A row that
+	// another has changed while this one waited for it is at a place that the snapshot
+	// cannot see: it is searched for. Others are not, that came onto the list meanwhile:
+	// in a transaction they would be locked out of order.
+	k := locked(`unnest($2::text[]) AS f(item)`, `l.*`, ``, `FOR UPDATE`)
+	var gone int64
+	var missed []string
+	err := s.row(ctx, `
+		WITH `+k+`,
+		gone AS (
+			DELETE FROM {lists}
+			WHERE ctid = ANY(ARRAY(SELECT place FROM k))
+			RETURNING item)
+		SELECT (SELECT count(*) FROM gone), CASE WHEN (SELECT count(*) FROM gone) < (SELECT count(*) FROM k) THEN
+			ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM gone)) END`, []any{list, sortedSet(items)}, &gone, &missed)
+	if err != nil || len(missed) == 0 {
+		return gone, pg.Wrap(op, err)
+	}
+	more, err := s.run(ctx, `
+		WITH `+k+`
 		DELETE FROM {lists} l
 		USING k
-		WHERE l.list = $1 AND l.item = k.item`, list, sortedSet(items))
+		WHERE l.list = k.list AND l.item = k.item`, list, missed)
+	return gone + more, pg.Wrap(op, err)
+}
+
+// locked is the CTE k: of the items f that are on list $1 and meet a condition
+// those that it has locked, in the order of f, with the place of their row.
+//
+// Of a list that nobody has analyzed the planner believes that it has one item, and
+// would as soon read all of it as look for one. Hence there is only one way here:
+// each item of f by its key, and, because k says the list, l.list = k.list AND
+// l.item = k.item in what follows. No condition may be one of those on due that the
+// index lists_due serves, which has the list too: IS DISTINCT FROM is none.
+func locked(f, columns, condition, lock string) string {
+	return `k AS MATERIALIZED (
+			SELECT ` + columns + `
+			FROM ` + f + `
+			CROSS JOIN LATERAL (
+				SELECT l.list, l.item, l.ctid AS place
+				FROM {lists} l
+				WHERE l.list = $1 AND l.item = f.item` + condition + `
+				` + lock + `) l)`
 }
 
 // exec runs a statement about items and returns the rows it touched; without
@@ -305,10 +336,9 @@ func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]
 // may not be seen. An error ends it.
 func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
-		const page = 1000
 		var after *string
-		for {
-			items, err := s.Page(ctx, list, after, page)
+		for n := firstPage; ; {
+			items, err := s.Page(ctx, list, after, n)
 			if err != nil {
 				yield(Item{}, err)
 				return
@@ -318,12 +348,29 @@ func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
 					return
 				}
 			}
-			if len(items) < page {
+			if len(items) < n {
 				return
 			}
-			after = &items[len(items)-1].Name
+			after, n = &items[len(items)-1].Name, nextPage(items)
 		}
 	}
+}
+
+// Pages of All: their first is for payloads of any size, those that follow hold about
+// as many bytes.
+const (
+	firstPage = 16
+	pageItems = 1000
+	pageBytes = 4 << 20
+)
+
+// nextPage is how many items the page after one should have.
+func nextPage(items []Item) int {
+	bytes := 1
+	for _, item := range items {
+		bytes += len(item.Name) + len(item.Error) + len(item.Payload)
+	}
+	return min(max(len(items)*pageBytes/bytes, 1), pageItems)
 }
 
 // columns are what is to be selected of items in this table.

@@ -123,17 +123,12 @@ func (s *Store) Kill(ctx context.Context, list, reason string, items ...string) 
 		return 0, pg.Wrap(op, err)
 	}
 	err = s.row(ctx, `
-		WITH k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1 AND item = ANY($2) AND due < 'infinity'
-			ORDER BY item COLLATE "C"
-			FOR NO KEY UPDATE),
+		WITH `+locked(`unnest($2::text[]) AS f(item)`, `l.*`, ` AND l.due IS DISTINCT FROM 'infinity'`, `FOR NO KEY UPDATE`)+`,
 		u AS (
 			UPDATE {lists} l
 			SET due = 'infinity', lease = NULL, error = $3
 			FROM k
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING 1),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, dead)
@@ -159,19 +154,14 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	if err := s.needColumns(ctx); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
-	sql := redriveDead
-	if q.State == StateDone {
-		sql = redriveDone
-	} else {
-		q.State = StateDead
-	}
-	cond, args := q.where()
-	args = append([]any{list}, args...)
-	sql = fmt.Sprintf(sql, cond+q.tail(&args, `item COLLATE "C"`))
-	if q.State == StateDead {
+	if q.State != StateDone {
+		sql, args := redriveDead(list, q)
 		err = s.rowRinging(ctx, sql, args, &n)
 		return n, pg.Wrap(op, err)
 	}
+	cond, args := q.where()
+	args = append([]any{list}, args...)
+	sql := fmt.Sprintf(redriveDone, cond+q.tail(&args, `item COLLATE "C"`))
 	err = pg.Retry(ctx, s.db, func() error {
 		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 			in := s.WithTx(tx)
@@ -184,37 +174,54 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	return n, pg.Wrap(op, s.told(err))
 }
 
-const (
-	redriveDead = `
-		WITH k AS MATERIALIZED (
-			SELECT item
-			FROM {lists}
-			WHERE list = $1%s
-			FOR NO KEY UPDATE),
+// redriveDead is the statement about dead items: it looks for each that is named, or
+// for the dead of each priority, which is where the index has them.
+func redriveDead(list string, q Query) (sql string, args []any) {
+	items := q.Items
+	q.Items, q.State = nil, ""
+	cond, args := q.where()
+	args = append([]any{list}, args...)
+	cond += ` AND due IS NOT DISTINCT FROM 'infinity'` // not =, which lists_due could serve
+	each, by := `generate_series(-5, 5) AS f(priority)`, `priority = f.priority::smallint AND due = 'infinity'`
+	if items != nil {
+		args = append(args, sortedSet(items))
+		each, by = fmt.Sprintf(`unnest($%d::text[]) AS f(item)`, len(args)), `item = f.item`
+	}
+	return `
+		WITH f AS MATERIALIZED (
+			SELECT named AS item
+			FROM ` + each + `
+			CROSS JOIN LATERAL (
+				SELECT item AS named
+				FROM {lists}
+				WHERE list = $1 AND ` + by + cond + `
+				OFFSET 0) x` + q.tail(&args, `named COLLATE "C"`) + `),
+		` + locked(`f`, `l.*`, cond, `FOR NO KEY UPDATE`) + `,
 		u AS (
 			UPDATE {lists} l
 			SET due = date_trunc('milliseconds', statement_timestamp()), attempts = 0
 			FROM k
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING 1),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, dead)
 			SELECT {relation}, $1, '-infinity', -count(*)
 			FROM u
 			HAVING count(*) > 0)
-		SELECT count(*) FROM u`
+		SELECT count(*) FROM u`, args
+}
 
-	// One that has been put on again meanwhile is not done: it is only forgotten.
-	redriveDone = `
+// One that has been put on again meanwhile is not done: it is only forgotten.
+const redriveDone = `
 		WITH k AS MATERIALIZED (
-			SELECT item
+			SELECT list, item
 			FROM howdah.checklist_done
 			WHERE relation = {relation} AND list = $1%s
 			FOR UPDATE),
 		gone AS (
 			DELETE FROM howdah.checklist_done d
 			USING k
-			WHERE d.relation = {relation} AND d.list = $1 AND d.item = k.item
+			WHERE d.relation = {relation} AND d.list = k.list AND d.item = k.item
 			RETURNING d.item, d.payload),
 		u AS (
 			INSERT INTO {lists} (list, item, payload)
@@ -229,4 +236,3 @@ const (
 			FROM u
 			HAVING count(*) > 0)
 		SELECT count(*) FROM u`
-)

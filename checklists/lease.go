@@ -32,15 +32,16 @@ type Lease struct {
 // token either.
 type Claim struct {
 	Lease
-	Until  time.Time `json:"until,omitzero"`
-	Paused bool      `json:"paused"`
-	Items  []Item    `json:"items"` // in the order to do them; what is said of all of them (state, due, worker) is left out
+	Until   time.Time `json:"until,omitzero"`
+	Paused  bool      `json:"paused"`
+	Limited bool      `json:"limited,omitempty"` // fewer than asked for because of the list's MaxLeased or Rate
+	Items   []Item    `json:"items"`             // in the order to do them; what is said of all of them (state, due, worker) is left out
 }
 
 // Claim takes up to n items that are ready off the others' hands for d: highest
 // priority first, then the longest due. It adds an attempt to each. No items, and
 // no error, are what there is when none is ready, the list is paused, or its
-// limits are reached; Paused says which. Items whose lease ended are ready, too;
+// limits are reached; Paused and Limited say which. Items whose lease ended are ready, too;
 // those that have used up their attempts become dead instead of being handed out,
 // and then there may be fewer than n although more are ready.
 //
@@ -66,7 +67,7 @@ func (s *Store) Claim(ctx context.Context, list, worker string, n int, d time.Du
 	if err != nil {
 		return Claim{}, pg.Wrap(op, err)
 	}
-	c.Until, c.Paused, c.Items = got.until, got.paused, append(c.Items, got.items...)
+	c.Until, c.Paused, c.Limited, c.Items = got.until, got.paused, got.short, append(c.Items, got.items...)
 	if short := len(c.Items) < n && !got.paused && !got.limited; short && (marked || got.dead > 0) {
 		// Below the marks there may be more, and where some were found dead, too.
 		began, marked = time.Now(), false
@@ -104,6 +105,7 @@ type wish struct {
 // found is the answer to a claim.
 type found struct {
 	paused, limited bool
+	short           bool // there are fewer items than asked for because of the limits
 	until           time.Time
 	dead            int64
 	items           []Item
@@ -122,11 +124,11 @@ func (s *Store) claim(ctx context.Context, db pg.DB, w wish) (f found, err error
 				FROM howdah.checklist
 				WHERE relation = {relation} AND list = $1),
 			c AS MATERIALIZED (
-				SELECT x.item, x.due, x.leased, x.leased AND s.max_attempts > 0 AND x.attempts >= s.max_attempts AS dies, s.until
+				SELECT x.list, x.item, x.due, x.leased, x.leased AND s.max_attempts > 0 AND x.attempts >= s.max_attempts AS dies, s.until
 				FROM s
 				CROSS JOIN generate_series(5, -5, -1) AS p(priority)
 				CROSS JOIN LATERAL (
-					SELECT item, due, attempts, lease IS NOT NULL AS leased
+					SELECT list, item, due, attempts, lease IS NOT NULL AS leased
 					FROM {lists} l
 					WHERE l.list = $1 AND l.priority = p.priority::smallint AND l.due <= statement_timestamp()
 						AND l.due >= ($5::timestamptz[])[p.priority + 6]
@@ -143,7 +145,7 @@ func (s *Store) claim(ctx context.Context, db pg.DB, w wish) (f found, err error
 					attempts = CASE WHEN c.dies THEN l.attempts ELSE least(l.attempts, 2147483646) + 1 END,
 					error = CASE WHEN c.leased THEN 'lease expired' ELSE l.error END
 				FROM c
-				WHERE l.list = $1 AND l.item = c.item
+				WHERE l.list = c.list AND l.item = c.item
 				RETURNING l.item, l.attempts, l.priority, l.error, l.payload, c.due AS was, c.dies, c.leased),
 			d AS (
 				INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
@@ -189,6 +191,7 @@ func (s *Store) claimLimited(ctx context.Context, w wish) (f found, err error) {
 }
 
 func (s *Store) claimAllowed(ctx context.Context, tx pgx.Tx, w wish) (f found, err error) {
+	asked := w.n
 	var maxLeased int
 	var rate, tokens float64
 	// Up to a second's worth gathers.
@@ -222,10 +225,13 @@ func (s *Store) claimAllowed(ctx context.Context, tx pgx.Tx, w wish) (f found, e
 		w.n = min(w.n, maxLeased-leased)
 	}
 	if w.n < 1 {
+		f.short = true
 		return f, nil
 	}
 	w.allowed, w.low = true, noMarks[:]
-	if f, err = s.claim(ctx, tx, w); err != nil || rate <= 0 {
+	f, err = s.claim(ctx, tx, w)
+	f.short = w.n < asked && len(f.items) == w.n
+	if err != nil || rate <= 0 {
 		return f, err
 	}
 	_, err = tx.Exec(ctx, s.sql(`

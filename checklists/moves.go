@@ -70,7 +70,7 @@ func (s *Store) rename(ctx context.Context, from, to string, full bool) (n int64
 	}
 	const move = `
 		WITH k AS MATERIALIZED (
-			SELECT item
+			SELECT list, item
 			FROM {lists}
 			WHERE list = $1
 			ORDER BY item COLLATE "C"
@@ -79,7 +79,7 @@ func (s *Store) rename(ctx context.Context, from, to string, full bool) (n int64
 			UPDATE {lists} l
 			SET list = $2
 			FROM k
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING %s)`
 	if !full {
 		err = s.row(ctx, fmt.Sprintf(move, "1")+`
@@ -157,7 +157,7 @@ func (s *Store) Drop(ctx context.Context, list string) (n int64, err error) {
 func (s *Store) drop(ctx context.Context, list string, full bool) (n int64, err error) {
 	const remove = `
 		WITH k AS MATERIALIZED (
-			SELECT item
+			SELECT list, item
 			FROM {lists}
 			WHERE list = $1
 			ORDER BY item COLLATE "C"
@@ -165,7 +165,7 @@ func (s *Store) drop(ctx context.Context, list string, full bool) (n int64, err 
 		gone AS (
 			DELETE FROM {lists} l
 			USING k
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING %s)`
 	if !full {
 		err = s.row(ctx, fmt.Sprintf(remove, "1")+`

@@ -36,7 +36,7 @@ func (s *Store) Done(ctx context.Context, l Lease, items ...string) (int64, erro
 		WHERE ctid = ANY(ARRAY(SELECT place FROM k))`, `
 		DELETE FROM {lists} l
 		USING k
-		WHERE l.list = $1 AND l.item = k.item`)
+		WHERE l.list = k.list AND l.item = k.item`)
 }
 
 // Release gives items back at once, or without items all that the lease still
@@ -47,7 +47,7 @@ func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, e
 		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(attempts - 1, 0), due = date_trunc('milliseconds', statement_timestamp())
 		FROM k
-		WHERE l.list = $1 AND l.item = k.item`)
+		WHERE l.list = k.list AND l.item = k.item`)
 }
 
 // finish runs a statement on k, which is some or all items of a lease, locked in
@@ -58,22 +58,18 @@ func (s *Store) finish(ctx context.Context, op string, run func(context.Context,
 	if err := s.checkHeld(ctx, l, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
-	args, asked, named := []any{l.List, l.Token}, 0, ""
+	args, asked, k := []any{l.List, l.Token}, 0, heldAll
 	if len(items) > 0 {
 		set := sortedSet(items)
-		args, asked, named = append(args, set), len(set), " AND item = ANY($3)"
+		args, asked = append(args, set), len(set)
+		k = locked(`unnest($3::text[]) AS f(item)`, `l.*`, ` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR UPDATE`)
 	} else {
 		sqls = sqls[len(sqls)-1:]
 	}
 	for _, sql := range sqls {
 		var more int64
 		more, err = run(ctx, `
-			WITH k AS MATERIALIZED (
-				SELECT item, ctid AS place
-				FROM {lists}
-				WHERE list = $1 AND lease = $2::uuid`+named+`
-				ORDER BY item COLLATE "C"
-				FOR UPDATE)`+sql, args...)
+		WITH `+k+sql, args...)
 		if n += more; err != nil || n == int64(asked) {
 			break
 		}
@@ -83,6 +79,14 @@ func (s *Store) finish(ctx context.Context, op string, run func(context.Context,
 	}
 	return n, pg.Wrap(op, err)
 }
+
+// heldAll is the CTE k of all items that lease $2 of list $1 holds, locked.
+const heldAll = `k AS MATERIALIZED (
+			SELECT list, item
+			FROM {lists}
+			WHERE list = $1 AND lease = $2::uuid
+			ORDER BY item COLLATE "C"
+			FOR UPDATE)`
 
 // Fail reports attempts that failed and returns how many. Each item waits for
 // the list's backoff, doubled with each attempt, or for RetryIn, and is dead when
@@ -106,17 +110,13 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 	}
 	err = s.row(ctx, `
 		WITH s AS (`+backoffSettings+`),
-		k AS MATERIALIZED (
-			SELECT l.item, f.error, f.wait
-			FROM unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)
-			JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease::text = lower($2)
-			ORDER BY l.item COLLATE "C"
-			FOR NO KEY UPDATE OF l),
+		`+locked(`unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)`, `l.*, f.error, f.wait`,
+		` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR NO KEY UPDATE`)+`,
 		u AS (
 			UPDATE {lists} l
 			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
 			FROM k, s
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING l.due),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
@@ -160,7 +160,7 @@ func (s *Store) Extend(ctx context.Context, l Lease, d time.Duration) (int64, er
 	// just claimed by another holds its lock to its end, and the item would run out.
 	n, err := s.run(ctx, `
 		WITH k AS MATERIALIZED (
-			SELECT item
+			SELECT list, item
 			FROM {lists}
 			WHERE list = $1 AND lease = $2::uuid
 			ORDER BY item COLLATE "C"
@@ -168,7 +168,7 @@ func (s *Store) Extend(ctx context.Context, l Lease, d time.Duration) (int64, er
 		UPDATE {lists} l
 		SET due = statement_timestamp() + $3::interval
 		FROM k
-		WHERE l.list = $1 AND l.item = k.item`, l.List, l.Token, d)
+		WHERE l.list = k.list AND l.item = k.item`, l.List, l.Token, d)
 	if err == nil {
 		err = lost(n, 0)
 	}

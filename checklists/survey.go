@@ -153,7 +153,7 @@ type shape struct {
 	Collation, Encoding, Iidy string
 	Writers                   []string
 	Checked                   *bool // the CHECK, where it is there: whether it is validated
-	DueIndex, LeaseIndex      *bool // the index, where it is there: whether it is valid
+	DueIndex, LeaseIndex      *bool // the index, where it is there: whether it is valid, and as it has to be
 	Taken                     []string
 	Triggers                  int
 
@@ -203,7 +203,7 @@ func (s *Store) look(ctx context.Context, db pg.DB) (*shape, error) {
 				FROM aclexplode(coalesce(c.relacl, acldefault('r', c.relowner))) a
 				WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE') ORDER BY 1) AS writers,
 			(SELECT convalidated FROM pg_constraint WHERE conrelid = c.oid AND conname = $2) AS checked,
-			(SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+			(SELECT i.indisvalid AND i.indpred IS NOT NULL FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 				WHERE i.indrelid = c.oid AND x.relname = $3) AS "dueIndex",
 			(SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
 				WHERE i.indrelid = c.oid AND x.relname = $4) AS "leaseIndex",

@@ -44,34 +44,28 @@ func (s *Store) tell(ctx context.Context, list string, tasks []*task) (lost []*t
 	return lost, s.told(pg.Retry(ctx, s.db, func() error { return read(s.db.Query(ctx, s.sql(tellSQL), args...)) }))
 }
 
-// tellSQL is Done, Fail and Release in one. Leases are compared as text, or each item
-// might be looked for among all that its lease holds.
-const tellSQL = `
+// tellSQL is Done, Fail and Release in one.
+var tellSQL = `
 	WITH s AS (` + backoffSettings + `),
 	f AS MATERIALIZED (
 		SELECT *
-		FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[]) WITH ORDINALITY AS f(lease, item, outcome, error, wait, n)),
-	k AS MATERIALIZED (
-		SELECT l.item, f.outcome, f.error, f.wait, f.n
-		FROM f
-		JOIN {lists} l ON l.list = $1 AND l.item = f.item AND l.lease::text = f.lease
-		ORDER BY l.item COLLATE "C"
-		FOR UPDATE OF l),
+		FROM unnest($2::text[]::uuid[], $3::text[], $4::text[], $5::text[], $6::bigint[]) WITH ORDINALITY AS f(lease, item, outcome, error, wait, n)),
+	` + locked(`f`, `l.*, f.outcome, f.error, f.wait, f.n`, heldBy, `FOR UPDATE`) + `,
 	done AS (
 		DELETE FROM {lists} l
 		USING k
-		WHERE l.list = $1 AND l.item = k.item AND k.outcome = 'done'),
+		WHERE l.list = k.list AND l.item = k.item AND k.outcome = 'done'),
 	released AS (
 		UPDATE {lists} l
 		SET lease = NULL, worker = NULL, attempts = greatest(l.attempts - 1, 0), error = coalesce(nullif(k.error, ''), l.error),
 			due = date_trunc('milliseconds', statement_timestamp() + CASE WHEN k.outcome = 'put off' THEN make_interval(secs => s.backoff) ELSE '0' END)
 		FROM k, s
-		WHERE l.list = $1 AND l.item = k.item AND k.outcome IN ('released', 'put off')),
+		WHERE l.list = k.list AND l.item = k.item AND k.outcome IN ('released', 'put off')),
 	failed AS (
 		UPDATE {lists} l
 		SET lease = NULL, error = k.error, due = ` + dueAfterFailure + `
 		FROM k, s
-		WHERE l.list = $1 AND l.item = k.item AND k.outcome = 'failed'
+		WHERE l.list = k.list AND l.item = k.item AND k.outcome = 'failed'
 		RETURNING l.due),
 	counted AS (
 		INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
@@ -100,7 +94,7 @@ func (s *Store) extendAll(ctx context.Context, list string, tokens []string, d t
 
 const extendAllSQL = `
 	WITH k AS MATERIALIZED (
-		SELECT item
+		SELECT list, item
 		FROM {lists}
 		WHERE list = $1 AND lease = ANY($2::text[]::uuid[])
 		ORDER BY item COLLATE "C"
@@ -108,7 +102,7 @@ const extendAllSQL = `
 	UPDATE {lists} l
 	SET due = statement_timestamp() + $3::interval
 	FROM k
-	WHERE l.list = $1 AND l.item = k.item
+	WHERE l.list = k.list AND l.item = k.item
 	RETURNING l.lease::text, l.item`
 
 // anyLeft reports whether anything on list is ready, waiting or leased.

@@ -24,8 +24,8 @@ type WorkerConfig struct {
 	// [Release] say otherwise. So is a panic.
 	//
 	// It may be called more than once for an item: when its process dies, or its lease
-	// is lost, nobody knows how far it came. Its ctx ends when the lease is lost, and
-	// when the worker stops and Grace has passed.
+	// is lost, nobody knows how far it came. Its ctx ends when the lease is lost,
+	// after Timeout, and when the worker stops and Grace has passed.
 	Do func(ctx context.Context, item Item) error
 
 	// DoTx is Do in a transaction in which the item is ticked off as well, so that
@@ -36,6 +36,7 @@ type WorkerConfig struct {
 	Parallel   int             // items done at the same time; default 8
 	Batch      int             // items in hand, those that wait included; default 4 × Parallel, at most 1,000
 	Lease      time.Duration   // extended at a third of it while the worker lives; default 1 minute
+	Timeout    time.Duration   // of an attempt, which has failed after it: its ctx ends; default none, and the lease is extended as long as it runs
 	Grace      time.Duration   // for what runs, when the worker is to stop; default 10 s, negative: none
 	Hurry      <-chan struct{} // ends Grace early when it is closed
 	UntilEmpty bool            // return when nothing is left on the list: nothing ready, waiting or leased
@@ -73,6 +74,8 @@ func (w *Worker) check(ctx context.Context) error {
 		return pg.Refuse("store", "is in a transaction, and a worker outlives those")
 	case cfg.Parallel < 0:
 		return pg.Refuse("Parallel", "%d; want 1 or more", cfg.Parallel)
+	case cfg.Timeout < 0:
+		return pg.Refuse("Timeout", "%v; want 0s (none) or more", cfg.Timeout)
 	case cfg.Batch < 0 || cfg.Batch > MaxClaim:
 		return pg.Refuse("Batch", "%d; want 1 to %s", cfg.Batch, thousands(MaxClaim))
 	}

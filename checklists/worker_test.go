@@ -413,3 +413,56 @@ func TestAWorkerThroughAPooler(t *testing.T) {
 		}
 	}
 }
+
+// An attempt that takes longer than it may has failed, says so, and holds up nothing;
+// what it says of itself holds.
+func TestAttemptsThatTakeTooLong(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t)
+	insert(t, s, "l", "dead", "hangs", "well")
+	hang := func(ctx context.Context, item checklists.Item) error {
+		if item.Name == "well" {
+			return nil
+		}
+		<-ctx.Done()
+		if item.Name == "dead" {
+			return checklists.Dead(errors.New("no use"))
+		}
+		return checklists.RetryIn(time.Hour, ctx.Err())
+	}
+	for i, cfg := range []checklists.WorkerConfig{
+		{Do: hang},
+		{DoTx: func(ctx context.Context, _ pgx.Tx, item checklists.Item) error { return hang(ctx, item) }},
+	} {
+		ctx, stop := context.WithCancel(within(t, time.Minute))
+		cfg.Parallel, cfg.Batch, cfg.Timeout = 1, 3, 50*time.Millisecond
+		var run sync.WaitGroup
+		run.Go(func() {
+			if err := checklists.NewWorker(s, quiet(cfg)).Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		for progress(t, s, "l").Failed < int64(2*i+2) && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		stop()
+		run.Wait()
+		for name, want := range map[string]struct {
+			state checklists.State
+			error string
+		}{
+			"dead":  {checklists.StateDead, "took longer than 50ms: no use"},
+			"hangs": {checklists.StateWaiting, "took longer than 50ms: context deadline exceeded"},
+		} {
+			if item, err := s.Get(t.Context(), "l", name); err != nil || item.State != want.state || item.Error != want.error {
+				t.Errorf("%s: %+v, %v, want %s, %q", name, item, err, want.state, want.error)
+			}
+		}
+		if i == 0 {
+			if _, err := s.Delete(t.Context(), "l", "dead", "hangs"); err != nil {
+				t.Fatal(err)
+			}
+			insert(t, s, "l", "dead", "hangs", "well")
+		}
+	}
+}

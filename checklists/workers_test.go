@@ -157,6 +157,9 @@ func TestPausedAndLimitedLists(t *testing.T) {
 	if n != 7 {
 		t.Errorf("%d leased, want 7", n)
 	}
+	if c := claim(t, s, "l", 1); len(c.Items) != 0 || !c.Limited || c.Paused {
+		t.Errorf("at the limit: %+v", c)
+	}
 	set.MaxLeased, set.Rate = 0, 2
 	if err := s.Set(ctx, "l", set); err != nil {
 		t.Fatal(err)
@@ -164,13 +167,13 @@ func TestPausedAndLimitedLists(t *testing.T) {
 	if _, err := pool.Exec(ctx, `UPDATE howdah.checklist SET filled = clock_timestamp() - interval '1 hour' WHERE relation = 'lists'::regclass`); err != nil {
 		t.Fatal(err)
 	}
-	if c := claim(t, s, "l", 10); len(c.Items) != 2 { // a second's worth, however long ago
+	if c := claim(t, s, "l", 10); len(c.Items) != 2 || !c.Limited { // a second's worth, however long ago
 		t.Errorf("at 2 a second: %q", claimed(c))
 	}
 	if err := s.Set(ctx, "l", checklists.DefaultSettings); err != nil {
 		t.Fatal(err)
 	}
-	if c := claim(t, s, "l", 100); len(c.Items) != 31 {
+	if c := claim(t, s, "l", 100); len(c.Items) != 31 || c.Limited {
 		t.Errorf("without limits: %d", len(c.Items))
 	}
 }

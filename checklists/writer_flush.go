@@ -167,7 +167,7 @@ var (
 			UPDATE {lists} l
 			SET attempts = least(l.attempts, 2147483647 - k.n) + k.n
 			FROM k
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING l.item)`)
 	deleteFree = free(`item`, `unnest($2::text[])`, ``, takenOff)
 	doneFree   = free(`item, lease`, `unnest($2::text[], $3::uuid[])`, heldBy, takenOff)
@@ -176,7 +176,7 @@ var (
 			UPDATE {lists} l
 			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
 			FROM k, s
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING l.item, l.due),
 		d AS (
 			INSERT INTO howdah.checklist_count (relation, list, bucket, failed, dead)
@@ -189,7 +189,7 @@ const (
 	takenOff = `u AS (
 			DELETE FROM {lists} l
 			USING k
-			WHERE l.list = $1 AND l.item = k.item
+			WHERE l.list = k.list AND l.item = k.item
 			RETURNING l.item)`
 	// Not =, for which the index by lease would serve: of a lease with thousands of
 	// items it finds all for each of them.
@@ -200,20 +200,21 @@ const (
 // condition. Its CTEs make u, the items changed, of k, those of f that nobody else
 // has locked. It answers the items changed, and as true the others.
 func free(columns, items, condition, ctes string) string {
-	rows := `
-			FROM f
-			JOIN {lists} l ON l.list = $1 AND l.item = f.item` + condition
 	return `
 		WITH f AS MATERIALIZED (
 			SELECT *
 			FROM ` + items + ` AS f(` + columns + `)),
-		k AS MATERIALIZED (
-			SELECT f.*` + rows + `
-			FOR UPDATE OF l SKIP LOCKED),
+		` + locked(`f`, `l.list, f.*`, condition, `FOR UPDATE SKIP LOCKED`) + `,
 		` + ctes + `
 		SELECT item, false
 		FROM u
 		UNION ALL
-		SELECT l.item, true` + rows + `
-			AND (SELECT count(*) FROM u) < cardinality($2::text[]) AND NOT EXISTS (SELECT FROM k WHERE k.item = l.item)`
+		SELECT l.item, true
+		FROM f
+		CROSS JOIN LATERAL (
+			SELECT l.item
+			FROM {lists} l
+			WHERE l.list = $1 AND l.item = f.item` + condition + `
+			LIMIT 1) l
+		WHERE (SELECT count(*) FROM u) < cardinality($2::text[]) AND NOT EXISTS (SELECT FROM k WHERE k.item = l.item)`
 }

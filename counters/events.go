@@ -30,6 +30,8 @@ type Event struct {
 	Untracked bool
 	// Granularities are those to count in; default those of the table.
 	Granularities []Granularity
+
+	line int64 // of the source that it was read from
 }
 
 const (
@@ -81,30 +83,39 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 	}
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
-		applied, f = 0, fold{}
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
-			ids, err := s.claim(ctx, tx, t, all)
-			if err != nil {
-				return err
-			}
-			for i, e := range all {
-				if seen, err := ids.seen(e.Event); err != nil {
-					return inEvent(i, len(events), err)
-				} else if seen {
-					continue
-				}
-				if err := e.into(&f); err != nil {
-					return inEvent(i, len(events), err)
-				}
-				applied++
-			}
-			return s.send(ctx, tx, t, &f)
+		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
+			applied, err = s.applyIn(ctx, tx, t, all, &f)
+			return err
 		})
 	})
 	if err = s.explain(ctx, t, &f, pg.Written(s.db, s.told(err))); err != nil {
 		return 0, err
 	}
 	return applied, nil
+}
+
+// applyIn applies in tx those of events whose ID was not seen before, and returns how
+// many they were. f is what they fold to.
+func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepared, f *fold) (applied int, err error) {
+	*f = fold{}
+	var known ids
+	if hasIDs(events) {
+		if known, err = s.claim(ctx, tx, t, events); err != nil {
+			return 0, err
+		}
+	}
+	for i, e := range events {
+		if seen, err := known.seen(e.Event); err != nil {
+			return 0, inEvent(i, len(events), err)
+		} else if seen {
+			continue
+		}
+		if err := e.into(f); err != nil {
+			return 0, inEvent(i, len(events), err)
+		}
+		applied++
+	}
+	return applied, s.send(ctx, tx, t, f)
 }
 
 // prepared is an event, without its Values, and what it writes.
@@ -132,6 +143,7 @@ func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared
 
 // write is what an event writes: fields to its rows, and to those of the system.
 type write struct {
+	eventID        string
 	rows, system   []rowID
 	fields, counts []field
 	spread         bool // rows to their slots
@@ -176,6 +188,7 @@ func (t *table) writes(e Event) (w write, err error) {
 	if err := checkTime("at", e.At); err != nil {
 		return w, err
 	}
+	w.eventID = e.ID
 	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
 		return w, err
 	}

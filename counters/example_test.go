@@ -26,6 +26,18 @@ func ExampleCalendar_Floor() {
 	// 1mo 2025-03-01T00:00:00-05:00
 }
 
+// What a line of an access log counts.
+func ExampleParseAccess() {
+	e, err := counters.ParseAccess(`203.0.113.7 - - [17/May/2015:10:05:03 +0000] "GET /a.png HTTP/1.1" 200 2326 "-" "-"`)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	text, _ := e.Values.MarshalJSON()
+	fmt.Println(e.At.UTC(), string(text))
+	// Output: 2015-05-17 10:05:03 +0000 UTC {"bytes":2326,"method":{"GET":1},"requests":1,"size":{"$hist":2326},"status":{"2xx":1},"visitors":{"$distinct":"203.0.113.7"}}
+}
+
 // Percentiles of what a Hist has counted.
 func ExampleSeries_Quantile() {
 	s := &counters.Series{

@@ -21,6 +21,7 @@ type Query struct {
 	From, To    time.Time
 	Granularity Granularity // any, also one that is not counted in
 	SkipBlanks  bool        // leave out buckets without values
+	Limit       int         // of Values: at most so many points, blank ones too; default MaxPoints
 }
 
 // SystemKey is the metric of which the system rows are.
@@ -30,15 +31,16 @@ const SystemKey = systemKey
 const MaxPoints = 1_000_000
 
 // Values returns the buckets of a metric, blank ones too where q does not skip them:
-// none where From is later than To. More than [MaxPoints] are Invalid.
+// none where From is later than To. More than its Limit are Invalid.
 func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 	const op = "counters: values"
 	t, err := s.asked(ctx, q)
 	if err != nil {
 		return nil, pg.Wrap(op, err)
 	}
-	if n := t.estimate(q); n > 2*MaxPoints {
-		return nil, pg.Wrap(op, pg.Refuse("granularity", "some %d points of %s; at most %d: ask for a shorter time, or a coarser granularity", n, q.Granularity, MaxPoints))
+	limit := min(either(max(q.Limit, 0), MaxPoints), MaxPoints)
+	if n := t.estimate(q); n > 2*int64(limit) {
+		return nil, pg.Wrap(op, t.tooMany(q, "some ", n, limit))
 	}
 	series := &Series{At: []time.Time{}, Values: []Values{}, paths: t.paths}
 	place := map[int64]int{}
@@ -46,8 +48,8 @@ func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 		place[start.Unix()] = len(series.At)
 		series.At = append(series.At, start)
 	}
-	if n := len(series.At); n > MaxPoints {
-		return nil, pg.Wrap(op, pg.Refuse("granularity", "%d points of %s; at most %d: ask for a shorter time, or a coarser granularity", n, q.Granularity, MaxPoints))
+	if n := len(series.At); n > limit {
+		return nil, pg.Wrap(op, t.tooMany(q, "", int64(n), limit))
 	}
 	if len(series.At) == 0 {
 		return series, nil
@@ -130,17 +132,28 @@ func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error
 		return true
 	}
 	first, last := t.calendar.Floor(q.Granularity, q.From).Unix(), q.To.Unix()
-	for t.ranged(q.Key, first, last) {
-		more, err := s.stored(ctx, t, q, first, last, maxPart, keep)
-		if err != nil {
-			return err
+	if t.ranged(q.Key, first, last) {
+		// Where PostgreSQL knows little of a table it may sort all of a range for a part
+		// of it, so that a range is kept near to what a part has.
+		least := maxPart * q.Granularity.length()
+		for span := least; first <= last; {
+			until := min(last, first+span-1)
+			more, err := s.stored(ctx, t, q, first, until, maxPart, keep)
+			if err != nil {
+				return err
+			}
+			switch first = until + 1; {
+			case more:
+				first = part[len(part)-1].At.Unix() + 1
+				span = max(span/4, least)
+			case len(part) < maxPart/4:
+				span *= 4
+			}
+			if !flush() {
+				return nil
+			}
 		}
-		if more {
-			first = part[len(part)-1].At.Unix() + 1
-		}
-		if !flush() || !more {
-			return nil
-		}
+		return nil
 	}
 	var starts []time.Time
 	read := func() error {
@@ -279,9 +292,32 @@ var lengths = map[string][2]int64{
 	"mo": {30 * day, 366 * day}, "q": {91 * day, 366 * day}, "y": {365 * day, 10_000 * 366 * day},
 }
 
+// length is about how many seconds a bucket has.
+func (g Granularity) length() int64 {
+	n, unit, _ := g.parse()
+	length := lengths[unit]
+	return min(n*length[0], length[1])
+}
+
 // estimate returns about how many points a query has, without counting them.
 func (t *table) estimate(q Query) int64 {
-	n, unit, _ := q.Granularity.parse()
-	length := lengths[unit]
-	return (q.To.Unix()-q.From.Unix())/min(n*length[0], length[1]) + 1
+	return (q.To.Unix()-q.From.Unix())/q.Granularity.length() + 1
+}
+
+// tooMany refuses a query for n points, and names the finest granularity of the table
+// that would do.
+func (t *table) tooMany(q Query, some string, n int64, limit int) error {
+	const advice = "%s%d points of %s; at most %d: ask for a shorter time, or a coarser granularity"
+	finest, points := Granularity(""), int64(0)
+	for _, g := range t.granularities {
+		coarser := q
+		coarser.Granularity = g
+		if n := t.estimate(coarser); n <= int64(limit) && n > points {
+			finest, points = g, n
+		}
+	}
+	if finest == "" {
+		return pg.Refuse("granularity", advice, some, n, q.Granularity, limit)
+	}
+	return pg.Refuse("granularity", advice+" such as %s", some, n, q.Granularity, limit, finest)
 }

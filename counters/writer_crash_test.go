@@ -38,8 +38,8 @@ func migrated(t testing.TB, url string) *counters.Store {
 	return s
 }
 
-// total returns how often something was counted.
-func total(t testing.TB, s *counters.Store) int64 {
+// hits returns how often something was counted.
+func hits(t testing.TB, s *counters.Store) int64 {
 	t.Helper()
 	series, err := s.Values(t.Context(), counters.Query{Key: "hot", From: at, To: at, Granularity: "1d"})
 	if err != nil {
@@ -115,7 +115,7 @@ func TestWriterOnABadNetwork(t *testing.T) {
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
-			if got := total(t, direct); got != told.Load() || got != 12*60 {
+			if got := hits(t, direct); got != told.Load() || got != 12*60 {
 				t.Errorf("counted %d, told %d, want %d", got, told.Load(), 12*60)
 			}
 			if w.Stats().Retries == 0 {
@@ -165,7 +165,7 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if got := total(t, s); got != told.Load() || got != 16*100 {
+	if got := hits(t, s); got != told.Load() || got != 16*100 {
 		t.Errorf("counted %d, told %d, want %d", got, told.Load(), 16*100)
 	}
 }
@@ -240,7 +240,7 @@ func TestWriterWhoseProcessIsKilled(t *testing.T) {
 			t.Fatal("it ended before it was killed")
 		}
 		ended(t, url)
-		if got := total(t, s); got < told || got > told+(killed+1)*crashCaller {
+		if got := hits(t, s); got < told || got > told+(killed+1)*crashCaller {
 			t.Errorf("counted %d, told %d", got, told)
 		}
 	}

@@ -110,45 +110,6 @@ func readValues(text json.RawMessage) (counters.Values, error) {
 	return counters.ParseValues(text)
 }
 
-type seriesInput struct {
-	KeyPath
-	From        string               `query:"from" required:"true" doc:"RFC 3339, or Unix seconds." example:"2025-05-06T00:00:00Z"`
-	To          string               `query:"to" required:"true" doc:"Included, as the whole bucket that it lies in." example:"2025-05-06T23:00:00Z"`
-	Granularity counters.Granularity `query:"granularity" required:"true" doc:"A number and a unit: s m h d w mo q y." example:"1h"`
-	SkipBlanks  bool                 `query:"skip_blanks" doc:"Leave out buckets without values."`
-}
-
-type seriesOutput struct {
-	Body struct {
-		At     []time.Time       `json:"at" nullable:"false" example:"[\"2025-05-06T09:00:00Z\"]" doc:"When buckets begin."`
-		Values []counters.Values `json:"values" nullable:"false" example:"[{\"count\":1}]" doc:"What each of them holds."`
-	}
-}
-
-// maxPoints bounds an answer that is made in memory.
-const maxPoints = 100_000
-
-func (a *api) seriesOf(ctx context.Context, in *seriesInput) (*seriesOutput, error) {
-	q := counters.Query{Key: in.Key, Granularity: in.Granularity, SkipBlanks: in.SkipBlanks}
-	var err error
-	if q.From, err = parseTime("from", in.From); err != nil {
-		return nil, err
-	}
-	if q.To, err = parseTime("to", in.To); err != nil {
-		return nil, err
-	}
-	series, err := a.client.Reads().Counters.Values(ctx, q)
-	if err != nil {
-		return nil, err
-	}
-	if n := len(series.At); n > maxPoints {
-		return nil, pg.Refuse("granularity", "%d points of %s; at most %d: ask for a shorter time, or a coarser granularity", n, q.Granularity, maxPoints)
-	}
-	out := new(seriesOutput)
-	out.Body.At, out.Body.Values = series.At, series.Values
-	return out, nil
-}
-
 type beamInput struct {
 	KeyPath
 	Body struct {

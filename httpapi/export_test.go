@@ -2,7 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -25,4 +27,46 @@ func NewWith(client *howdah.Client, cfg Config, handle func(context.Context) err
 		}}, nil
 	})
 	return a.handler()
+}
+
+// Polls are those of watched metrics, each of one bucket that holds what read returns.
+type Polls struct{ *polls }
+
+func NewPolls(read func() (string, error)) Polls {
+	return Polls{newPolls(time.Millisecond, func(context.Context, watched, time.Time) ([]bucket, error) {
+		text, err := read()
+		return []bucket{{id: "2025-05-06T09:00:00Z", data: json.RawMessage(text)}}, err
+	})}
+}
+
+// Join watches a metric: seen waits for what is to be seen.
+func (ps Polls) Join(ctx context.Context, key string) (seen func() (string, error), leave func()) {
+	since := time.Now()
+	p, leave := ps.join(ctx, watched{key: key})
+	var next <-chan struct{}
+	return func() (string, error) {
+		for {
+			if next != nil {
+				select {
+				case <-next:
+				case <-ctx.Done():
+					return "", ctx.Err()
+				}
+			}
+			buckets, changed, err := p.seen(since)
+			if next = changed; err != nil || buckets != nil {
+				if err != nil {
+					return "", err
+				}
+				return string(buckets[0].data), nil
+			}
+		}
+	}, leave
+}
+
+// Open is how many run.
+func (ps Polls) Open() int {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	return len(ps.open)
 }

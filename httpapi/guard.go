@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+
+	"github.com/howdah-db/howdah/compat/iidyhttp"
 )
 
 // guard stands before every route: it keeps other web sites that the user's
@@ -12,7 +14,7 @@ import (
 func (a *api) guard(next http.Handler) http.Handler {
 	crossSite := http.NewCrossOriginProtection() // Sec-Fetch-Site, else Origin, on what changes state
 	crossSite.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeProblem(w, newProblem(http.StatusForbidden, "a request from another web site (%s)", r.Header.Get("Origin")))
+		refuse(w, r, newProblem(http.StatusForbidden, "a request from another web site (%s)", r.Header.Get("Origin")))
 	}))
 	next = crossSite.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -30,15 +32,24 @@ func (a *api) guard(next http.Handler) http.Handler {
 			if answer.begun {
 				panic(http.ErrAbortHandler) // too late to say it
 			}
-			writeProblem(w, newProblem(http.StatusInternalServerError, "the server's log says more"))
+			refuse(w, r, newProblem(http.StatusInternalServerError, "the server's log says more"))
 		}()
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		if a.cfg.LoopbackOnly && !isLoopback(r.Host) {
-			writeProblem(w, newProblem(http.StatusForbidden, "host %q is not this machine", r.Host))
+			refuse(w, r, newProblem(http.StatusForbidden, "host %q is not this machine", r.Host))
 			return
 		}
 		next.ServeHTTP(w, r)
 	})
+}
+
+// refuse answers a request that comes to no route, in the form of those it was for.
+func refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
+	if forIidy(r) {
+		iidyhttp.Refuse(w, r, p.Status, p.Detail)
+		return
+	}
+	writeProblem(w, p)
 }
 
 // answer remembers whether its first byte is on the way.

@@ -39,6 +39,7 @@ type api struct {
 	mux    *http.ServeMux
 	huma   huma.API
 	waiter *checklists.Waiter
+	polls  *polls
 
 	refused atomic.Int64 // when it was last logged that the database is away, in ns
 }
@@ -65,7 +66,10 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 		cfg.Log = slog.Default()
 	}
 	mux := http.NewServeMux()
-	return &api{client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version)), waiter: checklists.NewWaiter(client.Checklists, client.Hub)}
+	return &api{
+		client: client, cfg: cfg, mux: mux, huma: humago.New(mux, openAPI(cfg.Version)),
+		waiter: checklists.NewWaiter(client.Checklists, client.Hub), polls: newPolls(time.Second, newest(client.Reads().Counters)),
+	}
 }
 
 // handler adds what is not an operation: pages for people, and the document of
@@ -87,7 +91,7 @@ func openAPI(version string) huma.Config {
 	c.SchemasPath = "" // the document holds them
 	c.CreateHooks = nil
 	c.RejectUnknownQueryParameters = true
-	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON}
+	c.Formats = map[string]huma.Format{"application/json": strictJSON, "json": strictJSON, mended: mendedJSON}
 	c.OpenAPI.OnAddOperation = nil
 	c.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
 	return c

@@ -23,7 +23,7 @@ func (a *api) iidy(next http.Handler) http.Handler {
 		},
 	})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !strings.HasPrefix(r.URL.Path, "/iidy/v1/") {
+		if !forIidy(r) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -34,3 +34,6 @@ func (a *api) iidy(next http.Handler) http.Handler {
 		theirs.ServeHTTP(w, r)
 	})
 }
+
+// forIidy reports whether a request is for a route of iidy.
+func forIidy(r *http.Request) bool { return strings.HasPrefix(r.URL.Path, "/iidy/v1/") }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"time"
 
@@ -11,10 +12,11 @@ import (
 
 type claimOutput struct {
 	Body struct {
-		Lease  string            `json:"lease,omitempty" example:"0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e" doc:"What the other routes want; absent without items."`
-		Until  time.Time         `json:"until,omitzero" example:"2026-11-20T14:05:00Z"`
-		Paused bool              `json:"paused" example:"false"`
-		Items  []checklists.Item `json:"items" nullable:"false" example:"[{\"item\":\"a.txt\",\"attempts\":1}]"`
+		Lease   string            `json:"lease,omitempty" example:"0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e" doc:"What the other routes want; absent without items."`
+		Until   time.Time         `json:"until,omitzero" example:"2026-11-20T14:05:00Z"`
+		Paused  bool              `json:"paused" example:"false"`
+		Limited bool              `json:"limited,omitempty" doc:"Fewer than asked for because of the list's max_leased or rate."`
+		Items   []checklists.Item `json:"items" nullable:"false" example:"[{\"item\":\"a.txt\",\"attempts\":1}]"`
 	}
 }
 
@@ -46,7 +48,7 @@ func (a *api) claimItems(ctx context.Context, in *claimInput) (*claimOutput, err
 	defer stop()
 	claim, err := a.waiter.Claim(ctx, in.List, in.Body.Worker, in.Body.Count, d, wait)
 	out := new(claimOutput)
-	out.Body.Lease, out.Body.Until, out.Body.Paused, out.Body.Items = claim.Token, claim.Until, claim.Paused, claim.Items
+	out.Body.Lease, out.Body.Until, out.Body.Paused, out.Body.Limited, out.Body.Items = claim.Token, claim.Until, claim.Paused, claim.Limited, claim.Items
 	return out, err
 }
 
@@ -141,6 +143,20 @@ type FailureBody struct {
 	Item    string `json:"item" example:"c.txt"`
 	Error   string `json:"error,omitempty" example:"503 from origin" doc:"Why; cleaned and cut to 2,000 bytes, never refused."`
 	RetryIn string `json:"retry_in,omitempty" example:"30s" doc:"Instead of the list's backoff; negative: do not try again."`
+}
+
+// UnmarshalJSON implements json.Unmarshaler. The error may hold what is no text, as
+// what a program has printed does: a failure must not fail. A name may not.
+func (f *FailureBody) UnmarshalJSON(text []byte) error {
+	type plain FailureBody
+	var raw struct{ Item json.RawMessage }
+	if err := json.Unmarshal(text, &raw); err != nil {
+		return err
+	}
+	if err := pg.CheckJSON("item", raw.Item); err != nil {
+		return err
+	}
+	return json.Unmarshal(text, (*plain)(f))
 }
 
 type failOutput struct {

@@ -48,6 +48,31 @@ func TestLeases(t *testing.T) {
 	wantJSON(t, s.get("/v1/checklists/l/progress"), `{"total":3,"left":2,"leased":0,"dead":0,"done":1,"failed":1,"rate":0,"eta_seconds":null,"paused":false}`)
 }
 
+// What a program has printed may be no text: a failure does not fail. A name is one.
+func TestAFailureDoesNotFail(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{})
+	wantJSON(t, s.post(someItems, `{"items":["a","b","c"]}`), `{"added":3,"skipped":0}`)
+	var claim struct{ Lease string }
+	if err := json.Unmarshal([]byte(s.post("/v1/checklists/l/claim", `{"count":3,"lease":"5m"}`).body), &claim); err != nil {
+		t.Fatal(err)
+	}
+	fail := "/v1/checklists/l/leases/" + claim.Lease + "/fail"
+	wantJSON(t, s.post(fail, "{\"items\":[{\"item\":\"a\",\"error\":\"no \xff text\"},{\"item\":\"b\",\"error\":\"half a \\udcff pair\\u0000\"}]}"), `{"failed":2}`)
+	for _, tc := range []struct{ item, want string }{{"a", "no \ufffd text"}, {"b", "half a \ufffd pair\ufffd"}} {
+		var got struct{ Error string }
+		r := s.get("/v1/checklists/l/items/" + tc.item)
+		if err := json.Unmarshal([]byte(r.body), &got); err != nil || got.Error != tc.want {
+			t.Errorf("%s: %s, want the error %q", tc.item, r.body, tc.want)
+		}
+	}
+	wantProblem(t, s.post(fail, "{\"items\":[{\"item\":\"c\xff\"}]}"), 400, "invalid UTF-8", "body")
+	wantProblem(t, s.post(fail, `{"items":[{"item":"c\udcff"}]}`), 400, "half a surrogate pair", "body")
+	wantProblem(t, s.post(fail, `{"items":[{"item":"c","why":"x"}]}`), 400, "unexpected property", "body.items[0].why")
+	wantProblem(t, s.post(fail, `null`), 400, "null; want an object", "body")
+	wantJSON(t, s.post(fail, `{"items":[{"item":"c"}]}`), `{"failed":1}`)
+}
+
 // A claim that waits answers when there is something, and at the latest when its
 // time is over, whatever the time for a body to arrive; or at once, when the server
 // stops.

@@ -284,8 +284,11 @@ func TestOpenAPIExamplesWork(t *testing.T) {
 				if op.OperationID == "checklists-get" { // a delete may have come before
 					continue
 				}
-				if op.OperationID == "counters-values" {
+				if op.OperationID == "counters-values" || op.OperationID == "counters-query" {
 					path += "?from=2025-05-06T00:00:00Z&to=2025-05-06T23:00:00Z&granularity=1h"
+				}
+				if op.OperationID == "counters-query" {
+					path += "&fn=sum&path=count&slices=2"
 				}
 				if r := s.get(path); r.StatusCode != 200 {
 					t.Errorf("%s: %s %s", op.OperationID, r.Status, r.body)

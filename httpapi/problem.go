@@ -276,18 +276,35 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 // strictJSON refuses what encoding/json would replace: another name would be
 // stored than was sent.
 var strictJSON = huma.Format{
-	Marshal: func(w io.Writer, v any) error {
-		e := json.NewEncoder(w)
-		e.SetEscapeHTML(false)
-		return e.Encode(v)
-	},
+	Marshal: writeJSON,
 	Unmarshal: func(data []byte, v any) error {
 		if err := pg.CheckJSON("JSON", data); err != nil {
 			return err
 		}
+		return mendedJSON.Unmarshal(data, v)
+	},
+}
+
+// mendedJSON puts U+FFFD in the place of what is no text, and leaves it to the body
+// to refuse that where it may not be.
+var mendedJSON = huma.Format{
+	Marshal: writeJSON,
+	Unmarshal: func(data []byte, v any) error {
 		if bytes.Equal(bytes.TrimSpace(data), []byte("null")) {
 			return errors.New("null; want an object")
 		}
 		return json.Unmarshal(data, v)
 	},
+}
+
+// mended marks operations that read mendedJSON, and is the content type by which
+// check asks for it.
+const mended = "application/x-mended"
+
+func mayMend(op *huma.Operation) { op.Metadata[mended] = true }
+
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
 }

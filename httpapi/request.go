@@ -4,6 +4,7 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"net/url"
 	"path"
@@ -32,6 +33,9 @@ func check(ctx huma.Context, next func(huma.Context)) {
 		w.Header().Set("Accept-Encoding", accepted(ctx.Operation()))
 		writeProblem(w, p)
 		return
+	}
+	if kind, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); ctx.Operation().Metadata[mended] != nil && kind == "application/json" {
+		r.Header.Set("Content-Type", mended)
 	}
 	next(ctx)
 }

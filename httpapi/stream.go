@@ -103,12 +103,15 @@ func eventsOut(what, example string) func(*huma.Operation) {
 	}
 }
 
-// changesOut are the events of the feed, progressOut those of a list.
+// changesOut are the events of the feed, progressOut those of a list, bucketsOut those
+// of a metric.
 var (
 	changesOut = eventsOut("Events named for what happened, with the position as their id.",
 		"id: 1042.88213\nevent: update\ndata: {\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2}}\n\n")
 	progressOut = eventsOut("How far the list is: snapshot at once, progress when that has changed, at most once a second.",
 		"event: progress\ndata: {\"total\":4,\"left\":2,\"leased\":1,\"dead\":0,\"done\":2,\"failed\":0,\"rate\":0.5,\"eta_seconds\":4,\"paused\":false}\n\n")
+	bucketsOut = eventsOut("The newest two buckets at once, and again when they change, looked at once a second, with their start as their id.",
+		"id: 2025-05-06T09:00:00Z\nevent: bucket\ndata: {\"at\":\"2025-05-06T09:00:00Z\",\"values\":{\"count\":2}}\n\n")
 )
 
 // unhurried is an operation on all items of a list, however many.

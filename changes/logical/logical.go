@@ -72,6 +72,9 @@ func New(db pg.DB, cfg Config) (*Pump, error) {
 	if !validSlot.MatchString(cfg.Slot) {
 		return nil, pg.Wrap(op, pg.Refuse("slot", "%q; want up to 63 of a-z 0-9 _", cfg.Slot))
 	}
+	if pg.InTx(db) {
+		return nil, pg.Wrap(op, pg.Refuse("db", "a transaction; want a pool"))
+	}
 	source, err := pgx.ParseConfig(cfg.Source)
 	if err != nil || cfg.Source == "" {
 		return nil, pg.Wrap(op, pg.Refuse("source", "want a URL such as postgres://host/database")) // that error may hold a password

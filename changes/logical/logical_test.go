@@ -251,6 +251,34 @@ func TestPumpOfDefaultIdentity(t *testing.T) {
 	}
 }
 
+// What a replication origin brought bears its name, and what others wrote does not.
+func TestPumpTellsOrigins(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.publish(t)
+	stop := f.start(t, f.target, f.config())
+	conn, err := f.source.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for _, sql := range []string{
+		`SELECT pg_replication_origin_create($1)`, `SELECT pg_replication_origin_session_setup($1)`,
+		`INSERT INTO shop.t VALUES (1, $1)`,
+		`SELECT pg_replication_origin_session_reset() WHERE $1 <> ''`, `SELECT pg_replication_origin_drop($1)`,
+		`INSERT INTO shop.t VALUES (2, $1)`, `INSERT INTO shop.t VALUES (3, 'the end' || left($1, 0))`,
+	} {
+		if _, err := conn.Exec(t.Context(), sql, f.slot); err != nil {
+			t.Fatalf("%s: %v", sql, err)
+		}
+	}
+	all := feed(t, f.log, "the end")
+	stop()
+	if len(all) != 2 || all[0].Origin != f.slot || all[1].Origin != "" {
+		t.Errorf("%+v", all)
+	}
+}
+
 // A database may pump into itself: its own log is not logged.
 func TestPumpIntoItself(t *testing.T) {
 	t.Parallel()

@@ -11,9 +11,12 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// chunk is how many changes are held before they are written: of a transaction that
-// is larger the log's own is open meanwhile.
-const chunk = 1000
+// How many changes, and bytes of them, are held before they are written: of a transaction
+// that is larger the log's own is open meanwhile.
+const (
+	chunk      = 1000
+	chunkBytes = 8 << 20
+)
 
 // change is a change as the log has it.
 type change struct {
@@ -42,6 +45,7 @@ type writer struct {
 	origin  string
 	skip    bool // the log has it
 	changes []change
+	bytes   int    // of them
 	tx      pgx.Tx // where some of it has been written
 }
 
@@ -76,7 +80,7 @@ func (w *writer) pending() bool { return w.unsafe && w.tx == nil }
 
 // open begins a transaction of the source's.
 func (w *writer) open(commit pglogrepl.LSN, at time.Time) {
-	w.commit, w.time, w.origin, w.skip, w.changes = commit, at, "", commit <= w.at, w.changes[:0]
+	w.commit, w.time, w.origin, w.skip, w.changes, w.bytes = commit, at, "", commit <= w.at, w.changes[:0], 0
 }
 
 // add adds a change to it.
@@ -84,7 +88,13 @@ func (w *writer) add(ctx context.Context, c change) error {
 	if w.skip {
 		return nil
 	}
-	if w.changes = append(w.changes, c); len(w.changes) < chunk {
+	w.changes = append(w.changes, c)
+	for _, text := range []*string{c.key, c.old, c.new} {
+		if text != nil {
+			w.bytes += len(*text)
+		}
+	}
+	if len(w.changes) < chunk && w.bytes < chunkBytes {
 		return nil
 	}
 	if w.tx == nil {
@@ -98,7 +108,7 @@ func (w *writer) add(ctx context.Context, c change) error {
 		}
 	}
 	err := w.send(ctx, w.tx, w.queueChanges)
-	w.changes = w.changes[:0]
+	w.changes, w.bytes = w.changes[:0], 0
 	return err
 }
 

@@ -16,7 +16,7 @@ import (
 )
 
 func (c *cli) countersValues() *cobra.Command {
-	var from, to, granularity string
+	var span span
 	var skip, asCSV bool
 	cmd := &cobra.Command{
 		Use:   "values KEY",
@@ -29,7 +29,7 @@ RFC 3339, dates in the table's time zone, -24h, or now.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				store := client.Reads().Counters
-				q, err := bucketsOf(ctx, store, args[0], from, to, granularity)
+				q, err := span.query(ctx, store, args[0])
 				if err != nil {
 					return err
 				}
@@ -42,25 +42,32 @@ RFC 3339, dates in the table's time zone, -24h, or now.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&from, "from", "", "the first bucket is that of this time (default 24 buckets before the last)")
-	cmd.Flags().StringVar(&to, "to", "now", "the last bucket is that of this time")
-	cmd.Flags().StringVarP(&granularity, "granularity", "g", "1h", "length of the buckets: a number and s m h d w mo q y")
+	span.flags(cmd)
 	cmd.Flags().BoolVar(&skip, "skip-blanks", false, "leave out buckets without values")
 	cmd.Flags().BoolVar(&asCSV, "csv", false, "comma-separated, with a line of names")
 	return cmd
 }
 
-// bucketsOf is what --from, --to and --granularity ask for.
-func bucketsOf(ctx context.Context, s *counters.Store, key, from, to, granularity string) (q counters.Query, err error) {
+// span is the part of a metric that --from, --to and --granularity ask for.
+type span struct{ from, to, granularity string }
+
+func (span *span) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&span.from, "from", "", "the first bucket is that of this time (default 24 buckets before the last)")
+	cmd.Flags().StringVar(&span.to, "to", "now", "the last bucket is that of this time")
+	cmd.Flags().StringVarP(&span.granularity, "granularity", "g", "1h", "length of the buckets: a number and s m h d w mo q y")
+}
+
+// query asks for the span of a metric, by the table's own calendar.
+func (span *span) query(ctx context.Context, s *counters.Store, key string) (q counters.Query, err error) {
 	q.Key = key
-	if q.Granularity, err = counters.ParseGranularity(granularity); err != nil {
+	if q.Granularity, err = counters.ParseGranularity(span.granularity); err != nil {
 		return q, err
 	}
-	if q.To, err = tableTime(ctx, s, "--to", to); err != nil {
+	if q.To, err = tableTime(ctx, s, "--to", span.to); err != nil {
 		return q, err
 	}
-	if from != "" {
-		q.From, err = tableTime(ctx, s, "--from", from)
+	if span.from != "" {
+		q.From, err = tableTime(ctx, s, "--from", span.from)
 		return q, err
 	}
 	settings, err := s.Settings(ctx)

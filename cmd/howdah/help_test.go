@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"compress/gzip"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -102,6 +104,18 @@ func TestHelpExamplesWork(t *testing.T) {
 				}
 				if err := os.WriteFile(filepath.Join(dir, "files.csv"), []byte("item,size\na.txt,1\n"), 0o644); err != nil {
 					t.Fatal(err)
+				}
+				var packed bytes.Buffer
+				visit := `203.0.113.7 - - [17/May/2015:10:05:03 +0000] "GET / HTTP/1.1" 200 2326 "-" "-"` + "\n"
+				z := gzip.NewWriter(&packed)
+				io.WriteString(z, visit)
+				z.Close()
+				for file, text := range map[string]string{
+					"access.log": visit, "access.log.1.gz": packed.String(), "events.jsonl": `{"key":"orders","at":"2025-05-06T09:15:00Z","values":{"count":1}}`,
+				} {
+					if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+						t.Fatal(err)
+					}
 				}
 				captures := []byte(`{"captures":[{"table":"public.orders","payload":"diff"}]}`)
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {

@@ -55,7 +55,7 @@ text with an item a line.`,
 			}
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				bar := c.progress("import "+printable(args[0]), size)
-				src := bar.items(checklists.ReadItems(bar.reader(in), f))
+				src := counted(bar, checklists.ReadItems(bar.reader(in), f))
 				done, err := interruptible(ctx, func() (checklists.Imported, error) {
 					return client.Checklists.Import(ctx, args[0], src, opt)
 				})

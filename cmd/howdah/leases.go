@@ -53,6 +53,8 @@ comes an item a line.`,
 					}{claim.Token, claim.Until})
 				case claim.Paused:
 					c.note("paused")
+				case claim.Limited:
+					c.note("the limits of the list allow no more now (set shows them)")
 				default:
 					c.note("nothing is ready")
 				}

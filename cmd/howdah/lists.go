@@ -103,6 +103,9 @@ func (c *cli) checklistsRename() *cobra.Command {
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+				if p, err := client.Checklists.Progress(ctx, args[0]); err == nil && p.Left+p.Dead > 100_000 { // else Rename tells what is wrong
+					c.note(fmt.Sprintf("rewriting %s items; until all of them are, nobody sees a difference", grouped(p.Left+p.Dead)))
+				}
 				n, err := client.Checklists.Rename(ctx, args[0], args[1])
 				if err != nil {
 					return err

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-
-	"github.com/howdah-db/howdah/checklists"
 )
 
 // progress is a bar on stderr, where people look at it: of bytes where the size
@@ -46,11 +44,12 @@ func (p *progress) reader(r io.Reader) io.Reader {
 	return io.TeeReader(r, p.bar)
 }
 
-func (p *progress) items(src iter.Seq2[checklists.Item, error]) iter.Seq2[checklists.Item, error] {
+// counted shows how many of src there were, where the bar is of items.
+func counted[T any](p *progress, src iter.Seq2[T, error]) iter.Seq2[T, error] {
 	if p.bar == nil || p.bytes {
 		return src
 	}
-	return func(yield func(checklists.Item, error) bool) {
+	return func(yield func(T, error) bool) {
 		n := 0
 		for item, err := range src {
 			if n++; n%500 == 0 {

@@ -29,6 +29,7 @@ type work struct {
 	list, worker string
 	jobs         int
 	lease        time.Duration
+	timeout      time.Duration
 	follow       bool
 	command      []string
 }
@@ -73,6 +74,7 @@ finished is given back as if it had never been claimed.`,
 	}
 	cmd.Flags().IntVarP(&w.jobs, "jobs", "j", 8, "commands at the same time")
 	cmd.Flags().DurationVar(&w.lease, "lease", time.Minute, "how long items stay away when this process dies, 1s to 24h; while it lives the lease is extended")
+	cmd.Flags().DurationVar(&w.timeout, "timeout", 0, "end a command that takes longer, as failed; 0: however long it takes")
 	cmd.Flags().StringVar(&w.worker, "worker", "", "who has the items (default host:pid)")
 	cmd.Flags().BoolVar(&w.follow, "follow", false, "when nothing is left wait for more, until interrupted")
 	return cmd
@@ -81,6 +83,9 @@ finished is given back as if it had never been claimed.`,
 func (w *work) check() error {
 	if w.jobs < 1 || w.jobs > 1000 {
 		return pg.Refuse("--jobs", "%d; want 1 to 1,000", w.jobs)
+	}
+	if w.timeout < 0 {
+		return pg.Refuse("--timeout", "%v; want 0s (none) or more", w.timeout)
 	}
 	if strings.Contains(w.command[0], "{}") {
 		return nil
@@ -110,7 +115,7 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 		level = slog.LevelError
 	}
 	worker := checklists.NewWorker(client.Checklists, checklists.WorkerConfig{
-		List: w.list, Name: w.worker, Do: run.do, Parallel: w.jobs, Batch: 2 * w.jobs, Lease: w.lease,
+		List: w.list, Name: w.worker, Do: run.do, Parallel: w.jobs, Batch: 2 * w.jobs, Lease: w.lease, Timeout: w.timeout,
 		Grace: math.MaxInt64 / 4, Hurry: hurry, UntilEmpty: !w.follow, Hub: client.Hub,
 		Log: slog.New(slog.NewTextHandler(run.stderr, &slog.HandlerOptions{Level: level})),
 	})

@@ -94,6 +94,13 @@ func trouble(verb string, t target) string {
 	return "Error trying to " + verb + " list item: "
 }
 
+// Refuse answers a request that the server around these routes does not let through
+// in their form: text, or JSON by the request's Content-Type.
+func Refuse(w http.ResponseWriter, r *http.Request, status int, text string) {
+	req := &request{Request: r, w: w, json: isJSON(r.Header.Get("Content-Type"))}
+	req.refuse(&refusal{status, text})
+}
+
 func (r *request) refuse(no *refusal) {
 	var body bytes.Buffer
 	if r.json {
