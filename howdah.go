@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -70,15 +71,30 @@ func services(db pg.DB, cfg Config) Services {
 // Client is the services on one database. It is safe for use by many goroutines.
 type Client struct {
 	Services
-	Pool   *pgxpool.Pool      // for SQL of the program's own
-	Hub    *pg.Hub            // hears notifications while Run runs
-	Tail   *changes.Tail      // follows the feed while Run runs
-	Runner *changes.Runner    // runs the consumers that are saved while Run runs
-	Writer *checklists.Writer // commits calls about single items together while Run runs
+	Pool    *pgxpool.Pool   // for SQL of the program's own
+	Hub     *pg.Hub         // hears notifications while Run runs
+	Tail    *changes.Tail   // follows the feed while Run runs
+	Runner  *changes.Runner // runs the consumers that are saved while Run runs
+	Writers Writers         // commit the calls of many together while Run runs
 
 	cfg     Config
 	replica *pgxpool.Pool
 	reads   Services
+}
+
+// Writers are what lets calls that come at the same time share their commits.
+type Writers struct {
+	Checklists *checklists.Writer
+	Counters   *counters.Writer
+}
+
+// NewWriters returns Writers on services. They start nothing: until they run, and in a
+// transaction, their calls are those of the stores.
+func NewWriters(s Services, log *slog.Logger) Writers {
+	return Writers{
+		Checklists: checklists.NewWriter(s.Checklists, checklists.WriterConfig{Log: log}),
+		Counters:   counters.NewWriter(s.Counters, counters.WriterConfig{RetryFor: 3 * time.Second, Log: log}), // somebody waits
+	}
 }
 
 // Open connects to url: postgres://…, or key=value pairs; what it leaves out
@@ -109,7 +125,7 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 		database.MaxConns = conns
 		return pg.Open(ctx, database)
 	})
-	c.Writer = checklists.NewWriter(c.Checklists, checklists.WriterConfig{Log: cfg.Log})
+	c.Writers = NewWriters(c.Services, cfg.Log)
 	c.reads = c.Services
 	if c.replica, err = pg.OpenReplica(ctx, cfg.Database); err != nil {
 		pool.Close()
@@ -171,7 +187,8 @@ func (c *Client) Following(ctx context.Context, fn func(context.Context, *change
 func (c *Client) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return c.follow(ctx) })
-	group.Go(func() error { return c.Writer.Run(ctx) })
+	group.Go(func() error { return c.Writers.Checklists.Run(ctx) })
+	group.Go(func() error { return c.Writers.Counters.Run(ctx) })
 	group.Go(func() error { return c.Runner.Run(ctx) })
 	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
 	group.Go(func() error {

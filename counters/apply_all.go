@@ -210,9 +210,9 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 		return nil
 	}
 	last := unit[len(unit)-1]
-	writes := make([]write, len(unit))
+	writes := make([]prepared, len(unit))
 	for i, p := range unit {
-		writes[i] = p.write
+		writes[i] = prepared{Event{ID: p.eventID}, p.write}
 	}
 	n, err := a.transact(ctx, writes, last.mark)
 	switch {
@@ -235,7 +235,7 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 }
 
 // transact applies writes and moves the mark of the source, if it has one.
-func (a *applier) transact(ctx context.Context, writes []write, to mark) (applied int, err error) {
+func (a *applier) transact(ctx context.Context, writes []prepared, to mark) (applied int, err error) {
 	var all fold
 	err = pg.Retry(ctx, a.db, func() error {
 		return pgx.BeginFunc(ctx, a.db, func(tx pgx.Tx) (err error) {

@@ -160,6 +160,14 @@ func (r rule) floor(at int64) int64 {
 	return r.instant(wall, at, p.offset)
 }
 
+// span returns the instants around at, from the first to before the last, that all
+// have the start of its bucket.
+func (r rule) span(at int64) (from, to int64) {
+	p := r.period(at)
+	wall := r.wallFloor(at + p.offset)
+	return max(p.begin, wall-p.offset), min(p.end, r.wallNext(wall)-p.offset)
+}
+
 // instant returns when, not after at, clocks showed wall: if more than once, when
 // they did at offset, else first. If never it returns the first instant after the
 // gap that wall lies in.

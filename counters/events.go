@@ -3,7 +3,6 @@ package counters
 import (
 	"context"
 	"errors"
-	"slices"
 	"strconv"
 	"time"
 
@@ -17,6 +16,8 @@ type Event struct {
 	// ID, if any, is applied once in 7 days in a table, however often it is sent.
 	// Events of one Apply that share an ID stand or fall together.
 	ID string
+	// Hash, if any, is kept with the ID: sent with another, it is [ErrReused].
+	Hash []byte
 	// Op is OpAdd, the default (the original's track), or OpPut (its assert).
 	Op Op
 	// Key is the name of the metric.
@@ -66,89 +67,78 @@ func (s *Store) Assert(ctx context.Context, key string, at time.Time, v Values) 
 }
 
 func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
-	t, err := s.table(ctx)
+	t, all, err := s.prepare(ctx, events)
 	if err != nil {
 		return 0, err
 	}
-	writes := make([]write, len(events))
-	claims := false
-	for i, e := range events {
-		if writes[i], err = t.writes(e); err != nil {
+	var f fold
+	if !hasIDs(all) {
+		if i, err := f.all(all); err != nil {
 			return 0, inEvent(i, len(events), err)
 		}
-		claims = claims || e.ID != ""
-	}
-	var all fold
-	if !claims {
-		for i, w := range writes {
-			if err := w.into(&all); err != nil {
-				return 0, inEvent(i, len(events), err)
-			}
+		if err := s.write(ctx, t, &f); err != nil {
+			return 0, err
 		}
-		return len(events), s.write(ctx, t, &all)
+		return len(events), nil
 	}
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
 		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
-			applied, err = s.applyIn(ctx, tx, t, writes, &all)
+			applied, err = s.applyIn(ctx, tx, t, all, &f)
 			return err
 		})
 	})
-	if err = s.explain(ctx, t, &all, pg.Written(s.db, s.told(err))); err != nil {
+	if err = s.explain(ctx, t, &f, pg.Written(s.db, s.told(err))); err != nil {
 		return 0, err
 	}
 	return applied, nil
 }
 
-// applyIn applies in tx those of writes whose ID was not seen before, and returns how
-// many they were. all is what they fold to.
-func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, writes []write, all *fold) (applied int, err error) {
-	*all = fold{}
-	var ids []string
-	for _, w := range writes {
-		if w.eventID != "" {
-			ids = append(ids, w.eventID)
-		}
-	}
-	var fresh map[string]bool
-	if len(ids) > 0 {
-		slices.Sort(ids) // two that share some wait for each other in one direction
-		if fresh, err = s.claim(ctx, tx, t, slices.Compact(ids)); err != nil {
+// applyIn applies in tx those of events whose ID was not seen before, and returns how
+// many they were. f is what they fold to.
+func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepared, f *fold) (applied int, err error) {
+	*f = fold{}
+	var known ids
+	if hasIDs(events) {
+		if known, err = s.claim(ctx, tx, t, events); err != nil {
 			return 0, err
 		}
 	}
-	for i, w := range writes {
-		if w.eventID != "" && !fresh[w.eventID] {
+	for i, e := range events {
+		if seen, err := known.seen(e.Event); err != nil {
+			return 0, inEvent(i, len(events), err)
+		} else if seen {
 			continue
 		}
-		if err := w.into(all); err != nil {
-			return 0, inEvent(i, len(writes), err)
+		if err := e.into(f); err != nil {
+			return 0, inEvent(i, len(events), err)
 		}
 		applied++
 	}
-	return applied, s.send(ctx, tx, t, all)
+	return applied, s.send(ctx, tx, t, f)
 }
 
-// claim keeps ids, and returns those that were not there. One that another transaction
-// is about to keep is waited for.
-func (s *Store) claim(ctx context.Context, tx pgx.Tx, t *table, ids []string) (map[string]bool, error) {
-	rows, err := tx.Query(ctx, `
-		INSERT INTO howdah.counter_events AS e (tbl, id)
-		SELECT $1, id
-		FROM unnest($2::text[]) AS id
-		ON CONFLICT (tbl, id) DO UPDATE
-		SET at = EXCLUDED.at, hash = NULL
-		WHERE e.at < EXCLUDED.at - interval '7 days'
-		RETURNING id`, t.name, ids)
+// prepared is an event, without its Values, and what it writes.
+type prepared struct {
+	Event
+	write
+}
+
+// prepare returns what events write, or what is wrong with one of them.
+func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared, error) {
+	t, err := s.table(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	kept, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	fresh := make(map[string]bool, len(kept))
-	for _, id := range kept {
-		fresh[id] = true
+	all := make([]prepared, len(events))
+	for i, e := range events {
+		if all[i].write, err = t.writes(e); err != nil {
+			return nil, nil, inEvent(i, len(events), err)
+		}
+		e.Values = nil // they are the caller's to change
+		all[i].Event = e
 	}
-	return fresh, err
+	return t, all, nil
 }
 
 // write is what an event writes: fields to its rows, and to those of the system.
@@ -202,41 +192,23 @@ func (t *table) writes(e Event) (w write, err error) {
 	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
 		return w, err
 	}
-	granularities := e.Granularities
-	if len(granularities) == 0 {
-		granularities = t.granularities
+	if w.rows, err = t.buckets(e.Key, e.Granularities, e.At); err != nil {
+		return w, err
 	}
 	w.spread, w.deferred = t.spreads(e.Key), t.system == Deferred
-	if t.system != Off {
-		name := e.Key
-		if e.Untracked {
-			name = untracked
-		}
-		w.counts = []field{
-			{path: "count", op: OpAdd, number: whole(1)},
-			{path: "keys." + t.paths.encode(name), op: OpAdd, number: whole(1)},
-		}
+	if t.system == Off {
+		return w, nil
 	}
-	for i, g := range granularities {
-		if err := g.check("granularities[" + strconv.Itoa(i) + "]"); err != nil {
-			return w, err
-		}
-		if slices.Contains(granularities[:i], g) {
-			continue
-		}
-		start := t.calendar.Floor(g, e.At).Unix()
-		id, problem := t.bucket(e.Key, g, start)
-		if problem != "" {
-			return w, pg.Refuse("key", "%s", problem)
-		}
-		w.rows = append(w.rows, id)
-		if t.system != Off {
-			id, problem := t.bucket(systemKey, g, start)
-			if problem != "" {
-				return w, pg.Refuse("granularities["+strconv.Itoa(i)+"]", "%s", problem)
-			}
-			w.system = append(w.system, id)
-		}
+	if w.system, err = t.buckets(systemKey, e.Granularities, e.At); err != nil {
+		return w, err
+	}
+	name := e.Key
+	if e.Untracked {
+		name = untracked
+	}
+	w.counts = []field{
+		{path: "count", op: OpAdd, number: whole(1)},
+		{path: "keys." + t.paths.encode(name), op: OpAdd, number: whole(1)},
 	}
 	return w, nil
 }

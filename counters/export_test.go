@@ -71,6 +71,76 @@ func Estimate(n int, hash func() uint64) uint64 {
 	return s.estimate()
 }
 
+// WriterOf returns a Writer whose transactions carry at most so many calls.
+func WriterOf(s *Store, cfg WriterConfig, calls int) *Writer { return newWriter(s, cfg, calls) }
+
+// Gather lets calls share transactions, the first of which begins when Run does.
+func (w *Writer) Gather() { w.running.Store(true) }
+
+func (s *Store) DropReceipts(ctx context.Context) error { return s.dropReceipts(ctx) }
+
+// Statement is what one statement of a fold does to rows.
+type Statement struct {
+	Op   Op
+	Keys []string
+	Data []string
+}
+
+// Fold is a fold of the events of a table that nobody asked a database about.
+type Fold struct {
+	t table
+	f fold
+}
+
+// NewFold returns a Fold of a table with days, of which it is known
+// where something is no number.
+func NewFold(system System, stored map[string]map[string]any) *Fold {
+	f := &Fold{t: table{layout: layouts[Full], mode: Full, separator: "::", calendar: Calendar{}, granularities: []Granularity{"1d"}, paths: Raw, system: system}}
+	for key, leaves := range stored {
+		if f.f.stored == nil {
+			f.f.stored = map[rowID]map[string]any{}
+		}
+		f.f.stored[rowID{key: key}] = leaves
+	}
+	return f
+}
+
+// Take takes events, all or none.
+func (f *Fold) Take(events ...Event) error {
+	all := make([]prepared, len(events))
+	for i, e := range events {
+		w, err := f.t.writes(e)
+		if err != nil {
+			return err
+		}
+		all[i] = prepared{e, w}
+	}
+	_, err := f.f.all(all)
+	return err
+}
+
+// Statements returns the statements that write the fold.
+func (f *Fold) Statements() (all []Statement) {
+	s := New(nil, Config{})
+	for _, q := range s.batch(&f.t, &f.f).QueuedQueries {
+		for _, op := range ops {
+			if q.SQL == s.names.SQL(f.t.upsert(op)) {
+				all = append(all, Statement{op, q.Arguments[0].([]string), q.Arguments[1].([]string)})
+			}
+		}
+	}
+	return all
+}
+
+// Running reports whether calls share transactions.
+func (w *Writer) Running() bool { return w.running.Load() }
+
+// Span returns the instants that share the start of at's bucket.
+func (c Calendar) Span(g Granularity, at int64) (from, to int64) {
+	r, _ := c.rule(g)
+	return r.span(at)
+}
+
 // Age makes what was found of the table older.
 func (s *Store) Age(d time.Duration) {
 	s.found.mu.Lock()

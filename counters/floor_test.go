@@ -28,6 +28,13 @@ func TestFloorByItsRules(t *testing.T) {
 					if got, want := c.Floor(g, at), ruled(c.Location, n, unit, at); !got.Equal(want) {
 						t.Errorf("Floor(%s, %s, %v) = %v, want %v", zone, g, at.In(c.Location), got, want)
 					}
+					// All instants of a span have one start.
+					from, to := c.Span(g, at.Unix())
+					for _, other := range []int64{from, from + random.Int64N(max(1, to-from)), to - 1} {
+						if start := c.Floor(g, time.Unix(other, 0)); at.Unix() < from || to <= at.Unix() || !start.Equal(c.Floor(g, at)) {
+							t.Errorf("%s, %s: the span of %v is %d..%d; Floor(%d) = %v", zone, g, at.In(c.Location), from, to, other, start)
+						}
+					}
 				}
 			}
 		}

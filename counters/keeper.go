@@ -18,8 +18,8 @@ type KeeperConfig struct {
 }
 
 // Keeper does what a table needs now and then: it folds slots into their rows, and drops
-// the IDs of events that are older than 7 days. Any number may run on one table, in
-// one process or several: each turn is one's.
+// the IDs of events, and the receipts of Writers, that are older than 7 days. Any number
+// may run on one table, in one process or several: each turn is one's.
 type Keeper struct {
 	store *Store
 	cfg   KeeperConfig
@@ -54,6 +54,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	for _, t := range []task{
 		fold,
 		{"drop ids", k.cfg.Drop, k.store.dropIDs},
+		{"drop receipts", k.cfg.Drop, k.store.dropReceipts},
 	} {
 		group.Go(func() { k.repeat(ctx, t) })
 	}

@@ -66,18 +66,20 @@ func (l *layout) upsert(op Op) string {
 // args are the parameters that name rows.
 func (t *table) args(rows []rowID) []any {
 	keys := make([]string, len(rows))
-	granularities := make([]string, len(rows))
-	ats := make([]time.Time, len(rows))
-	for i, id := range rows {
-		keys[i], granularities[i], ats[i] = id.key, id.granularity, time.Unix(id.at, 0).UTC()
+	for i := range rows {
+		keys[i] = rows[i].key
 	}
-	switch t.mode {
-	case Separated:
-		return []any{keys, granularities, ats}
-	case Partial:
+	if t.mode == Full {
+		return []any{keys}
+	}
+	granularities, ats := make([]string, len(rows)), make([]time.Time, len(rows))
+	for i, id := range rows {
+		granularities[i], ats[i] = id.granularity, time.Unix(id.at, 0).UTC()
+	}
+	if t.mode == Partial {
 		return []any{keys, ats}
 	}
-	return []any{keys}
+	return []any{keys, granularities, ats}
 }
 
 // maxKey is how many characters a column of the original takes.
@@ -140,130 +142,52 @@ const (
 	lastSecond  = 253402300799
 )
 
-// fold is what a call writes: each row once. The fields of a row are in rounds. A field
-// has one operation in each; what does not become one with what is to be done before
-// it, goes into the next.
-type fold struct {
-	rows   map[rowID][]map[string]field
-	spread map[rowID]bool // those that have slots for what is added to them
-}
-
-// take adds fields to what a row is to get. An addition to something that the same
-// call puts there, and that is no number, is refused.
-func (f *fold) take(id rowID, fields []field) error {
-	if f.rows == nil {
-		f.rows = map[rowID][]map[string]field{}
-	}
-	rounds := f.rows[id]
-	if rounds == nil {
-		rounds = []map[string]field{make(map[string]field, len(fields))}
-	}
-	for _, later := range fields {
-		last := len(rounds) - 1
-		for ; last > 0; last-- {
-			if _, ok := rounds[last][later.path]; ok {
-				break
-			}
-		}
-		earlier, ok := rounds[last][later.path]
-		if !ok {
-			rounds[last][later.path] = later
-			continue
-		}
-		one, ok, problem := merge(earlier, later)
-		switch {
-		case problem != "":
-			return notNumber(later.path, "%s, which the same call puts there, is no number", problem)
-		case ok:
-			rounds[last][later.path] = one
-		default:
-			if last++; last == len(rounds) {
-				rounds = append(rounds, map[string]field{})
-			}
-			rounds[last][later.path] = later
-		}
-	}
-	f.rows[id] = rounds
-	return nil
-}
-
-// merge returns what does the same as two fields one after the other, if one can, or
-// what of the earlier is no number.
-func merge(earlier, later field) (one field, ok bool, problem string) {
-	if later.op == OpPut {
-		return later, true, ""
-	}
-	n, m := earlier.number, later.number
-	if earlier.op == OpPut {
-		if !n.known {
-			stored, isNumber := storedNumber(earlier.other)
-			if !isNumber && earlier.other != nil {
-				return one, false, describe(earlier.other)
-			}
-			n = stored
-		}
-	} else if earlier.op != later.op {
-		return one, false, ""
-	}
-	one = field{path: earlier.path, op: earlier.op}
-	switch {
-	case later.op == OpAdd:
-		one.number = n.Add(m)
-	case !n.known, (later.op == OpMax) == (m.Cmp(n) > 0):
-		one.number = m
-	default:
-		one.number = n
-	}
-	return one, true, ""
-}
-
-// sorted are the rows in the order in which they are locked.
-func (f *fold) sorted() []rowID {
-	ids := make([]rowID, 0, len(f.rows))
-	for id := range f.rows {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, rowID.compare)
-	return ids
-}
-
 // batch returns the statements. The first names all rows, so that every call locks
 // its rows in one order, and the others find them held.
 func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 	b := new(pgx.Batch)
-	all := f.sorted()
-	for round := 0; ; round++ {
-		more := false
-		for _, op := range []Op{OpAdd, OpPut, OpMax, OpMin} {
-			first := round == 0 && op == OpAdd
-			var rows []rowID
-			var data []string
-			for _, id := range all {
-				var fields []field
-				if rounds := f.rows[id]; round < len(rounds) {
-					more = more || round+1 < len(rounds)
-					for _, field := range rounds[round] {
-						if field.op == op {
-							fields = append(fields, field)
-						}
-					}
+	var fields []field
+	var text []byte
+	for round, all := 0, f.sorted(); len(all) > 0; round++ {
+		var rows [len(ops)][]rowID
+		var data [len(ops)][]string
+		more := all[:0:0]
+		for _, id := range all {
+			rounds := f.rows[id].rounds
+			fields = append(fields[:0], rounds[round].fields...)
+			for _, field := range rounds[round].fields {
+				if field.over { // fails where no number is
+					fields = append(fields, fieldOver(field))
 				}
-				if len(fields) == 0 && !first {
-					continue
-				}
-				slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.path, b.path) })
-				rows = append(rows, id)
-				data = append(data, string(appendFields(nil, fields, op)))
 			}
-			if len(rows) > 0 {
-				b.Queue(s.names.SQL(t.upsert(op)), append(t.args(rows), data)...)
+			slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.path, b.path) })
+			for i, op := range ops {
+				has := slices.ContainsFunc(fields, func(f field) bool { return f.op == op })
+				if has || round == 0 && op == OpAdd {
+					text = appendFields(text[:0], fields, op)
+					rows[i] = append(rows[i], id)
+					data[i] = append(data[i], string(text))
+				}
+			}
+			if round+1 < len(rounds) {
+				more = append(more, id)
 			}
 		}
-		if !more {
-			return b
+		for i, op := range ops {
+			if len(rows[i]) > 0 {
+				b.Queue(s.names.SQL(t.upsert(op)), append(t.args(rows[i]), data[i])...)
+			}
 		}
+		all = more
 	}
+	return b
 }
+
+// ops are the operations in the order of their statements.
+var ops = [...]Op{OpAdd, OpPut, OpMax, OpMin}
+
+// fieldOver is what a field that is put over a number wants of what is there.
+func fieldOver(f field) field { return field{path: f.path, op: OpAdd, number: whole(0)} }
 
 // write writes all of f or nothing.
 func (s *Store) write(ctx context.Context, t *table, f *fold) error {
@@ -303,33 +227,57 @@ func (s *Store) atomically(ctx context.Context, fn func(pg.DB) error) error {
 	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(tx) })
 }
 
+// notNumberState is the SQLSTATE of howdah.counters_number.
+const notNumberState = "22H01"
+
 // explain says of a field that is no number in which row it is.
 func (s *Store) explain(ctx context.Context, t *table, f *fold, err error) error {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || pgErr.Code != "22H01" {
+	if !errors.As(err, &pgErr) || pgErr.Code != notNumberState {
 		return err
 	}
-	path, holds := pgErr.Detail, pgErr.ColumnName
 	rows := f.sorted()
 	where := rows[0].key
 	if len(rows) > 1 {
 		// It may be gone by now; then its field is all there is to tell.
-		where = "a row"
-		s.read(ctx, t, rows, func(i int, data []byte) error {
-			stored, err := parseJSON(data, false)
-			if err != nil || where != "a row" {
-				return err
+		where = ""
+		_ = s.words(ctx, t, rows, func(id rowID, path string, _ any) {
+			if path == pgErr.Detail {
+				where = either(where, id.key)
 			}
-			object, _ := stored.(Values)
-			if leaf, ok := object[path]; ok && leaf != nil {
-				if _, ok := storedNumber(leaf); !ok {
-					where = rows[i].key
-				}
-			}
-			return nil
 		})
 	}
-	return notNumber(path, "%s holds %s, which is no number", where, holds)
+	return notNumber(pgErr.Detail, "%s holds %s, which is no number", either(where, "a row"), pgErr.ColumnName)
+}
+
+// words calls found with what in rows is no number.
+func (s *Store) words(ctx context.Context, t *table, rows []rowID, found func(id rowID, path string, leaf any)) error {
+	sql := s.names.SQL(`
+		SELECT k.n, f.path, f.leaf
+		FROM unnest(` + t.arrays + `) WITH ORDINALITY AS k(` + t.columns + `, n)
+		JOIN {table} t ON ` + t.join + `
+		CROSS JOIN jsonb_each(t.data) AS f(path, leaf)
+		WHERE jsonb_typeof(f.leaf) NOT IN ('number', 'null')`)
+	for chunk := range slices.Chunk(rows, maxNamed) {
+		stored, err := s.db.Query(ctx, sql, t.args(chunk)...)
+		if err != nil {
+			return err
+		}
+		var n int64
+		var path string
+		var text []byte
+		_, err = pgx.ForEachRow(stored, []any{&n, &path, &text}, func() error {
+			leaf, err := parseJSON(text, false)
+			if _, ok := storedNumber(leaf); !ok && err == nil {
+				found(chunk[n-1], path, leaf)
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // notNumber is ErrNotNumber of the field at path.

@@ -164,9 +164,9 @@ func (f *fold) toSlots(rows []rowID) {
 // themselves: what is folded and what is deferred would be locked in no order.
 func (t *table) spread(f *fold) (rest *fold, spread, first []rowID) {
 	system := false
-	for id, rounds := range f.rows {
+	for id, row := range f.rows {
 		switch {
-		case !onlyAdds(rounds):
+		case !row.onlyAdds():
 			if t.slottedRow(id) {
 				first = append(first, id)
 				system = system || t.ofSystem(t.full(id))
@@ -181,23 +181,15 @@ func (t *table) spread(f *fold) (rest *fold, spread, first []rowID) {
 	if len(spread) == 0 {
 		return f, nil, first
 	}
-	rest = &fold{rows: make(map[rowID][]map[string]field, len(f.rows))}
-	for id, rounds := range f.rows {
-		rest.rows[id] = rounds
-	}
+	rest = &fold{rows: maps.Clone(f.rows)}
 	for _, id := range spread {
 		delete(rest.rows, id)
 	}
 	return rest, spread, first
 }
 
-func onlyAdds(rounds []map[string]field) bool {
-	for _, f := range rounds[0] {
-		if f.op != OpAdd {
-			return false
-		}
-	}
-	return len(rounds) == 1
+func (r *rowFold) onlyAdds() bool {
+	return len(r.rounds) == 1 && !slices.ContainsFunc(r.rounds[0].fields, func(f field) bool { return f.op != OpAdd })
 }
 
 // fill adds what f adds to rows to one slot of each, and to that of one number: two calls
@@ -218,8 +210,7 @@ func (s *Store) fill(b *pgx.Batch, t *table, f *fold, rows []rowID) {
 		} else {
 			slots[i] = int16(slot % uint32(t.slots))
 		}
-		fields := slices.SortedFunc(maps.Values(f.rows[id][0]), func(a, b field) int { return strings.Compare(a.path, b.path) })
-		data[i] = string(appendFields(nil, fields, OpAdd))
+		data[i] = string(appendFields(nil, f.rows[id].rounds[0].sorted(), OpAdd))
 	}
 	b.Queue(`
 		INSERT INTO howdah.counter_slots AS t (tbl, key, slot, data)
@@ -284,16 +275,16 @@ func (s *Store) after(ctx context.Context, tx pg.DB, t *table, f *fold, first []
 		return nil, err
 	}
 	all := &g.sums
-	for id, rounds := range f.rows {
+	for id, row := range f.rows {
 		if sums := all.rows[id]; sums != nil {
-			for path, later := range rounds[0] {
-				if later.op == OpPut { // whatever was there, even what nothing can be added to
-					delete(sums[0], path)
+			for near, later := range row.rounds[0].fields {
+				if i := sums.rounds[0].find(later.path, near); i >= 0 && later.op == OpPut { // whatever was there, even what nothing can be added to
+					sums.rounds[0].drop(i)
 				}
 			}
 		}
-		for _, round := range rounds {
-			if err := all.take(id, slices.Collect(maps.Values(round))); err != nil {
+		for _, round := range row.rounds {
+			if err := all.take(id, round.fields); err != nil {
 				return nil, err
 			}
 		}
@@ -389,6 +380,9 @@ func (p *parts[K]) end() error {
 	}
 	return p.have(p.at, data)
 }
+
+// newLane returns the number of a slot of each row.
+func newLane() uint32 { return rand.Uint32() | 1<<31 }
 
 // addUp adds up what a row and its slots hold. A field of the row to which nothing can
 // be added stays as it is.

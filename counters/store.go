@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -150,7 +149,7 @@ func (c Config) check() error {
 func (s *Store) WithTx(tx pgx.Tx) *Store {
 	c := *s
 	c.db = tx
-	c.lane = rand.Uint32() | 1<<31
+	c.lane = newLane()
 	return &c
 }
 

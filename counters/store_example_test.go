@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -98,4 +99,70 @@ func ExampleStore_Track() {
 	// not paid
 	// <nil>
 	// {"at":["2025-05-06T00:00:00Z"],"values":[{"count":2,"revenue":12.6}]} <nil>
+}
+
+// Events of many goroutines share transactions.
+func ExampleWriter() {
+	url, drop := pgtest.ForExample() // a program has its own
+	defer drop()
+	ctx := context.Background()
+	pool := open(ctx, url)
+	defer pool.Close()
+	s := counters.New(pool, counters.Config{})
+	w := counters.NewWriter(s, counters.WriterConfig{})
+	running, stop := context.WithCancel(ctx)
+	ran := make(chan error, 1)
+	go func() { ran <- w.Run(running) }()
+
+	at := time.Date(2025, 5, 6, 9, 15, 0, 0, time.UTC)
+	var callers sync.WaitGroup
+	for range 100 {
+		callers.Go(func() {
+			if err := w.Track(ctx, "orders", at, counters.Values{"count": 1, "revenue": 0.1}); err != nil {
+				log.Print(err) // nothing of it was counted
+			}
+		})
+	}
+	callers.Wait() // all are committed
+	stop()
+	if err := <-ran; err != nil {
+		log.Fatal(err)
+	}
+	series, err := s.Values(ctx, counters.Query{Key: "orders", From: at, To: at, Granularity: "1d"})
+	text, _ := json.Marshal(series.Values)
+	fmt.Println(string(text), err)
+	// Output:
+	// [{"count":100,"revenue":10}] <nil>
+}
+
+// A Fast Writer does not let callers wait for the disk; Flush does.
+func ExampleWriter_Flush() {
+	url, drop := pgtest.ForExample() // a program has its own
+	defer drop()
+	ctx := context.Background()
+	pool := open(ctx, url)
+	defer pool.Close()
+	s := counters.New(pool, counters.Config{})
+	w := counters.NewWriter(s, counters.WriterConfig{Fast: true})
+	running, stop := context.WithCancel(ctx)
+	ran := make(chan error, 1)
+	go func() { ran <- w.Run(running) }()
+
+	at := time.Date(2025, 5, 6, 9, 15, 0, 0, time.UTC)
+	for i := range 10_000 {
+		if err := w.Track(ctx, "visits", at, counters.Values{"count": 1, "last": counters.Put(i)}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	if err := w.Flush(ctx); err != nil { // says how many were not counted, and why
+		log.Fatal(err)
+	}
+	series, err := s.Values(ctx, counters.Query{Key: "visits", From: at, To: at, Granularity: "1d"})
+	text, _ := json.Marshal(series.Values)
+	fmt.Println(string(text), err)
+	stop()
+	fmt.Println(<-ran)
+	// Output:
+	// [{"count":10000,"last":9999}] <nil>
+	// <nil>
 }

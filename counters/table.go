@@ -57,6 +57,7 @@ type table struct {
 	system        System
 	striping
 	recorded *record
+	recent   recent
 }
 
 // record is a row of howdah.counter_tables.

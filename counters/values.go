@@ -46,6 +46,7 @@ type field struct {
 	op     Op
 	number Number // known where the leaf is one
 	other  any    // else: string, bool, nil, []any
+	over   bool   // it is put over what has to be a number
 }
 
 func (f field) value() any {

@@ -121,7 +121,7 @@ type incrementOutput struct {
 }
 
 func (a *api) incrementItems(ctx context.Context, in *itemsInput) (*incrementOutput, error) {
-	n, err := a.client.Writer.Increment(ctx, in.List, in.Body.Items...)
+	n, err := a.client.Writers.Checklists.Increment(ctx, in.List, in.Body.Items...)
 	out := new(incrementOutput)
 	out.Body.Incremented = n
 	return out, err
@@ -134,7 +134,7 @@ type deleteOutput struct {
 }
 
 func (a *api) deleteItems(ctx context.Context, in *itemsInput) (*deleteOutput, error) {
-	n, err := a.client.Writer.Delete(ctx, in.List, in.Body.Items...)
+	n, err := a.client.Writers.Checklists.Delete(ctx, in.List, in.Body.Items...)
 	out := new(deleteOutput)
 	out.Body.Deleted = n
 	return out, err

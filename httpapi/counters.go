@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -58,6 +59,7 @@ func parseTime(field, text string) (time.Time, error) {
 
 type eventInput struct {
 	KeyPath
+	OnceHeader
 	Body struct {
 		At        moment          `json:"at,omitempty"`
 		Values    json.RawMessage `json:"values,omitempty" example:"{\"count\":1,\"revenue\":12.5}" doc:"Nested names; numbers keep all their digits. Of a track, {\"$max\":120} and $min, $put, $stat, $hist and $distinct stand for what is no plain sum."`
@@ -89,7 +91,12 @@ func (a *api) apply(ctx context.Context, in *eventInput, op counters.Op) (*appli
 	if err != nil {
 		return nil, err
 	}
-	n, err := a.client.Counters.Apply(ctx, counters.Event{ID: in.Body.ID, Op: op, Key: in.Key, At: at, Values: values, Untracked: in.Body.Untracked})
+	e := counters.Event{ID: in.Body.ID, Op: op, Key: in.Key, At: at, Values: values, Untracked: in.Body.Untracked}
+	asked := fmt.Sprintf("%s %q %q %t", op, in.Key, in.Body.At.text, in.Body.Untracked)
+	if err := in.identify(&e, in.digest(asked, in.Body.Values)); err != nil {
+		return nil, err
+	}
+	n, err := a.client.Writers.Counters.Apply(ctx, e)
 	out := new(appliedOutput)
 	out.Body.Applied = n
 	return out, err

@@ -19,6 +19,9 @@ func mayConflict(op *huma.Operation) { fails(op, http.StatusConflict) }
 // mayBeAway is an operation that asks the database.
 func mayBeAway(op *huma.Operation) { fails(op, http.StatusServiceUnavailable) }
 
+// mayBeReused is an operation whose Idempotency-Key another request may have had.
+func mayBeReused(op *huma.Operation) { fails(op, http.StatusUnprocessableEntity) }
+
 func fails(op *huma.Operation, statuses ...int) {
 	for _, status := range statuses {
 		op.Responses[strconv.Itoa(status)] = &huma.Response{}
@@ -34,6 +37,7 @@ var failures = map[int]string{
 	http.StatusRequestTimeout:        "The body did not arrive in time.",
 	http.StatusRequestEntityTooLarge: "The body is too long, or a limit of the database is reached.",
 	http.StatusUnsupportedMediaType:  "A Content-Type or Content-Encoding that is not taken here.",
+	http.StatusUnprocessableEntity:   "The Idempotency-Key was used for another request. Nothing was written.",
 	http.StatusInternalServerError:   "A fault of the server, whose log says more.",
 	http.StatusServiceUnavailable:    "The database is away, or busy. Try again.",
 }
@@ -52,6 +56,9 @@ func (a *api) describe(op *huma.Operation) {
 			fails(op, http.StatusRequestTimeout, http.StatusRequestEntityTooLarge)
 		}
 		a.exemplify(op.RequestBody.Content)
+		if body, ok := op.Metadata[ownJSON].(*huma.MediaType); ok {
+			op.RequestBody.Content["application/json"] = body
+		}
 	}
 	schemas := a.huma.OpenAPI().Components.Schemas
 	problem := schemas.Schema(reflect.TypeFor[Problem](), true, "")

@@ -112,7 +112,7 @@ func (a *api) insertItems(ctx context.Context, in *insertInput) (*insertOutput, 
 		out.Body.Added, changed, err = a.client.Checklists.Upsert(ctx, in.List, items...)
 		out.Body.Changed = &changed
 	} else if bare { // single ones share their commits
-		out.Body.Added, err = a.client.Writer.Insert(ctx, in.List, names...)
+		out.Body.Added, err = a.client.Writers.Checklists.Insert(ctx, in.List, names...)
 	} else {
 		out.Body.Added, err = a.client.Checklists.InsertItems(ctx, in.List, items...)
 	}

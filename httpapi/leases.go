@@ -119,7 +119,7 @@ type doneOutput struct {
 }
 
 func (a *api) doneItems(ctx context.Context, in *heldInput) (*doneOutput, error) {
-	n, err := in.finish(ctx, a.client.Writer.Done)
+	n, err := in.finish(ctx, a.client.Writers.Checklists.Done)
 	out := new(doneOutput)
 	out.Body.Done = n
 	return out, withHeld(err, n)
@@ -183,7 +183,7 @@ func (a *api) failItems(ctx context.Context, in *failInput) (*failOutput, error)
 			}
 		}
 	}
-	n, err := a.client.Writer.Fail(ctx, in.lease(), failures...)
+	n, err := a.client.Writers.Checklists.Fail(ctx, in.lease(), failures...)
 	out := new(failOutput)
 	out.Body.Failed = n
 	return out, withHeld(err, n)

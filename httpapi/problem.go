@@ -17,6 +17,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -85,6 +86,11 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		return p
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return newProblem(499, "the client went away") // nobody reads it
+	case errors.Is(err, counters.ErrReused): // only requests have hashes
+		p := newProblem(http.StatusUnprocessableEntity, "the Idempotency-Key was used for another request: %s", err)
+		p.Type = "urn:howdah:idempotency-key-reused"
+		p.Errors = []ProblemField{{Location: "header.Idempotency-Key", Message: counters.ErrReused.Error()}}
+		return p
 	case kind == "":
 		a.cfg.Log.ErrorContext(ctx, "request failed", "operation", op.OperationID, "error", err)
 		return newProblem(http.StatusInternalServerError, "the server's log says more")
@@ -129,7 +135,12 @@ func location(op *huma.Operation, field string) string {
 			return param.In + "." + field
 		}
 	}
+	if op.Metadata[ownJSON] != nil && strings.HasPrefix(field, "events") { // the array is the body
+		return "body" + strings.TrimPrefix(field, "events")
+	}
 	switch {
+	case field == "body":
+		return field
 	case op.RequestBody == nil || op.RequestBody.Content["application/json"] == nil:
 		return field // the line of a stream
 	case field == "item": // the only one

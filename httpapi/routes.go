@@ -41,8 +41,9 @@ func (a *api) routes() {
 	add(a, get, "/v1/checklists/{list}/watch", "checklists-watch", "How far a list is, as it goes on, as Server-Sent Events", a.watchList, mayConflict, progressOut)
 	add(a, post, "/v1/checklists/{list}/recount", "checklists-recount", "Mend the counts of a list after a restore", a.recountList, mayConflict, unhurried)
 
-	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track)
-	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert)
+	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track, mayBeReused)
+	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert, mayBeReused)
+	add(a, post, "/v1/counters/events", "counters-apply", "Many events of any metrics", a.applyEvents, eventsIn, mayBeReused)
 	add(a, get, "/v1/counters/keys/{key}", "counters-values", "The buckets of a metric, as a series or a stream", a.seriesOf, a.seriesOut)
 	add(a, get, "/v1/counters/keys/{key}/query", "counters-query", "A sum, a quantile, a timeline … of a metric", a.queryKey)
 	add(a, get, "/v1/counters/keys/{key}/watch", "counters-watch", "The newest buckets of a metric, as they change, as Server-Sent Events", a.watchKey, mayConflict, bucketsOut)

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah"
-	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -116,7 +115,7 @@ func (a *api) transact(ctx context.Context, in *transactInput) (*transactOutput,
 func (a *api) within(s howdah.Services) *api {
 	client := *a.client
 	client.Services = s
-	client.Writer = checklists.NewWriter(s.Checklists, checklists.WriterConfig{Log: a.cfg.Log}) // which does not run: it is the Store
+	client.Writers = howdah.NewWriters(s, a.cfg.Log) // which do not run: they are the stores
 	return &api{client: &client, cfg: a.cfg, huma: a.huma}
 }
 

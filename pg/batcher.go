@@ -70,6 +70,10 @@ type Entry[K comparable, V, R any] struct {
 	Key     K
 	Values  []V // in order of arrival
 	Results []R // zero; Flush sets Results[i] to what Put(Key, Values[i]) returns
+
+	// Errors are nil; Flush sets Errors[i] where it left Values[i] alone out of its
+	// transaction: then that is what Put returns, as it is.
+	Errors []error
 }
 
 // Batcher is group commit: values put by many callers are written together, in

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -256,5 +257,54 @@ func TestBatcherSaysWhatItCouldNotDrain(t *testing.T) {
 	<-posted // refused, or taken in the last moment and then told to Failed
 	if got := logged(t, pool); len(got) != 0 {
 		t.Errorf("rows = %v, want none", got)
+	}
+}
+
+// What Flush leaves out fails alone, in one transaction with the others, and whoever
+// is to hear of it has heard when Sync returns.
+func TestBatcherFlushLeavesOut(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Schema(t)
+	cfg := newLogbook(t, pool)
+	refused := errors.New("not this one")
+	var heard []string
+	cfg.Failed = func(key, value string, err error) { heard = append(heard, fmt.Sprint(key, value, " ", err)) }
+	cfg.Flush = func(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
+		kept := logbookBatch{}
+		for _, e := range batch.Entries {
+			if e.Key == "b" {
+				for i := range e.Values {
+					e.Errors[i] = refused
+				}
+				continue
+			}
+			kept.Entries = append(kept.Entries, e)
+		}
+		return flushLogbook(ctx, tx, kept)
+	}
+	b := pg.NewBatcher(cfg)
+	keys := []string{"a", "b", "c"}
+	var answers []<-chan answer
+	for i, k := range keys {
+		answers = append(answers, put(soon(t), b, k, "x"))
+		taken(t, b, i+1)
+	}
+	if err := b.Post(soon(t), "b", "y"); err != nil {
+		t.Fatal(err)
+	}
+	run(t, b)
+	for i, k := range keys {
+		if got := <-answers[i]; k == "b" && got.err != refused || k != "b" && (got.err != nil || got.n != 1) {
+			t.Errorf("Put(%q) = %+v", k, got)
+		}
+	}
+	if err := b.Sync(soon(t)); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"by not this one"}; !slices.Equal(heard, want) {
+		t.Errorf("Failed heard %q, want %q", heard, want)
+	}
+	if s := b.Stats(); s.Flushes != 1 || s.Written != 2 || s.Failed != 2 || s.Halvings != 0 {
+		t.Errorf("Stats = %+v, want one flush with 2 of 4 written", s)
 	}
 }

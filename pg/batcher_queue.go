@@ -320,6 +320,7 @@ func (b *Batcher[K, V, R]) fail(ps []*put[K, V, R], err error) {
 		return
 	}
 	err = Wrap(b.cfg.Name, err)
+	b.tell(ps, func(int) error { return err })
 	b.mu.Lock()
 	for _, p := range ps {
 		p.err = err
@@ -336,35 +337,44 @@ func (b *Batcher[K, V, R]) fail(ps []*put[K, V, R], err error) {
 	}
 	b.mu.Unlock()
 	answer(ps)
-
-	posts := 0
-	for _, p := range ps {
-		switch {
-		case !p.posted:
-		case b.cfg.Failed != nil:
-			b.cfg.Failed(p.key, p.value, err)
-		default:
-			posts++
-		}
-	}
-	if posts > 0 {
-		b.log.Error("posted values were not written", "values", posts, "error", err)
-	}
 }
 
-// succeed answers ps with their results, after the commit that took since.
-func (b *Batcher[K, V, R]) succeed(ps []*put[K, V, R], results []R, took time.Duration) {
+// succeed answers ps with their results, or with why Flush left them out, after the
+// commit that took since.
+func (b *Batcher[K, V, R]) succeed(ps []*put[K, V, R], results []R, refused []error, took time.Duration) {
+	b.tell(ps, func(i int) error { return refused[i] })
 	b.mu.Lock()
 	for i, p := range ps {
-		p.result = results[i]
+		if p.result, p.err = results[i], refused[i]; p.err != nil {
+			b.stats.Failed++
+		} else {
+			b.stats.Written++
+		}
 		b.release(p)
 	}
-	b.stats.Written += uint64(len(ps))
 	b.stats.Flushes++
 	b.stats.FlushTime += took
 	b.stats.Largest = max(b.stats.Largest, len(ps))
 	b.mu.Unlock()
 	answer(ps)
+}
+
+// tell says of those of ps that were posted why they were not written.
+func (b *Batcher[K, V, R]) tell(ps []*put[K, V, R], why func(i int) error) {
+	posts := 0
+	var last error
+	for i, p := range ps {
+		switch err := why(i); {
+		case !p.posted || err == nil:
+		case b.cfg.Failed != nil:
+			b.cfg.Failed(p.key, p.value, err)
+		default:
+			posts, last = posts+1, err
+		}
+	}
+	if posts > 0 {
+		b.log.Error("posted values were not written", "values", posts, "error", last)
+	}
 }
 
 func answer[K comparable, V, R any](ps []*put[K, V, R]) {

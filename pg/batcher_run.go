@@ -113,14 +113,14 @@ func (b *Batcher[K, V, R]) write(ctx context.Context, ps []*put[K, V, R]) {
 			return
 		}
 		start := time.Now()
-		batch, results := batchOf(b.id, seq, ps)
+		batch, results, refused := batchOf(b.id, seq, ps)
 		outcome, err := b.attempt(ctx, batch)
 		switch {
 		case outcome == committed:
 			if try > 0 {
 				b.log.Info("written after repeats", "values", len(ps), "repeats", try)
 			}
-			b.succeed(ps, results, time.Since(start))
+			b.succeed(ps, results, refused, time.Since(start))
 			return
 		case outcome == rejected && open:
 			// An attempt before may have committed: what its repeat runs into says
@@ -173,11 +173,12 @@ func (b *Batcher[K, V, R]) write(ctx context.Context, ps []*put[K, V, R]) {
 	}
 }
 
-// batchOf groups ps, which are sorted by key, by key; results are those of the
-// entries, in the order of ps.
-func batchOf[K comparable, V, R any](writer string, seq uint64, ps []*put[K, V, R]) (batch Batch[K, V, R], results []R) {
+// batchOf groups ps, which are sorted by key, by key; results and refused are those
+// of the entries, in the order of ps.
+func batchOf[K comparable, V, R any](writer string, seq uint64, ps []*put[K, V, R]) (batch Batch[K, V, R], results []R, refused []error) {
 	values := make([]V, len(ps))
 	results = make([]R, len(ps))
+	refused = make([]error, len(ps))
 	for i, p := range ps {
 		values[i] = p.value
 	}
@@ -190,10 +191,11 @@ func batchOf[K comparable, V, R any](writer string, seq uint64, ps []*put[K, V, 
 			Key:     ps[from].key,
 			Values:  values[from:to:to],
 			Results: results[from:to:to],
+			Errors:  refused[from:to:to],
 		})
 		from = to
 	}
-	return batch, results
+	return batch, results, refused
 }
 
 // pause waits 50 ms × 2^try ± half of it, at most 5 s, and less when Run is told to

@@ -225,7 +225,7 @@ func TestGoOfTheDocuments(t *testing.T) {
 	t.Parallel()
 	space := regexp.MustCompile(`\s+`)
 	text := ""
-	for _, file := range []string{"example_test.go", "checklists/example_test.go", "changes/example_test.go"} {
+	for _, file := range []string{"example_test.go", "checklists/example_test.go", "changes/example_test.go", "counters/store_example_test.go"} {
 		examples, err := os.ReadFile(filepath.Join(root, file))
 		if err != nil {
 			t.Fatal(err)
