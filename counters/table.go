@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,8 @@ type Settings struct {
 	System        System        `json:"system"`
 	Striped       []string      `json:"striped" nullable:"false"`
 	Slots         int           `json:"slots"`
+	Retention     Retention     `json:"retention,omitempty"`
+	Rollup        []Rule        `json:"rollup,omitempty"`
 	Recorded      bool          `json:"recorded"` // by Setup; else a program without these settings would take the defaults
 }
 
@@ -56,7 +59,9 @@ type table struct {
 	paths         Encoding
 	system        System
 	striping
-	recorded *record
+	retention Retention
+	rollups   []Rule
+	recorded  *record
 }
 
 // record is a row of howdah.counter_tables.
@@ -74,6 +79,8 @@ type record struct {
 	EverStriped map[string]bool `json:"ever_striped,omitempty"`
 	StripedAt   float64         `json:"striped_at,omitempty"` // unix seconds, of the last change of Striped
 	now         float64         // when looked at
+	Retention   Retention       `json:"retention,omitempty"`
+	Rollup      []Rule          `json:"rollup,omitempty"`
 }
 
 // found is the table that was looked at; it is shared by a store's copies.
@@ -259,6 +266,13 @@ func (t *table) settle(cfg Config) error {
 		t.system = Sync // there is nowhere to defer it to
 	}
 	t.stripe(cfg, r)
+	t.retention, t.rollups = cfg.Retention, cfg.Rollup
+	if t.retention == nil {
+		t.retention = r.Retention
+	}
+	if t.rollups == nil {
+		t.rollups = r.Rollup
+	}
 	t.calendar = Calendar{Location: cfg.Location, WeekStart: either(cfg.WeekStart, r.WeekStart, Monday)}
 	if t.calendar.Location == nil {
 		loc, err := LoadLocation(either(r.TimeZone, "UTC"))
@@ -342,7 +356,7 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	}
 	r := record{
 		TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system,
-		Striped: t.striped, Slots: s.cfg.Slots,
+		Striped: t.striped, Slots: s.cfg.Slots, Retention: t.retention, Rollup: t.rollups,
 	}
 	if r.Slots == 0 && t.recorded != nil {
 		r.Slots = t.recorded.Slots
@@ -355,7 +369,8 @@ func (s *Store) record(ctx context.Context, t *table) error {
 		striped[name] = true
 	}
 	r.EverStriped = striped
-	if is := t.recorded; is != nil && slices.Equal(is.Granularities, r.Granularities) && is.System == r.System && slices.Equal(is.Striped, r.Striped) && is.Slots == r.Slots {
+	if is := t.recorded; is != nil && slices.Equal(is.Granularities, r.Granularities) && is.System == r.System && slices.Equal(is.Striped, r.Striped) && is.Slots == r.Slots &&
+		maps.Equal(is.Retention, r.Retention) && slices.Equal(is.Rollup, r.Rollup) {
 		return nil
 	}
 	kept, err := json.Marshal(r)
@@ -380,6 +395,12 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	}
 	if s.cfg.Slots != 0 {
 		changed["slots"] = r.Slots
+	}
+	if s.cfg.Retention != nil {
+		changed["retention"] = t.retention
+	}
+	if s.cfg.Rollup != nil {
+		changed["rollup"] = t.rollups
 	}
 	err = pg.Retry(ctx, s.db, func() error {
 		_, err := s.db.Exec(ctx, `
@@ -411,7 +432,7 @@ func (s *Store) Settings(ctx context.Context) (Settings, error) {
 	}
 	return Settings{
 		Table: t.name, Mode: t.mode, TimeZone: zoneName(t.calendar.Location), WeekStart: t.calendar.WeekStart, Separator: t.separator,
-		Paths: t.paths, Granularities: t.granularities, System: t.system, Striped: t.striped, Slots: t.slots, Recorded: t.recorded != nil,
+		Paths: t.paths, Granularities: t.granularities, System: t.system, Striped: t.striped, Slots: t.slots, Retention: t.retention, Rollup: t.rollups, Recorded: t.recorded != nil,
 	}, nil
 }
 
