@@ -26,11 +26,11 @@ type Row struct {
 	Values      Values      `json:"values"`
 }
 
-// Export returns all rows whose keys begin with prefix, in the order of the table's
-// index: to be passed on, with [WriteRows], and read again, with [ReadRows]. It reads
-// them in parts, so that the loop may use the same connection and nobody waits for whom
-// they are passed on to; what is written meanwhile may or may not be seen. An error
-// ends it.
+// Export returns all rows of the metrics whose names begin with prefix, and those at the
+// driver's level whose keys do, in the order of the table's index: to be passed on, with
+// [WriteRows], and read again, with [ReadRows]. It reads them in parts, so that the loop
+// may use the same connection and nobody waits for whom they are passed on to; what is
+// written meanwhile may or may not be seen. An error ends it.
 func (s *Store) Export(ctx context.Context, prefix string) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		if err := s.export(ctx, prefix, func(r Row) bool { return yield(r, nil) }); err != nil {
@@ -59,6 +59,9 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 				return nil
 			}
 			r := t.rowOf(stored.rowID)
+			if !strings.HasPrefix(r.Key, prefix) {
+				continue // the prefix goes beyond the name
+			}
 			if r.Values, err = u.unpack(stored.data); err != nil {
 				return fmt.Errorf("%s: %w", shorten(stored.key), err)
 			}

@@ -60,21 +60,22 @@ func (s *Store) rename(ctx context.Context, from, to string) (int64, error) {
 	t.inOrder(heads)
 	renamed := int64(0)
 	for _, h := range heads {
-		n, err := s.move(ctx, t, h, to)
-		if renamed += n; err != nil {
-			return 0, err
+		for n := int64(maxSwept); n == maxSwept; renamed += n {
+			if n, err = s.move(ctx, t, h, to); err != nil {
+				return 0, err
+			}
 		}
 	}
 	return renamed, nil
 }
 
-// move gives the rows of a head another name, unless one is there that another made
-// meanwhile.
+// move gives up to 10,000 rows of a head another name, unless one is there that another
+// made meanwhile.
 func (s *Store) move(ctx context.Context, t *table, h head, to string) (moved int64, err error) {
 	l := spans[t.mode]
 	args := t.spanArgs([]span{{h, everBefore, everAfter}})
-	args = append(args, t.prefix(head{to, h.g}))
-	key := `$` + strconv.Itoa(len(args)) + `::text`
+	args = append(args, maxSwept, t.prefix(head{to, h.g}))
+	limit, key := `$`+strconv.Itoa(len(args)-1), `$`+strconv.Itoa(len(args))+`::text`
 	rest := ``
 	switch t.mode {
 	case Full:
@@ -93,6 +94,7 @@ func (s *Store) move(ctx context.Context, t *table, h head, to string) (moved in
 				FROM {table}
 				WHERE`+l.where+`
 				ORDER BY `+l.order+`
+				LIMIT `+limit+`
 				FOR UPDATE) AS r),
 		gone AS (
 			DELETE FROM {table} t
