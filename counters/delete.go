@@ -35,9 +35,9 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 			return 0, err
 		}
 	}
-	for name, end := range map[string]time.Time{"from": from, "to": to} {
+	for i, end := range []time.Time{from, to} {
 		if !end.IsZero() {
-			if err := checkTime(name, end); err != nil {
+			if err := checkTime([]string{"from", "to"}[i], end); err != nil {
 				return 0, err
 			}
 		}

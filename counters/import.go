@@ -176,12 +176,17 @@ func inRow(nth int64, err error) error {
 const maxRow = 64 << 20
 
 // ReadRows returns the rows of r, as [WriteRows] wrote them, read as they are asked for.
-// at is RFC 3339 or Unix seconds. Blank lines are passed over. A line that is wrong is an
-// Invalid error with its number, and a loop that goes on gets the next one; any other
-// error is the end.
+// at is RFC 3339 or Unix seconds. What gzip has packed is unpacked. Blank lines are passed
+// over. A line that is wrong is an Invalid error with its number, and a loop that goes on
+// gets the next one; any other error is the end.
 func ReadRows(r io.Reader) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
-		lines := bufio.NewScanner(r)
+		plain, err := unpackLines(r)
+		if err != nil {
+			yield(Row{}, err)
+			return
+		}
+		lines := bufio.NewScanner(plain)
 		lines.Buffer(nil, maxRow)
 		for n := 1; lines.Scan(); n++ {
 			line := bytes.TrimSpace(lines.Bytes())
@@ -227,12 +232,6 @@ func parseRow(line []byte) (r Row, err error) {
 	if len(object.At) == 0 {
 		return r, nil
 	}
-	if second, err := strconv.ParseInt(string(object.At), 10, 64); err == nil {
-		r.At = time.Unix(second, 0)
-		return r, nil
-	}
-	if err := json.Unmarshal(object.At, &r.At); err != nil {
-		return r, pg.Refuse("at", "%s; want RFC 3339 or Unix seconds", shorten(string(object.At)))
-	}
-	return r, nil
+	r.At, err = parseAt(string(object.At))
+	return r, err
 }

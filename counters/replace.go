@@ -43,9 +43,9 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 	if _, err := s.asked(ctx, Query{Key: key, Granularity: finest, From: from, To: to}); err != nil {
 		return 0, err
 	}
-	for name, end := range map[string]time.Time{"from": from, "to": to} {
+	for i, end := range []time.Time{from, to} {
 		if start := t.calendar.Floor(finest, end); !start.Equal(end) {
-			return 0, pg.Refuse(name, "%s is not the start of a bucket of %s; that is %s", end.Format(time.RFC3339Nano), finest, start.Format(time.RFC3339Nano))
+			return 0, pg.Refuse([]string{"from", "to"}[i], "%s is not the start of a bucket of %s; that is %s", end.Format(time.RFC3339Nano), finest, start.Format(time.RFC3339Nano))
 		}
 	}
 	if from.After(to) {

@@ -23,10 +23,10 @@ type Difference struct {
 }
 
 // Verify compares the buckets of coarse that the instants from from to to lie in with
-// what [Store.Rebuild] would make of those of fine, and returns where they differ.
-// Those of which fine is no longer kept are passed over. All is read as of one moment,
-// in a transaction that lasts as long as the loop; inside a transaction of the caller's
-// it is as of one moment where that is REPEATABLE READ. An error ends it.
+// what [Store.Rebuild] would make of those of fine, by default its source, and returns
+// where they differ. Those of which fine is no longer kept are passed over. All is read
+// as of one moment, in a transaction that lasts as long as the loop; inside one of the
+// caller's it is as of one moment where that is REPEATABLE READ. An error ends it.
 func (s *Store) Verify(ctx context.Context, key string, coarse, fine Granularity, from, to time.Time) iter.Seq2[Difference, error] {
 	return func(yield func(Difference, error) bool) {
 		tell := func(d Difference) bool { return yield(d, nil) }
@@ -60,11 +60,13 @@ func (s *Store) snapshot(ctx context.Context, fn func(*Store) error) error {
 }
 
 func (s *Store) verify(ctx context.Context, key string, coarse, fine Granularity, from, to time.Time, tell func(Difference) bool) error {
-	if err := fine.check("fine"); err != nil {
-		return err
-	}
 	t, err := s.asked(ctx, Query{Key: key, Granularity: coarse, From: from, To: to})
 	if err != nil || from.After(to) {
+		return err
+	}
+	if sources := t.sources(coarse); fine == "" && len(sources) > 0 {
+		fine = sources[0]
+	} else if err := fine.check("fine"); err != nil {
 		return err
 	}
 	if !nests(fine, coarse) {
