@@ -58,7 +58,7 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 			if !strings.HasPrefix(stored.key, prefix) {
 				return nil
 			}
-			r := t.rowOf(stored.rowID)
+			r := t.named(stored.rowID)
 			if !strings.HasPrefix(r.Key, prefix) {
 				continue // the prefix goes beyond the name
 			}
@@ -137,8 +137,8 @@ func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *
 	return part, s.told(err)
 }
 
-// rowOf names a row as a bucket, where it is one, else by all of its key.
-func (t *table) rowOf(id rowID) Row {
+// named names a row as a bucket, where it is one, else by all of its key.
+func (t *table) named(id rowID) Row {
 	r := Row{Key: id.key, Granularity: Granularity(id.granularity)}
 	ok := true
 	switch t.mode {

@@ -21,8 +21,9 @@ import (
 // buckets of the finest granularity that is still kept. IDs are not looked at, since
 // events that are replaced do not count twice, and system rows keep their counts.
 //
-// Each day is a transaction. What is wrong with an event, or an error of events, ends it:
-// the days before stay replaced, that of the event and those after it as they were.
+// Each day is a transaction, once the first event of another is read. What is wrong with
+// an event, or an error of events, ends it: the days before stay replaced, the others are
+// as they were.
 func (s *Store) Replace(ctx context.Context, key string, from, to time.Time, events iter.Seq2[Event, error]) (applied int64, err error) {
 	err = s.whole(ctx, func(s *Store) (err error) {
 		applied, err = s.replaceDays(ctx, key, from, to, events)
