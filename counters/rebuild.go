@@ -39,7 +39,7 @@ func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to
 			switch {
 			case err == nil:
 				rebuilt++
-			case !errors.Is(err, errNothing):
+			case !errors.Is(err, errEmpty):
 				return s.told(pg.Written(s.db, err))
 			}
 		}
@@ -48,8 +48,8 @@ func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to
 	return rebuilt, pg.Wrap("counters: rebuild", err)
 }
 
-// errNothing says that there is neither a bucket nor one of its source.
-var errNothing = errors.New("nothing to rebuild")
+// errEmpty says that there is neither a bucket nor one of its source.
+var errEmpty = errors.New("nothing to rebuild")
 
 // rebuild makes one bucket anew, in a transaction. It locks the row before it reads:
 // who counts writes all rows of an event at once, and either has, or waits and adds to
@@ -68,7 +68,7 @@ func (s *Store) rebuild(ctx context.Context, t *table, key string, g Granularity
 	}
 	holds, err := s.holds(ctx, t, row)
 	if err != nil || !holds {
-		return cmp.Or(err, errNothing)
+		return cmp.Or(err, errEmpty)
 	}
 	return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source has no rows", g, t.time(b.start).Format(time.RFC3339))
 }
