@@ -45,6 +45,9 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 	if !from.IsZero() && !to.IsZero() && from.After(to) {
 		return 0, nil
 	}
+	if err := s.foldMetric(ctx, t, key); err != nil {
+		return 0, err
+	}
 	var heads []head
 	if len(g) == 0 {
 		if heads, err = s.headsOf(ctx, t, key); err != nil {

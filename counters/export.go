@@ -30,7 +30,8 @@ type Row struct {
 // driver's level whose keys do, in the order of the table's index: to be passed on, with
 // [WriteRows], and read again, with [ReadRows]. It reads them in parts, so that the loop
 // may use the same connection and nobody waits for whom they are passed on to; what is
-// written meanwhile may or may not be seen. An error ends it.
+// written meanwhile may or may not be seen. What is only in slots is folded first, where
+// that can be. An error ends it.
 func (s *Store) Export(ctx context.Context, prefix string) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		if err := s.export(ctx, prefix, func(r Row) bool { return yield(r, nil) }); err != nil {
@@ -47,11 +48,17 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 	if err := pg.CheckText("prefix", prefix); err != nil {
 		return err
 	}
+	if err := s.foldIfWritable(ctx, t); err != nil {
+		return err
+	}
 	u := newUnpacker(t.paths)
 	var after *storedRow
 	for {
 		part, err := s.exportPart(ctx, t, prefix, after)
 		if err != nil {
+			return err
+		}
+		if err := s.withSlots(ctx, t, part); err != nil {
 			return err
 		}
 		for _, stored := range part {
@@ -135,6 +142,46 @@ func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *
 		return err
 	})
 	return part, s.told(err)
+}
+
+// foldIfWritable folds what is only in slots, so that there are rows of all that was
+// counted: not on a standby, and not in a transaction of the caller's, in which all who
+// count would have to wait for its end.
+func (s *Store) foldIfWritable(ctx context.Context, t *table) error {
+	if !t.migrated || pg.InTx(s.db) {
+		return nil
+	}
+	var writable bool
+	if err := pg.Retry(ctx, s.db, func() error {
+		return s.db.QueryRow(ctx, `SELECT current_setting('transaction_read_only') = 'off'`).Scan(&writable)
+	}); err != nil || !writable {
+		return err
+	}
+	if _, err := s.foldAll(ctx); err != nil && !errors.Is(err, ErrNotNumber) { // which stays in its slots
+		return err
+	}
+	return nil
+}
+
+// withSlots adds to rows what their slots hold.
+func (s *Store) withSlots(ctx context.Context, t *table, part []storedRow) error {
+	var rows []rowID
+	var places []int
+	for i, r := range part {
+		if t.slottedRow(r.rowID) {
+			rows, places = append(rows, r.rowID), append(places, i)
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	found, err := s.readAll(ctx, t, rows)
+	for i, data := range found {
+		if data != nil { // else it went away meanwhile
+			part[places[i]].data = data
+		}
+	}
+	return err
 }
 
 // named names a row as a bucket, where it is one, else by all of its key.

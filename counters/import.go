@@ -145,7 +145,17 @@ func (s *Store) importPart(ctx context.Context, t *table, part []arriving, repor
 		}
 		rows, data = append(rows, one.rowID), append(data, one.data)
 	}
-	err := s.together(ctx, func(s *Store) error { return s.replace(ctx, t, rows, data) })
+	err := s.together(ctx, func(s *Store) error {
+		if slotted := slices.DeleteFunc(slices.Clone(rows), func(id rowID) bool { return !t.slottedRow(id) }); len(slotted) > 0 {
+			if err := s.lock(ctx, t, rows); err != nil { // before any slot
+				return err
+			}
+			if err := s.gather(ctx, s.db, t, slotted...); err != nil {
+				return err
+			}
+		}
+		return s.replace(ctx, t, rows, data)
+	})
 	switch {
 	case err == nil:
 		report.Rows += int64(len(part))

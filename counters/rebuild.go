@@ -1,7 +1,6 @@
 package counters
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -59,28 +58,27 @@ func (s *Store) rebuild(ctx context.Context, t *table, key string, g Granularity
 	if err := s.lock(ctx, t, []rowID{row}); err != nil {
 		return err
 	}
-	made, err := s.roll(ctx, t, key, g, b)
-	if err != nil {
+	made, err := s.roll(ctx, t, key, g, b, row, true)
+	switch {
+	case err != nil:
 		return err
-	}
-	if made.rows > 0 {
+	case made.rows > 0:
 		return s.replace(ctx, t, []rowID{row}, []string{made.data()})
+	case !made.lost:
+		return errEmpty
 	}
-	holds, err := s.holds(ctx, t, row)
-	if err != nil || !holds {
-		return cmp.Or(err, errEmpty)
-	}
+	return t.wouldBeLost(g, b)
+}
+
+// wouldBeLost refuses to make a bucket of nothing that holds something.
+func (t *table) wouldBeLost(g Granularity, b bucketSpan) error {
 	return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source has no rows", g, t.time(b.start).Format(time.RFC3339))
 }
 
-// holds reports whether a row has fields.
-func (s *Store) holds(ctx context.Context, t *table, row rowID) (bool, error) {
-	found, err := s.readAll(ctx, t, []rowID{row})
-	return found[0] != nil && string(found[0]) != "{}", err
-}
-
-// roll reads what a bucket is made of, in its order.
-func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b bucketSpan) (*rollup, error) {
+// roll reads what a bucket is made of, in its order, and whether it holds something
+// itself. Taking, it takes away what is in its own slots: it is in those of its source
+// as well.
+func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b bucketSpan, own rowID, taking bool) (*rollup, error) {
 	source, err := t.source(g, b)
 	if err != nil {
 		return nil, err
@@ -89,13 +87,24 @@ func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b
 	if err != nil {
 		return nil, err
 	}
+	rows = append(rows, own)
+	var found [][]byte
+	if taking && t.slotted(key) {
+		found, err = s.readTaking(ctx, t, rows, []rowID{own})
+	} else {
+		found, err = s.readAll(ctx, t, rows)
+	}
+	if err != nil {
+		return nil, err
+	}
 	made := t.newRollup()
-	found, err := s.readAll(ctx, t, rows)
-	for _, data := range found {
+	for _, data := range found[:len(found)-1] {
 		if data != nil && err == nil {
 			err = made.add(data)
 		}
 	}
+	held := found[len(found)-1]
+	made.lost = made.rows == 0 && held != nil && string(held) != "{}"
 	return made, err
 }
 

@@ -208,14 +208,48 @@ func firstError[T any](all iter.Seq2[T, error]) (err error) {
 	return err
 }
 
+// eachStriping runs a test with a metric k that is striped, while its slots are folded,
+// and one that is not.
+func eachStriping(t *testing.T, cfg counters.Config, test func(*testing.T, *counters.Store)) {
+	t.Helper()
+	for _, striped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("%s striped %t", cfg.Mode, striped), func(t *testing.T) {
+			t.Parallel()
+			if !striped {
+				s, _ := newStore(t, cfg)
+				test(t, s)
+				return
+			}
+			cfg.Striped, cfg.Slots = []string{"k"}, 3
+			s, _ := newStriped(t, cfg)
+			done := make(chan struct{})
+			var folding sync.WaitGroup
+			folding.Go(func() {
+				for {
+					select {
+					case <-done:
+						return
+					default:
+					}
+					if _, err := s.Fold(t.Context()); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+			test(t, s)
+			close(done)
+			folding.Wait()
+		})
+	}
+}
+
 // Nothing that is counted while buckets are rebuilt is lost, or counted twice.
 func TestRebuildWhileOthersCount(t *testing.T) {
 	t.Parallel()
 	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
+		eachStriping(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"1m", "1h", "1d"}, System: counters.Off}, func(t *testing.T, s *counters.Store) {
 			ctx := t.Context()
-			s, _ := newStore(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"1m", "1h", "1d"}, System: counters.Off})
 			const writers, rounds = 4, 60
 			var counting, rebuilding sync.WaitGroup
 			counted := make(chan struct{})

@@ -41,6 +41,11 @@ func (s *Store) rename(ctx context.Context, from, to string) (int64, error) {
 	if from == to {
 		return 0, pg.Refuse("to", "%q is its name", shorten(to))
 	}
+	for _, name := range []string{from, to} {
+		if err := s.foldMetric(ctx, t, name); err != nil {
+			return 0, err
+		}
+	}
 	heads, err := s.headsOf(ctx, t, from)
 	if err != nil {
 		return 0, err

@@ -197,21 +197,32 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 	if err := s.lock(ctx, t, rows); err != nil {
 		return err
 	}
+	if t.slotted(r.key) {
+		if err := s.lockSlots(ctx, t, rows); err != nil {
+			return err
+		}
+	}
 	for _, c := range buckets { // before anything of which they are made is gone
-		made, err := s.roll(ctx, t, r.key, c.g, c.b)
-		if err != nil {
+		if made, err := s.roll(ctx, t, r.key, c.g, c.b, c.row, false); err != nil {
 			return err
-		}
-		if made.rows > 0 {
-			continue
-		}
-		if holds, err := s.holds(ctx, t, c.row); err != nil {
-			return err
-		} else if holds {
-			return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source has no rows", c.g, t.time(c.b.start).Format(time.RFC3339))
+		} else if made.lost {
+			return t.wouldBeLost(c.g, c.b)
 		}
 	}
 	h := head{r.key, r.finest}
+	slotted, err := s.slotKeys(ctx, t, r.key)
+	if err != nil {
+		return err
+	}
+	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
+		_, g, at, _ := splitFull(t.separator, t.full(id))
+		return g != r.finest || at < day.start || at >= day.end
+	})
+	if len(slotted) > 0 {
+		if _, err := s.readTaking(ctx, t, nil, slotted); err != nil {
+			return err
+		}
+	}
 	if _, err := s.sweep(ctx, t, []span{{h, day.start, day.end - 1}}); err != nil {
 		return err
 	}
@@ -219,7 +230,7 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 		return err
 	}
 	for _, c := range buckets {
-		made, err := s.roll(ctx, t, r.key, c.g, c.b)
+		made, err := s.roll(ctx, t, r.key, c.g, c.b, c.row, true)
 		if err != nil {
 			return err
 		}

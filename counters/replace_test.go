@@ -139,10 +139,8 @@ func TestReplaceRefuses(t *testing.T) {
 func TestReplaceWhileOthersCount(t *testing.T) {
 	t.Parallel()
 	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
+		eachStriping(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"1m", "1h", "1d"}, System: counters.Off}, func(t *testing.T, s *counters.Store) {
 			ctx := t.Context()
-			s, _ := newStore(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"1m", "1h", "1d"}, System: counters.Off})
 			day := counters.Calendar{}.Floor("1d", at)
 			done := make(chan struct{})
 			var counting sync.WaitGroup
@@ -161,7 +159,7 @@ func TestReplaceWhileOthersCount(t *testing.T) {
 					}
 				})
 			}
-			for range 15 {
+			for range 8 {
 				events := sequenceOf([]counters.Event{{At: at, Values: counters.Values{"n": 100}}, {At: at.AddDate(0, 0, 1), Values: counters.Values{"n": 100}}}, nil)
 				if n, err := s.Replace(ctx, "k", day, day.AddDate(0, 0, 2), events); err != nil || n != 2 {
 					t.Errorf("Replace = %d, %v", n, err)

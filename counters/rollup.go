@@ -43,6 +43,7 @@ type rollup struct {
 	rules  []place
 	fields map[string]*rolled
 	rows   int
+	lost   bool // there are none, and yet the row holds something
 }
 
 // rolled is what becomes of a field.
