@@ -18,8 +18,8 @@ type KeeperConfig struct {
 }
 
 // Keeper does what a table needs now and then: it folds slots into their rows, drops the
-// IDs of events that are older than 7 days, and prunes what is no longer to be kept. Any number may run on one table, in
-// one process or several: each turn is one's.
+// IDs of events that are older than 7 days, and prunes what is no longer to be kept. Any
+// number may run on one table, in one process or several: each turn is one's.
 type Keeper struct {
 	store *Store
 	cfg   KeeperConfig

@@ -41,8 +41,8 @@ func ParseAge(text string) (time.Duration, error) {
 // maxAge is 200 years; package time has not 300.
 const maxAge = 200 * 365 * 24 * time.Hour
 
-// formatAge writes a length of time as ParseAge reads it.
-func formatAge(age time.Duration) string {
+// FormatAge writes a length of time as [ParseAge] reads it.
+func FormatAge(age time.Duration) string {
 	if d := ages[1]; age%d.length == 0 {
 		return strconv.FormatInt(int64(age/d.length), 10) + d.unit
 	}
@@ -53,7 +53,7 @@ func formatAge(age time.Duration) string {
 func (r Retention) MarshalJSON() ([]byte, error) {
 	texts := make(map[Granularity]string, len(r))
 	for g, age := range r {
-		texts[g] = formatAge(age)
+		texts[g] = FormatAge(age)
 	}
 	return json.Marshal(texts)
 }
