@@ -19,7 +19,7 @@ func TestAdminPlansUseTheKey(t *testing.T) {
 			t.Run(fmt.Sprint(mode, order), func(t *testing.T) {
 				t.Parallel()
 				ctx := t.Context()
-				s, pool := newStore(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"1h", "1d"}})
+				_, pool := newStore(t, counters.Config{Mode: mode})
 				row := map[counters.Mode]string{
 					counters.Full:      `'m' || i % 100 || '::' || g || '::' || h`,
 					counters.Partial:   `'m' || i % 100 || '::' || g, to_timestamp(h)`,
@@ -34,7 +34,7 @@ func TestAdminPlansUseTheKey(t *testing.T) {
 				if _, err := pool.Exec(ctx, `VACUUM ANALYZE trifle_stats`); err != nil {
 					t.Fatal(err)
 				}
-				s = counters.New(pool, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}})
+				s := counters.New(pool, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}})
 				aging := counters.New(pool, counters.Config{Retention: counters.Retention{"1h": 90 * 24 * time.Hour}})
 				for _, s := range []*counters.Store{s, aging} {
 					if _, err := s.Get(ctx, nil); err != nil { // the look at the table is not to be explained

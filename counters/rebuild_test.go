@@ -65,7 +65,10 @@ func TestRebuildIsWhatWasCounted(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	for i, zone := range []string{"UTC", "America/Havana", "Australia/Lord_Howe", "Asia/Beirut"} {
-		for _, mode := range modes {
+		for j, mode := range modes {
+			if i > 0 && i%len(modes) != j { // each zone in one mode
+				continue
+			}
 			t.Run(fmt.Sprint(zone, mode), func(t *testing.T) {
 				t.Parallel()
 				ctx := t.Context()
@@ -74,12 +77,11 @@ func TestRebuildIsWhatWasCounted(t *testing.T) {
 				all := []counters.Granularity{"1h", "6h", "1d", "1w", "1mo", "1q", "1y"}
 				s, _ := newStore(t, counters.Config{Mode: mode, Location: loc, Granularities: all, System: counters.Off, Rollup: []counters.Rule{{Path: "gauge", Op: counters.OpPut}, {Path: "who", Op: counters.OpMax}}})
 				from := time.Date(2024, 10, 20, 0, 0, 0, 0, loc) // clocks are put back in all of these zones, or forward
-				to := from.AddDate(0, 0, 20)
+				to := from.AddDate(0, 3, 0)
 				events := append(someEvents(random, "web", from, 20*24*time.Hour, 60), someEvents(random, "web", from.AddDate(0, 2, 0), 20*24*time.Hour, 20)...)
 				if _, err := s.Apply(ctx, events...); err != nil {
 					t.Fatal(err)
 				}
-				to = from.AddDate(0, 3, 0)
 				want := stored(t, s)
 				for i, coarse := range all {
 					for _, fine := range all[:i] {
