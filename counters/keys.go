@@ -296,10 +296,3 @@ func (s *Store) oddExtent(ctx context.Context, t *table, h head, extents map[hea
 	}
 	return err
 }
-
-// length is about how many seconds a bucket has.
-func (g Granularity) length() int64 {
-	n, unit, _ := g.parse()
-	length := lengths[unit]
-	return min(n*length[0], length[1])
-}

@@ -58,7 +58,6 @@ var apart = map[string]string{
 	"method counters.Page":          "counters-page, howdah counters keys",
 	"command counters keys":         "Page",
 	"method counters.Prune":         "howdah counters prune; a server does so by itself",
-	"method counters.Import":        "counters-import; on the command line it comes with other formats",
 	"method counters.Apply":         "track and assert; over HTTP many events at once come with a step of their own",
 	"method counters.ApplyAll":      "howdah counters import; over HTTP many events at once come with a step of their own",
 	"method counters.Rows":          "counters-values with Accept: application/x-ndjson; howdah counters values",
@@ -66,7 +65,6 @@ var apart = map[string]string{
 	"route counters-watch":          "howdah counters plot --watch; Go asks again with Values",
 	"command counters query":        "Series.Ask, which is not of the Store",
 	"command counters plot":         "Series.Timeline, which is not of the Store",
-	"command counters import":       "ApplyAll of what ReadEvents or ReadAccess reads",
 	"method counters.Setup":         "howdah counters setup; a server has the table it was started with",
 }
 
