@@ -166,16 +166,13 @@ func (a *api) verifyMetric(ctx context.Context, in *struct {
 	return out, nil
 }
 
-// rowsMedia is an object a line.
-const rowsMedia = "application/x-ndjson"
-
 // linesIn describes a request body of lines, that huma does not read.
 func linesIn(what, example string) func(*huma.Operation) {
 	return func(op *huma.Operation) {
 		op.Metadata[streamed], op.Metadata[endless] = true, true
 		op.RequestBody = &huma.RequestBody{
 			Description: what + " Of any length; also with Content-Encoding: gzip.",
-			Content:     map[string]*huma.MediaType{rowsMedia: {Schema: &huma.Schema{Type: "string", Format: "binary"}, Example: example}},
+			Content:     map[string]*huma.MediaType{ndjson: {Schema: &huma.Schema{Type: "string", Format: "binary"}, Example: example}},
 			Required:    true,
 		}
 	}
@@ -189,7 +186,7 @@ var (
 		op.Metadata[endless] = true
 		op.Responses["200"] = &huma.Response{
 			Description: "A row a line. A stream that fails on the way is cut, never ended cleanly.",
-			Content:     map[string]*huma.MediaType{rowsMedia: {Schema: &huma.Schema{Type: "string", Format: "binary"}, Example: rowsExample}},
+			Content:     map[string]*huma.MediaType{ndjson: {Schema: &huma.Schema{Type: "string", Format: "binary"}, Example: rowsExample}},
 		}
 	}
 )
@@ -199,10 +196,10 @@ const rowsExample = "{\"key\":\"sales\",\"granularity\":\"1h\",\"at\":\"2025-05-
 // isLines refuses bodies that are something else.
 func (s *stream) isLines() error {
 	format, err := s.format()
-	if err == nil && format == formats[rowsMedia] {
+	if err == nil && format == formats[ndjson] {
 		return nil
 	}
-	return newProblem(415, "Content-Type %q; want %s", s.contentType, rowsMedia)
+	return newProblem(415, "Content-Type %q; want %s", s.contentType, ndjson)
 }
 
 func (a *api) exportRows(ctx context.Context, in *struct {
@@ -218,7 +215,7 @@ func (a *api) exportRows(ctx context.Context, in *struct {
 	}
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
 		_, w := humago.Unwrap(hctx)
-		w.Header().Set("Content-Type", rowsMedia)
+		w.Header().Set("Content-Type", ndjson)
 		if err := counters.WriteRows(w, store.Export(ctx, in.Prefix)); err != nil {
 			a.abort(ctx, "counters-export", err)
 		}
