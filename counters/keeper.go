@@ -17,9 +17,10 @@ type KeeperConfig struct {
 	Log  *slog.Logger  // default slog.Default
 }
 
-// Keeper does what a table needs now and then: it folds slots into their rows, and drops
-// the IDs of events, and the receipts of Writers, that are older than 7 days. Any number
-// may run on one table, in one process or several: each turn is one's.
+// Keeper does what a table needs now and then: it folds slots into their rows, drops the
+// IDs of events, and the receipts of Writers, that are older than 7 days, and prunes what
+// is no longer to be kept. Any number may run on one table, in one process or several:
+// each turn is one's.
 type Keeper struct {
 	store *Store
 	cfg   KeeperConfig
@@ -55,6 +56,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		fold,
 		{"drop ids", k.cfg.Drop, k.store.dropIDs},
 		{"drop receipts", k.cfg.Drop, k.store.dropReceipts},
+		{"prune", k.cfg.Drop, func(ctx context.Context) error { _, err := k.store.Prune(ctx, time.Now()); return err }},
 	} {
 		group.Go(func() { k.repeat(ctx, t) })
 	}

@@ -49,6 +49,13 @@ type Config struct {
 	// what was recorded, an empty list ends it.
 	Striped []string
 	Slots   int // default 16, at most MaxSlots
+
+	// Retention is for how long buckets are kept, of some granularities. They go when
+	// they are pruned. nil leaves what was recorded, an empty one keeps all.
+	Retention Retention
+	// Rollup says how fields are made of those of finer buckets, where their names do
+	// not: the first rule that covers a field holds. nil leaves what was recorded.
+	Rollup []Rule
 }
 
 // MaxSlots is the most slots of one row.
@@ -121,6 +128,14 @@ func (c Config) check() error {
 	}
 	if c.Paths != "" {
 		if _, err := ParseEncoding(string(c.Paths)); err != nil {
+			return err
+		}
+	}
+	if err := c.Retention.check(); err != nil {
+		return err
+	}
+	for i, rule := range c.Rollup {
+		if err := rule.check("rollup[" + strconv.Itoa(i) + "]"); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,8 @@ type Settings struct {
 	System        System        `json:"system"`
 	Striped       []string      `json:"striped" nullable:"false"`
 	Slots         int           `json:"slots"`
+	Retention     Retention     `json:"retention,omitempty"`
+	Rollup        []Rule        `json:"rollup,omitempty"`
 	Recorded      bool          `json:"recorded"` // by Setup; else a program without these settings would take the defaults
 }
 
@@ -56,8 +59,10 @@ type table struct {
 	paths         Encoding
 	system        System
 	striping
-	recorded *record
-	recent   recent
+	retention Retention
+	rollups   []Rule
+	recorded  *record
+	recent    *recent
 }
 
 // record is a row of howdah.counter_tables.
@@ -75,6 +80,8 @@ type record struct {
 	EverStriped map[string]bool `json:"ever_striped,omitempty"`
 	StripedAt   float64         `json:"striped_at,omitempty"` // unix seconds, of the last change of Striped
 	now         float64         // when looked at
+	Retention   Retention       `json:"retention,omitempty"`
+	Rollup      []Rule          `json:"rollup,omitempty"`
 }
 
 // found is the table that was looked at; it is shared by a store's copies.
@@ -139,7 +146,7 @@ func (s *Store) tableIfAny(ctx context.Context) (*table, error) {
 // look asks the catalogs, and then for the record where there are records; nil where
 // there is no table.
 func (s *Store) look(ctx context.Context) (*table, error) {
-	t := new(table)
+	t := &table{recent: new(recent)}
 	var columns []string
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
@@ -260,6 +267,13 @@ func (t *table) settle(cfg Config) error {
 		t.system = Sync // there is nowhere to defer it to
 	}
 	t.stripe(cfg, r)
+	t.retention, t.rollups = cfg.Retention, cfg.Rollup
+	if t.retention == nil {
+		t.retention = r.Retention
+	}
+	if t.rollups == nil {
+		t.rollups = r.Rollup
+	}
 	t.calendar = Calendar{Location: cfg.Location, WeekStart: either(cfg.WeekStart, r.WeekStart, Monday)}
 	if t.calendar.Location == nil {
 		loc, err := LoadLocation(either(r.TimeZone, "UTC"))
@@ -353,7 +367,8 @@ func (s *Store) record(ctx context.Context, t *table) error {
 		striped[name] = true
 	}
 	r.EverStriped = striped
-	if is := t.recorded; is != nil && slices.Equal(is.Granularities, r.Granularities) && is.System == r.System && slices.Equal(is.Striped, r.Striped) && is.Slots == r.Slots {
+	if is := t.recorded; is != nil && slices.Equal(is.Granularities, r.Granularities) && is.System == r.System && slices.Equal(is.Striped, r.Striped) && is.Slots == r.Slots &&
+		maps.Equal(is.Retention, r.Retention) && slices.Equal(is.Rollup, r.Rollup) {
 		return nil
 	}
 	kept, err := json.Marshal(r)
@@ -378,6 +393,12 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	}
 	if s.cfg.Slots != 0 {
 		changed["slots"] = r.Slots
+	}
+	if s.cfg.Retention != nil {
+		changed["retention"] = t.retention
+	}
+	if s.cfg.Rollup != nil {
+		changed["rollup"] = t.rollups
 	}
 	err = pg.Retry(ctx, s.db, func() error {
 		_, err := s.db.Exec(ctx, `
@@ -405,7 +426,7 @@ func (s *Store) record(ctx context.Context, t *table) error {
 func (t *table) record() (record, error) {
 	zone := zoneName(t.calendar.Location)
 	_, err := LoadLocation(zone) // fails of a zone of the program's own: nobody else could read the table
-	return record{TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system}, err
+	return record{TimeZone: zone, WeekStart: t.calendar.WeekStart, Separator: t.separator, Paths: t.paths, Granularities: t.granularities, System: t.system, Retention: t.retention, Rollup: t.rollups}, err
 }
 
 // Settings returns what is known of the table.
@@ -420,7 +441,8 @@ func (s *Store) Settings(ctx context.Context) (Settings, error) {
 func (t *table) settings() Settings {
 	return Settings{
 		Table: t.name, Mode: t.mode, TimeZone: zoneName(t.calendar.Location), WeekStart: t.calendar.WeekStart, Separator: t.separator,
-		Paths: t.paths, Granularities: t.granularities, System: t.system, Striped: t.striped, Slots: t.slots, Recorded: t.recorded != nil,
+		Paths: t.paths, Granularities: t.granularities, System: t.system, Striped: t.striped, Slots: t.slots,
+		Retention: t.retention, Rollup: t.rollups, Recorded: t.recorded != nil,
 	}
 }
 

@@ -22,6 +22,7 @@ var lineFormats = []struct{ name, about string }{
             and as one likes "id", "op" (track or assert) and "untracked"`},
 	{"combined", `a web server's access log: requests, bytes, status.2xx, method.GET, size (a histogram
             of the bytes) and visitors (distinct hosts) of each line`},
+	{"rows", `what export printed: rows take the place of those that are there, any number of times`},
 }
 
 func lineFormatNames() []string {
@@ -72,6 +73,19 @@ that has grown: within 7 days, what was counted under that name is passed over.`
 				return err
 			}
 			defer in.Close()
+			if format == "rows" {
+				if key != "" || len(buckets) > 0 || opt.Once != "" {
+					return pg.Refuse("--format", "rows are put as they are, without --key, --granularity and --once")
+				}
+				return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+					bar := c.progress("import "+printable(args[0]), size)
+					report, err := interruptible(ctx, func() (counters.ImportReport, error) {
+						return client.Counters.Import(ctx, counted(bar, counters.ReadRows(bar.reader(in))))
+					})
+					bar.finish()
+					return c.imports(report, err)
+				})
+			}
 			refused := 0
 			opt.Refused = func(err error) {
 				if refused++; refused <= maxTold {
@@ -160,6 +174,27 @@ func (c *cli) counted(done counters.Applied, err error) error {
 		return err
 	case printed == nil && done.Refused == lines && lines > 0:
 		return errors.New("no line could be counted: is it of another format?")
+	}
+	return printed
+}
+
+// imports prints what became of an import's rows. One without any good row failed.
+func (c *cli) imports(report counters.ImportReport, err error) error {
+	for _, refused := range report.Errors {
+		c.note("left out: " + refused.Error())
+	}
+	if more := report.Refused - int64(len(report.Errors)); more > 0 {
+		c.note(fmt.Sprintf("left out: %d more", more))
+	}
+	if err != nil && report.Rows == 0 {
+		return err
+	}
+	printed := c.result(fmt.Sprintf("rows %d, refused %d", report.Rows, report.Refused), report)
+	switch {
+	case err != nil:
+		return err
+	case printed == nil && report.Rows == 0 && report.Refused > 0:
+		return errors.New("no row could be put: is it of another format?")
 	}
 	return printed
 }

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -85,14 +87,20 @@ func (c *cli) countersSettings() *cobra.Command {
 	return &cobra.Command{
 		Use:   "settings [NAME=VALUE...]",
 		Short: "How a table counts, and change it",
-		Long: `Prints how a table counts, after it has changed what is given: system, striped, slots
-or granularities. Lists have commas. Running programs follow within half a minute.`,
+		Long: `Prints how a table counts, after it has changed what is given: system, striped, slots,
+granularities, retention.1m=7d (how long buckets of a granularity are kept; empty: for
+ever) or rollup.PATH=put (how a field is made of finer buckets: add, put, max or min;
+empty: as its name says). Lists have commas. Running programs follow within half a minute.`,
 		Example: `  howdah counters settings
+  howdah counters settings retention.1m=7d rollup.stock=put
   howdah counters settings system=off striped=orders,http::*
   howdah counters settings striped=`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			var aging []string
 			for _, arg := range args {
-				if err := readSetting(&c.counting, arg); err != nil {
+				if strings.HasPrefix(arg, "retention.") || strings.HasPrefix(arg, "rollup.") {
+					aging = append(aging, arg)
+				} else if err := readSetting(&c.counting, arg); err != nil {
 					return err
 				}
 			}
@@ -100,16 +108,56 @@ or granularities. Lists have commas. Running programs follow within half a minut
 				if len(args) == 0 {
 					return c.settings(ctx, client.Reads().Counters)
 				}
-				if _, err := client.Counters.Settings(ctx); err != nil { // one that is missing is setup's to make
+				set, err := client.Counters.Settings(ctx)
+				if err != nil { // one that is missing is setup's to make
 					return err
 				}
-				if err := client.Counters.Setup(ctx); err != nil {
+				cfg := c.counting
+				for _, arg := range aging {
+					if err := changeAging(&cfg, set, arg); err != nil {
+						return err
+					}
+				}
+				store := counters.New(client.Pool, cfg)
+				if err := store.Setup(ctx); err != nil {
 					return err
 				}
-				return c.settings(ctx, client.Counters)
+				return c.settings(ctx, store)
 			})
 		},
 	}
+}
+
+// changeAging changes one of the retentions or rules that a table has.
+func changeAging(cfg *counters.Config, set counters.Settings, arg string) error {
+	name, value, ok := strings.Cut(arg, "=")
+	if !ok {
+		return pg.Refuse("setting", "%q; want NAME=VALUE", arg)
+	}
+	if label, ok := strings.CutPrefix(name, "retention."); ok {
+		g, err := counters.ParseGranularity(label)
+		if err != nil {
+			return err
+		}
+		if cfg.Retention == nil {
+			cfg.Retention = counters.Retention{}
+			maps.Copy(cfg.Retention, set.Retention)
+		}
+		if delete(cfg.Retention, g); value == "" {
+			return nil
+		}
+		cfg.Retention[g], err = counters.ParseAge(value)
+		return err
+	}
+	path := strings.TrimPrefix(name, "rollup.")
+	if cfg.Rollup == nil {
+		cfg.Rollup = append([]counters.Rule{}, set.Rollup...)
+	}
+	cfg.Rollup = slices.DeleteFunc(cfg.Rollup, func(r counters.Rule) bool { return r.Path == path })
+	if value != "" {
+		cfg.Rollup = append(cfg.Rollup, counters.Rule{Path: path, Op: counters.Op(value)})
+	}
+	return nil
 }
 
 // readSetting reads NAME=VALUE of what may change of a table.
@@ -135,7 +183,7 @@ func readSetting(cfg *counters.Config, arg string) (err error) {
 	case name == "granularities":
 		cfg.Granularities, err = counters.ParseGranularities(strings.Split(value, ","))
 	default:
-		return pg.Refuse("setting", "%q; what may change is system, striped, slots and granularities", name)
+		return pg.Refuse("setting", "%q; what may change is system, striped, slots, granularities, retention.1m and rollup.PATH", name)
 	}
 	return err
 }
@@ -177,6 +225,12 @@ func (c *cli) settings(ctx context.Context, s *counters.Store) error {
 		set.Table, set.Mode, set.TimeZone, set.WeekStart, set.Separator, set.Paths, set.System, joined(set.Granularities))
 	if len(set.Striped) > 0 {
 		words += fmt.Sprintf("  striped %s over %d slots", strings.Join(set.Striped, ","), set.Slots)
+	}
+	for _, g := range slices.Sorted(maps.Keys(set.Retention)) {
+		words += fmt.Sprintf("  %s kept for %s", g, counters.FormatAge(set.Retention[g]))
+	}
+	for _, rule := range set.Rollup {
+		words += fmt.Sprintf("  rollup %s %s", printable(rule.Path), rule.Op)
 	}
 	if !set.Recorded {
 		words += "  (not recorded)"

@@ -62,12 +62,14 @@ var apart = map[string]string{
 	"method counters.UndoAdopt":     "howdah adopt trifle --undo --yes; too much for a request",
 	"method counters.Apply":         "howdah counters track and assert, one at a time",
 	"method counters.ApplyAll":      "howdah counters import; over HTTP a stream to counters-apply",
+	"method counters.Page":          "counters-page, howdah counters keys",
+	"command counters keys":         "Page",
+	"method counters.Prune":         "howdah counters prune; a server does so by itself",
 	"method counters.Rows":          "counters-values with Accept: application/x-ndjson; howdah counters values",
 	"route counters-query":          "Series.Ask, which is not of the Store",
 	"route counters-watch":          "howdah counters plot --watch; Go asks again with Values",
 	"command counters query":        "Series.Ask, which is not of the Store",
 	"command counters plot":         "Series.Timeline, which is not of the Store",
-	"command counters import":       "ApplyAll of what ReadEvents or ReadAccess reads",
 	"method counters.Setup":         "howdah counters setup; a server has the table it was started with",
 }
 

@@ -1,0 +1,227 @@
+package counters
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Row is a row of a table, whatever its mode: a bucket of a metric or, without a
+// Granularity, a row at the driver's level, whose Key is all of its key.
+type Row struct {
+	Key         string      `json:"key"`
+	Granularity Granularity `json:"granularity,omitempty"`
+	At          time.Time   `json:"at,omitzero"`
+	Values      Values      `json:"values"`
+}
+
+// Export returns all rows of the metrics whose names begin with prefix, and those at the
+// driver's level whose keys do, in the order of the table's index: to be passed on, with
+// [WriteRows], and read again, with [ReadRows]. It reads them in parts, so that the loop
+// may use the same connection and nobody waits for whom they are passed on to; what is
+// written meanwhile may or may not be seen. What is only in slots is folded first, where
+// that can be. An error ends it.
+func (s *Store) Export(ctx context.Context, prefix string) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		if err := s.export(ctx, prefix, func(r Row) bool { return yield(r, nil) }); err != nil {
+			yield(Row{}, pg.Wrap("counters: export", err))
+		}
+	}
+}
+
+func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool) error {
+	t, err := s.table(ctx)
+	if err != nil {
+		return err
+	}
+	if err := pg.CheckText("prefix", prefix); err != nil {
+		return err
+	}
+	if err := s.foldIfWritable(ctx, t); err != nil {
+		return err
+	}
+	u := newUnpacker(t.paths)
+	var after *storedRow
+	for {
+		part, err := s.exportPart(ctx, t, prefix, after)
+		if err != nil {
+			return err
+		}
+		if err := s.withSlots(ctx, t, part); err != nil {
+			return err
+		}
+		for _, stored := range part {
+			if !strings.HasPrefix(stored.key, prefix) {
+				return nil
+			}
+			r := t.named(stored.rowID)
+			if !strings.HasPrefix(r.Key, prefix) {
+				continue // the prefix goes beyond the name
+			}
+			if r.Values, err = u.unpack(stored.data); err != nil {
+				return fmt.Errorf("%s: %w", shorten(stored.key), err)
+			}
+			if !yield(r) {
+				return nil
+			}
+		}
+		if len(part) < maxPart {
+			return nil
+		}
+		after = &part[maxPart-1]
+	}
+}
+
+// storedRow is a row as it is.
+type storedRow struct {
+	rowID
+	exact time.Time // at, of a table of others perhaps with a fraction
+	data  []byte
+}
+
+// exportPart returns the rows that follow after, if any. Where the index knows the
+// order of bytes they begin with the prefix, and may go on behind it.
+func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *storedRow) ([]storedRow, error) {
+	order := t.columns
+	where := []string{`starts_with(key, $1)`}
+	if t.bytewise {
+		order = strings.Replace(order, `key`, `key COLLATE "C"`, 1)
+		where = []string{`key COLLATE "C" >= $1`}
+	}
+	args := []any{prefix}
+	if after != nil {
+		marks := `$2::text`
+		if args = append(args, after.key); t.mode == Separated {
+			marks += `, $3::text`
+			args = append(args, after.granularity)
+		}
+		if t.mode != Full {
+			args = append(args, after.exact)
+			marks += `, $` + strconv.Itoa(len(args)) + `::timestamptz`
+		}
+		where = append(where, `(`+order+`) > (`+marks+`)`)
+		if t.bytewise { // the prefix is before it
+			where = append(where[1:], `$1::text IS NOT NULL`)
+		}
+	}
+	sql := s.names.SQL(`
+		SELECT ` + t.columns + `, data
+		FROM {table}
+		WHERE ` + strings.Join(where, ` AND `) + `
+		ORDER BY ` + order + `
+		LIMIT ` + strconv.Itoa(maxPart))
+	var part []storedRow
+	err := pg.Retry(ctx, s.db, func() error {
+		rows, err := s.db.Query(ctx, sql, args...)
+		if err != nil {
+			return err
+		}
+		part, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (r storedRow, err error) {
+			into := []any{&r.key, &r.data}
+			switch t.mode {
+			case Partial:
+				into = []any{&r.key, &r.exact, &r.data}
+			case Separated:
+				into = []any{&r.key, &r.granularity, &r.exact, &r.data}
+			}
+			err = row.Scan(into...)
+			r.at = r.exact.Unix()
+			return r, err
+		})
+		return err
+	})
+	return part, s.told(err)
+}
+
+// foldIfWritable folds what is only in slots, so that there are rows of all that was
+// counted: not on a standby, and not in a transaction of the caller's, in which all who
+// count would have to wait for its end.
+func (s *Store) foldIfWritable(ctx context.Context, t *table) error {
+	if !t.migrated || pg.InTx(s.db) {
+		return nil
+	}
+	var writable bool
+	if err := pg.Retry(ctx, s.db, func() error {
+		return s.db.QueryRow(ctx, `SELECT current_setting('transaction_read_only') = 'off'`).Scan(&writable)
+	}); err != nil || !writable {
+		return err
+	}
+	if _, err := s.foldAll(ctx); err != nil && !errors.Is(err, ErrNotNumber) { // which stays in its slots
+		return err
+	}
+	return nil
+}
+
+// withSlots adds to rows what their slots hold.
+func (s *Store) withSlots(ctx context.Context, t *table, part []storedRow) error {
+	var rows []rowID
+	var places []int
+	for i, r := range part {
+		if t.slottedRow(r.rowID) {
+			rows, places = append(rows, r.rowID), append(places, i)
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	found, err := s.readAll(ctx, t, rows)
+	for i, data := range found {
+		if data != nil { // else it went away meanwhile
+			part[places[i]].data = data
+		}
+	}
+	return err
+}
+
+// named names a row as a bucket, where it is one, else by all of its key.
+func (t *table) named(id rowID) Row {
+	r := Row{Key: id.key, Granularity: Granularity(id.granularity)}
+	ok := true
+	switch t.mode {
+	case Full:
+		r.Key, r.Granularity, id.at, ok = splitFull(t.separator, id.key)
+	case Partial:
+		r.Key, r.Granularity, ok = splitPartial(t.separator, id.key)
+	default:
+		_, _, ok = r.Granularity.parse()
+	}
+	if ok && id.at >= firstSecond && id.at <= lastSecond {
+		r.At = t.time(id.at)
+		return r
+	}
+	switch at := strconv.FormatInt(id.at, 10); t.mode {
+	case Full:
+		return Row{Key: id.key}
+	case Partial:
+		return Row{Key: id.key + t.separator + at}
+	default:
+		return Row{Key: id.key + t.separator + id.granularity + t.separator + at}
+	}
+}
+
+// WriteRows writes rows, an object a line, up to their end or an error.
+func WriteRows(w io.Writer, rows iter.Seq2[Row, error]) error {
+	out := bufio.NewWriter(w)
+	lines := json.NewEncoder(out)
+	lines.SetEscapeHTML(false)
+	for r, err := range rows {
+		if err == nil {
+			err = lines.Encode(r)
+		}
+		if err != nil {
+			return errors.Join(err, out.Flush()) // what came before it was read well
+		}
+	}
+	return out.Flush()
+}

@@ -1,0 +1,298 @@
+package counters
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// KeyInfo is a metric of which there are rows.
+type KeyInfo struct {
+	Key           string   `json:"key"`
+	Granularities []Extent `json:"granularities" nullable:"false"` // the shortest first
+}
+
+// Extent is which buckets there are of a metric in one granularity.
+type Extent struct {
+	Name  Granularity `json:"name"`
+	First time.Time   `json:"first"`
+	Last  time.Time   `json:"last"`
+}
+
+// Page returns up to n metrics of which there are rows, from the first or, where after
+// is not empty, those that follow it. They come in the order of the bytes of their keys,
+// so that orders-eu is before orders: what follows a name there is the separator. Rows
+// whose keys are not those of buckets are passed over. What is striped is seen when it
+// is folded.
+//
+// It goes from metric to metric by the index, however many buckets they have. A table
+// without an index by bytes, which comes from elsewhere, is gone through as a whole;
+// there metrics come in the order of their names.
+func (s *Store) Page(ctx context.Context, after string, n int) ([]KeyInfo, error) {
+	page, err := s.page(ctx, after, n)
+	return page, pg.Wrap("counters: page", err)
+}
+
+func (s *Store) page(ctx context.Context, after string, n int) ([]KeyInfo, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := pg.CheckText("after", after); err != nil {
+		return nil, err
+	}
+	if n < 1 {
+		return nil, pg.Refuse("limit", "%d; want 1 or more", n)
+	}
+	if !t.bytewise {
+		return s.pageOfAll(ctx, t, after, n)
+	}
+	w := walk{limit: min(max(n, 16)*len(defaultGranularities), maxPart)}
+	if w.from, err = s.following(ctx, t, after); err != nil {
+		return nil, err
+	}
+	page := []KeyInfo{}
+	for {
+		found, next, err := s.walk(ctx, t, w)
+		if err != nil {
+			return nil, err
+		}
+		more, err := s.infos(ctx, t, found)
+		if page = append(page, more...); err != nil || len(page) >= n || next == "" {
+			return page[:min(n, len(page))], err
+		}
+		w.from = next
+	}
+}
+
+// pageOfAll is a page where the index does not know the order of bytes.
+func (s *Store) pageOfAll(ctx context.Context, t *table, after string, n int) ([]KeyInfo, error) {
+	all, _, err := s.walk(ctx, t, walk{})
+	if err != nil {
+		return nil, err
+	}
+	own := map[string][]head{}
+	for _, h := range all {
+		if h.name > after {
+			own[h.name] = append(own[h.name], h)
+		}
+	}
+	names := slices.Sorted(maps.Keys(own))
+	names = names[:min(n, len(names))]
+	var listed []head
+	for _, name := range names {
+		listed = append(listed, own[name]...)
+	}
+	extents, err := s.extents(ctx, t, listed)
+	if err != nil {
+		return nil, err
+	}
+	page := make([]KeyInfo, len(names))
+	for i, name := range names {
+		page[i] = infoOf(own[name], extents)
+	}
+	return page, nil
+}
+
+// following is where the metrics begin that follow one.
+func (s *Store) following(ctx context.Context, t *table, after string) (from string, err error) {
+	if after == "" {
+		return "", nil
+	}
+	if t.mode == Separated {
+		return after + "\x01", nil // no text is between the two
+	}
+	var own []head
+	for _, g := range t.labels(nil) {
+		own = append(own, head{after, g})
+	}
+	extents, err := s.extents(ctx, t, own)
+	if err != nil {
+		return "", err
+	}
+	own = slices.DeleteFunc(own, func(h head) bool { _, ok := extents[h]; return !ok })
+	if len(own) == 0 {
+		w := t.within(after)
+		w.limit = maxPart
+		if own, _, err = s.walk(ctx, t, w); err != nil {
+			return "", err
+		}
+		own = slices.DeleteFunc(own, func(h head) bool { return h.name != after })
+	}
+	if len(own) == 0 {
+		return after + t.separator, nil
+	}
+	t.inOrder(own)
+	return t.past(own[0]), nil
+}
+
+// labels are the granularities in which there may be rows.
+func (t *table) labels(seen []head) []Granularity {
+	all := slices.Concat(t.granularities, defaultGranularities)
+	for _, h := range seen {
+		all = append(all, h.g)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// infos returns the metrics of heads, each where its first head is. Between the heads
+// of one there may be those of others: http::1h, http::404::1h, http::5m. So each is
+// asked for all granularities at its first head, and passed over at others.
+func (s *Store) infos(ctx context.Context, t *table, found []head) ([]KeyInfo, error) {
+	asked := found
+	if t.mode != Separated {
+		asked = nil
+		labels, seen := t.labels(found), map[string]bool{}
+		for _, h := range found {
+			if seen[h.name] {
+				continue
+			}
+			seen[h.name] = true
+			for _, g := range labels {
+				asked = append(asked, head{h.name, g})
+			}
+		}
+	}
+	extents, err := s.extents(ctx, t, asked)
+	if err != nil {
+		return nil, err
+	}
+	own := map[string][]head{}
+	for h := range extents {
+		own[h.name] = append(own[h.name], h)
+	}
+	var infos []KeyInfo
+	for _, h := range found {
+		heads := own[h.name] // none where it went away meanwhile, or was told
+		delete(own, h.name)
+		if t.inOrder(heads); len(heads) > 0 && (heads[0] == h || t.mode == Separated) {
+			infos = append(infos, infoOf(heads, extents))
+		}
+	}
+	return infos, nil
+}
+
+// infoOf is what is known of a metric with these heads.
+func infoOf(own []head, extents map[head]Extent) KeyInfo {
+	info := KeyInfo{Key: own[0].name}
+	for _, h := range own {
+		info.Granularities = append(info.Granularities, extents[h])
+	}
+	slices.SortFunc(info.Granularities, func(a, b Extent) int {
+		return cmp.Or(cmp.Compare(a.Name.length(), b.Name.length()), strings.Compare(string(a.Name), string(b.Name)))
+	})
+	return info
+}
+
+// extents returns the first and the last bucket of those of heads that have some. In a
+// mode Full table they are those of the order of bytes while that is the order of time:
+// for times of ten digits.
+func (s *Store) extents(ctx context.Context, t *table, heads []head) (map[head]Extent, error) {
+	extents := make(map[head]Extent, len(heads))
+	if t.mode == Full && !t.bytewise {
+		return extents, s.eachOfAll(ctx, t, func(h head, first, last int64) {
+			if slices.Contains(heads, h) {
+				extents[h] = t.extent(h, first, last)
+			}
+		})
+	}
+	sql := `
+		SELECT k.n,
+			(SELECT at FROM {table} t WHERE ` + strings.TrimSuffix(t.join, " AND t.at = k.at") + ` AND isfinite(at) ORDER BY at LIMIT 1) AS first,
+			(SELECT at FROM {table} t WHERE ` + strings.TrimSuffix(t.join, " AND t.at = k.at") + ` AND isfinite(at) ORDER BY at DESC LIMIT 1) AS last
+		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(key, granularity, n)`
+	if t.mode == Full {
+		sql = `
+		SELECT k.n,
+			(SELECT key::text FROM {table} WHERE key COLLATE "C" >= k.key AND key COLLATE "C" < k.key || ':' ORDER BY key COLLATE "C" LIMIT 1) AS first,
+			(SELECT key::text FROM {table} WHERE key COLLATE "C" >= k.key AND key COLLATE "C" < k.key || ':' ORDER BY key COLLATE "C" DESC LIMIT 1) AS last
+		FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS k(key, granularity, n)`
+	}
+	sql = s.names.SQL(`
+		SELECT *
+		FROM (` + sql + `) AS ends
+		WHERE first IS NOT NULL`)
+	for done := 0; done < len(heads); done += maxNamed {
+		part := heads[done:min(done+maxNamed, len(heads))]
+		keys, granularities := make([]string, len(part)), make([]string, len(part))
+		for i, h := range part {
+			keys[i], granularities[i] = t.prefix(h), string(h.g)
+		}
+		var odd []head
+		err := pg.Retry(ctx, s.db, func() error {
+			odd = nil
+			rows, err := s.db.Query(ctx, sql, keys, granularities)
+			if err != nil {
+				return err
+			}
+			var n int64
+			if t.mode != Full {
+				var first, last time.Time
+				_, err = pgx.ForEachRow(rows, []any{&n, &first, &last}, func() error {
+					extents[part[n-1]] = t.extent(part[n-1], first.Unix(), last.Unix())
+					return nil
+				})
+				return err
+			}
+			var first, last string
+			_, err = pgx.ForEachRow(rows, []any{&n, &first, &last}, func() error {
+				h := part[n-1]
+				_, _, from, fine := splitFull(t.separator, first)
+				_, _, to, ok := splitFull(t.separator, last)
+				if fine && ok && from >= firstRanged && to <= lastRanged && len(first) == len(last) {
+					extents[h] = t.extent(h, from, to)
+				} else {
+					odd = append(odd, h)
+				}
+				return nil
+			})
+			return err
+		})
+		if err != nil {
+			return nil, s.told(err)
+		}
+		for _, h := range odd {
+			if err := s.oddExtent(ctx, t, h, extents); err != nil {
+				return nil, s.told(err)
+			}
+		}
+	}
+	return extents, nil
+}
+
+func (t *table) extent(h head, first, last int64) Extent {
+	return Extent{h.g, time.Unix(first, 0).In(t.calendar.Location), time.Unix(last, 0).In(t.calendar.Location)}
+}
+
+// oddExtent reads the times of a head whose order is not that of their bytes.
+func (s *Store) oddExtent(ctx context.Context, t *table, h head, extents map[head]Extent) error {
+	l := spans[Full]
+	sql := s.names.SQL(`
+		SELECT min(right(key, -s.n)::bigint), max(right(key, -s.n)::bigint)
+		FROM unnest(` + l.arrays + `) AS s(` + l.columns + `), LATERAL (
+			SELECT key
+			FROM {table}
+			WHERE` + l.where + `
+			OFFSET 0) AS r
+		HAVING count(*) > 0`)
+	var first, last int64
+	err := pg.Retry(ctx, s.db, func() error {
+		return s.db.QueryRow(ctx, sql, t.spanArgs([]span{{h, everBefore, everAfter}})...).Scan(&first, &last)
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		extents[h] = t.extent(h, first, last)
+	}
+	return err
+}

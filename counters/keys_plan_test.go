@@ -1,0 +1,74 @@
+package counters_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+// With a hundred thousand rows of a hundred metrics, what goes through the table goes
+// by the key, and touches few rows.
+func TestAdminPlansUseTheKey(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		for _, order := range []string{"bytes", "indexed"} {
+			t.Run(fmt.Sprint(mode, order), func(t *testing.T) {
+				t.Parallel()
+				ctx := t.Context()
+				_, pool := newStore(t, counters.Config{Mode: mode})
+				row := map[counters.Mode]string{
+					counters.Full:      `'m' || i % 100 || '::' || g || '::' || h`,
+					counters.Partial:   `'m' || i % 100 || '::' || g, to_timestamp(h)`,
+					counters.Separated: `'m' || i % 100, g, to_timestamp(h)`,
+				}[mode]
+				if _, err := pool.Exec(ctx, `INSERT INTO trifle_stats SELECT `+row+`, '{"n": 1}' FROM generate_series(0, 49999) AS i, LATERAL (VALUES ('1h', 1746522000 + i / 100 * 3600), ('1d', 1746489600 + i / 100 * 86400)) AS hours(g, h)`); err != nil {
+					t.Fatal(err)
+				}
+				if order == "indexed" {
+					reorder(t, pool, true)
+				}
+				if _, err := pool.Exec(ctx, `VACUUM ANALYZE trifle_stats`); err != nil {
+					t.Fatal(err)
+				}
+				s := counters.New(pool, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}})
+				aging := counters.New(pool, counters.Config{Retention: counters.Retention{"1h": 90 * 24 * time.Hour}})
+				for _, s := range []*counters.Store{s, aging} {
+					if _, err := s.Get(ctx, nil); err != nil { // the look at the table is not to be explained
+						t.Fatal(err)
+					}
+				}
+				explained := pgtest.Explain(t, pool)
+				in := s.WithTx(explained)
+				now := time.Unix(1746522000, 0).Add(90*24*time.Hour + 10*time.Hour)
+				for _, c := range []struct {
+					name string
+					do   func() error
+				}{
+					{"Page", func() error { return second(in.Page(ctx, "m17", 10)) }},
+					{"Export", func() error { return firstError(in.Export(ctx, "m17::1d")) }},
+					{"Rebuild", func() error {
+						return second(in.Rebuild(ctx, "m17", "1d", time.Unix(1746522000, 0), time.Unix(1746522000+86400, 0)))
+					}},
+					{"Verify", func() error {
+						return firstError(in.Verify(ctx, "m17", "1d", "1h", time.Unix(1746522000, 0), time.Unix(1746522000+86400, 0)))
+					}},
+					{"Prune", func() error { return second(aging.WithTx(explained).Prune(ctx, now)) }},
+					{"Delete", func() error { return second(in.Delete(ctx, "m17", nil, now, time.Time{})) }},
+					{"Rename", func() error { return second(in.Rename(ctx, "m42", "other")) }},
+				} {
+					if err := c.do(); err != nil {
+						t.Errorf("%s: %v", c.name, err)
+					}
+					plan := explained.Plan()
+					if strings.Contains(plan, "Seq Scan on trifle_stats") || !strings.Contains(plan, "Index") {
+						t.Errorf("%s:\n%s", c.name, plan)
+					}
+				}
+			})
+		}
+	}
+}

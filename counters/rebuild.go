@@ -1,0 +1,160 @@
+package counters
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Rebuild makes the buckets of g that the instants from from to to lie in anew, of
+// finer ones, and returns how many it wrote. The source is the coarsest granularity of
+// the table whose buckets each lie in one of g, and are still kept. Fields are added
+// up; those that are called max or min, and registers of a [Distinct], keep the larger
+// or smaller, what is no number is that of the latest bucket, and the rules of
+// [Config.Rollup] say otherwise.
+//
+// Each bucket is a short transaction, and what is counted meanwhile is not lost. A
+// bucket that holds something while its source has no rows is Invalid: it would be lost.
+func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to time.Time) (rebuilt int64, err error) {
+	err = s.whole(ctx, func(s *Store) error {
+		rebuilt = 0
+		t, err := s.asked(ctx, Query{Key: key, Granularity: g, From: from, To: to})
+		if err != nil || from.After(to) {
+			return err
+		}
+		if n := t.estimate(Query{Granularity: g, From: from, To: to}); n > 2*MaxPoints {
+			return pg.Refuse("granularity", "some %d buckets of %s; at most %d: ask for a shorter time", n, g, MaxPoints)
+		}
+		if len(t.sources(g)) == 0 {
+			return pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
+		}
+		for b := range t.spans(g, from, to) {
+			err := s.together(ctx, func(s *Store) error { return s.rebuild(ctx, t, key, g, b) })
+			switch {
+			case err == nil:
+				rebuilt++
+			case !errors.Is(err, errEmpty):
+				return s.told(pg.Written(s.db, err))
+			}
+		}
+		return nil
+	})
+	return rebuilt, pg.Wrap("counters: rebuild", err)
+}
+
+// errEmpty says that there is neither a bucket nor one of its source.
+var errEmpty = errors.New("nothing to rebuild")
+
+// rebuild makes one bucket anew, in a transaction. It locks the row before it reads:
+// who counts writes all rows of an event at once, and either has, or waits and adds to
+// what is written here.
+func (s *Store) rebuild(ctx context.Context, t *table, key string, g Granularity, b bucketSpan) error {
+	row, _ := t.bucket(key, g, b.start) // asked saw that it can be
+	if err := s.lock(ctx, t, []rowID{row}); err != nil {
+		return err
+	}
+	made, err := s.roll(ctx, t, key, g, b, row, true)
+	switch {
+	case err != nil:
+		return err
+	case made.rows > 0:
+		return s.replace(ctx, t, []rowID{row}, []string{made.data()})
+	case !made.lost:
+		return errEmpty
+	}
+	return t.wouldBeLost(g, b)
+}
+
+// wouldBeLost refuses to make a bucket of nothing that holds something.
+func (t *table) wouldBeLost(g Granularity, b bucketSpan) error {
+	return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source has no rows", g, t.time(b.start).Format(time.RFC3339))
+}
+
+// roll reads what a bucket is made of, in its order, and whether it holds something
+// itself. Taking, it takes away what is in its own slots: it is in those of its source
+// as well.
+func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b bucketSpan, own rowID, taking bool) (*rollup, error) {
+	source, err := t.source(g, b)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := t.rowsOf(key, source, t.finer(g, b, source))
+	if err != nil {
+		return nil, err
+	}
+	rows = append(rows, own)
+	var found [][]byte
+	if taking && t.slotted(key) {
+		found, err = s.readTaking(ctx, t, rows, []rowID{own})
+	} else {
+		found, err = s.readAll(ctx, t, rows)
+	}
+	if err != nil {
+		return nil, err
+	}
+	made := t.newRollup()
+	for _, data := range found[:len(found)-1] {
+		if data != nil && err == nil {
+			err = made.add(data)
+		}
+	}
+	held := found[len(found)-1]
+	made.lost = made.rows == 0 && held != nil && string(held) != "{}"
+	return made, err
+}
+
+// rowsOf names buckets by their starts.
+func (t *table) rowsOf(key string, g Granularity, starts []int64) ([]rowID, error) {
+	rows := make([]rowID, len(starts))
+	for i, start := range starts {
+		var problem string
+		if rows[i], problem = t.bucket(key, g, start); problem != "" {
+			return nil, pg.Refuse("key", "%s", problem)
+		}
+	}
+	return rows, nil
+}
+
+// readAll returns the data of rows, nil of those that are not there.
+func (s *Store) readAll(ctx context.Context, t *table, rows []rowID) ([][]byte, error) {
+	found := make([][]byte, len(rows))
+	return found, s.read(ctx, t, rows, func(i int, data []byte) error { found[i] = data; return nil })
+}
+
+// data is the row as it is stored.
+func (r *rollup) data() string { return string(appendFields(nil, r.result(), OpPut)) }
+
+// lock locks rows, in the order in which all do, and makes those that are missing.
+func (s *Store) lock(ctx context.Context, t *table, rows []rowID) error {
+	data := make([]string, len(rows))
+	for i := range data {
+		data[i] = "{}"
+	}
+	slices.SortFunc(rows, rowID.compare)
+	_, err := s.db.Exec(ctx, s.names.SQL(t.upsert(OpAdd)), append(t.args(rows), data)...)
+	return err
+}
+
+// replace writes rows, each once, in the order given, whatever they held.
+func (s *Store) replace(ctx context.Context, t *table, rows []rowID, data []string) error {
+	_, err := s.db.Exec(ctx, s.names.SQL(`
+		INSERT INTO {table} AS t (`+t.columns+`, data)
+		SELECT *
+		FROM unnest(`+t.arrays+`, $`+strconv.Itoa(t.next)+`::jsonb[])
+		ON CONFLICT (`+t.columns+`) DO UPDATE
+		SET data = EXCLUDED.data`), append(t.args(rows), data)...)
+	return err
+}
+
+func joined(all []Granularity) string {
+	texts := make([]string, len(all))
+	for i, g := range all {
+		texts[i] = string(g)
+	}
+	return strings.Join(texts, ", ")
+}

@@ -1,0 +1,247 @@
+package counters
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// Replace takes away what is counted of a metric from from up to, not including, to,
+// applies events in its place, and makes all coarser buckets anew, as [Store.Rebuild]
+// does. It returns how many events it applied. What is counted in that time while it
+// works is replaced too, or added, but never half.
+//
+// The events are those of one metric, from from up to to, a day after the other; within
+// a day of the table's calendar they come in any order. from and to are starts of
+// buckets of the finest granularity that is still kept. IDs are not looked at, since
+// events that are replaced do not count twice, and system rows keep their counts.
+//
+// Each day is a transaction, once the first event of another is read. What is wrong with
+// an event, or an error of events, ends it: the days before stay replaced, the others are
+// as they were.
+func (s *Store) Replace(ctx context.Context, key string, from, to time.Time, events iter.Seq2[Event, error]) (applied int64, err error) {
+	err = s.whole(ctx, func(s *Store) (err error) {
+		applied, err = s.replaceDays(ctx, key, from, to, events)
+		return err
+	})
+	return applied, pg.Wrap("counters: replace", err)
+}
+
+func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time, events iter.Seq2[Event, error]) (int64, error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return 0, err
+	}
+	finest := t.finest(from, time.Now())
+	if finest == "" {
+		return 0, pg.Refuse("from", "no granularity of the table is kept for so long")
+	}
+	if _, err := s.asked(ctx, Query{Key: key, Granularity: finest, From: from, To: to}); err != nil {
+		return 0, err
+	}
+	for i, end := range []time.Time{from, to} {
+		if start := t.calendar.Floor(finest, end); !start.Equal(end) {
+			return 0, pg.Refuse([]string{"from", "to"}[i], "%s is not the start of a bucket of %s; that is %s", end.Format(time.RFC3339Nano), finest, start.Format(time.RFC3339Nano))
+		}
+	}
+	if from.After(to) {
+		return 0, pg.Refuse("from", "after to")
+	}
+	for _, g := range t.granularities {
+		if g != finest && len(t.sources(g)) == 0 {
+			return 0, pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
+		}
+	}
+	next, stop := iter.Pull2(events)
+	defer stop()
+	r := replacement{table: t, key: key, finest: finest, to: to.Unix(), next: next}
+	for day := range t.spans("1d", from, to.Add(-time.Nanosecond)) {
+		r.days = append(r.days, bucketSpan{max(day.start, from.Unix()), min(day.end, to.Unix())})
+	}
+	if from.Equal(to) {
+		r.days = nil
+	}
+	for i, day := range r.days {
+		n, err := r.gather(day, i == len(r.days)-1)
+		if err != nil {
+			return r.applied, err
+		}
+		if err := s.together(ctx, func(s *Store) error { return s.replaceDay(ctx, &r, day) }); err != nil {
+			return r.applied, s.explain(ctx, t, &r.writes, s.told(pg.Written(s.db, err)))
+		}
+		r.applied += n
+	}
+	if len(r.days) == 0 {
+		_, err = r.gather(bucketSpan{from.Unix(), from.Unix()}, true)
+	}
+	return r.applied, err
+}
+
+// finest is the shortest granularity that is kept of a time.
+func (t *table) finest(from, now time.Time) (finest Granularity) {
+	for _, g := range t.granularities {
+		if t.kept(g, t.calendar.Floor(g, from).Unix(), now) && (finest == "" || g.length() < finest.length()) {
+			finest = g
+		}
+	}
+	return finest
+}
+
+// replacement is a Replace under way.
+type replacement struct {
+	table   *table
+	key     string
+	finest  Granularity
+	days    []bucketSpan
+	to      int64
+	next    func() (Event, error, bool)
+	pending *Event // of a later day
+	read    int    // events
+	applied int64
+	writes  fold // what a day gets
+}
+
+// gather folds the events of a day, and looks at the one that follows.
+func (r *replacement) gather(day bucketSpan, last bool) (n int64, err error) {
+	r.writes = fold{}
+	t := *r.table
+	t.system = Off
+	for {
+		e := r.pending
+		if r.pending = nil; e == nil {
+			one, err, ok := r.next()
+			if !ok {
+				return n, nil
+			}
+			if err != nil {
+				return n, err
+			}
+			e, r.read = &one, r.read+1
+		}
+		if err := r.check(e, day.start); err != nil {
+			return n, r.inEvent(err)
+		}
+		if at := e.At.Unix(); at >= day.end && !last {
+			r.pending = e
+			return n, nil
+		}
+		one := *e
+		one.Key, one.ID, one.Granularities = r.key, "", []Granularity{r.finest}
+		w, err := t.writes(one)
+		if err == nil {
+			err = w.into(&r.writes)
+		}
+		if err != nil {
+			return n, r.inEvent(err)
+		}
+		n++
+	}
+}
+
+// check refuses an event that is of another metric or another time.
+func (r *replacement) check(e *Event, from int64) error {
+	if e.Key != "" && e.Key != r.key {
+		return pg.Refuse("key", "%q; only those of %q are replaced", shorten(e.Key), shorten(r.key))
+	}
+	if err := checkTime("at", e.At); err != nil {
+		return err
+	}
+	switch at := e.At.Unix(); {
+	case at >= r.to:
+		return pg.Refuse("at", "%s is not before to", e.At.Format(time.RFC3339Nano))
+	case len(r.days) == 0 || at < r.days[0].start:
+		return pg.Refuse("at", "%s is before from", e.At.Format(time.RFC3339Nano))
+	case at < from:
+		return pg.Refuse("at", "%s is of a day before that of the event before it; put them in order", e.At.Format(time.RFC3339Nano))
+	}
+	return nil
+}
+
+func (r *replacement) inEvent(err error) error {
+	var input *pg.InputError
+	if errors.As(err, &input) {
+		input.Field = "events[" + strconv.Itoa(r.read-1) + "]." + input.Field
+	}
+	return err
+}
+
+// replaceDay replaces a day, in a transaction. Whoever counts in that time writes all
+// rows of an event: once the coarser ones are locked, nobody does until the end.
+func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) error {
+	t := r.table
+	type coarse struct {
+		g   Granularity
+		b   bucketSpan
+		row rowID
+	}
+	var buckets []coarse
+	var rows []rowID
+	for _, g := range t.granularities {
+		if g == r.finest || !t.kept(g, t.calendar.Floor(g, t.time(day.start)).Unix(), time.Now()) {
+			continue
+		}
+		for b := range t.spans(g, t.time(day.start), t.time(day.end-1)) {
+			row, problem := t.bucket(r.key, g, b.start)
+			if problem != "" {
+				return pg.Refuse("key", "%s", problem)
+			}
+			buckets, rows = append(buckets, coarse{g, b, row}), append(rows, row)
+		}
+	}
+	slices.SortStableFunc(buckets, func(a, b coarse) int { return int(a.g.length() - b.g.length()) })
+	if err := s.lock(ctx, t, rows); err != nil {
+		return err
+	}
+	if t.slotted(r.key) {
+		if err := s.lockSlots(ctx, t, rows); err != nil {
+			return err
+		}
+	}
+	for _, c := range buckets { // before anything of which they are made is gone
+		if made, err := s.roll(ctx, t, r.key, c.g, c.b, c.row, false); err != nil {
+			return err
+		} else if made.lost {
+			return t.wouldBeLost(c.g, c.b)
+		}
+	}
+	h := head{r.key, r.finest}
+	slotted, err := s.slotKeys(ctx, t, r.key)
+	if err != nil {
+		return err
+	}
+	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
+		_, g, at, _ := splitFull(t.separator, t.full(id))
+		return g != r.finest || at < day.start || at >= day.end
+	})
+	if len(slotted) > 0 {
+		if _, err := s.readTaking(ctx, t, nil, slotted); err != nil {
+			return err
+		}
+	}
+	if _, err := s.sweep(ctx, t, []span{{h, day.start, day.end - 1}}); err != nil {
+		return err
+	}
+	if err := s.send(ctx, s.db, t, &r.writes); err != nil {
+		return err
+	}
+	for _, c := range buckets {
+		made, err := s.roll(ctx, t, r.key, c.g, c.b, c.row, true)
+		if err != nil {
+			return err
+		}
+		if made.rows > 0 {
+			err = s.replace(ctx, t, []rowID{c.row}, []string{made.data()})
+		} else {
+			_, err = s.sweep(ctx, t, []span{{head{r.key, c.g}, c.b.start, c.b.start}})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package counters
+
+import (
+	"cmp"
+	"context"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/howdah-db/howdah/pg"
+)
+
+// head is what the rows of a metric in one granularity have in common.
+type head struct {
+	name string
+	g    Granularity
+}
+
+// prefix is the key of a head, up to the time where that is a part of it.
+func (t *table) prefix(h head) string {
+	switch t.mode {
+	case Separated:
+		return h.name
+	case Partial:
+		return h.name + t.separator + string(h.g)
+	}
+	return h.name + t.separator + string(h.g) + t.separator
+}
+
+// span is the rows of a head that begin from first to last, unix seconds.
+type span struct {
+	head
+	first, last int64
+}
+
+const (
+	everBefore = math.MinInt64
+	everAfter  = math.MaxInt64
+)
+
+// seconds is what the time of a key look like: those that splitFull reads.
+const seconds = `0|-?[1-9][0-9]{0,11}`
+
+// spans is the SQL of the rows r of spans s in a mode, in the order in which rows are
+// locked. In Full only the seconds themselves say whether a key is of the span: those
+// of other lengths lie between those of ten digits.
+var spans = map[Mode]struct{ arrays, columns, where, order string }{
+	Full: {`$1::text[], $2::text[], $3::int[], $4::bigint[], $5::bigint[]`, `lo, hi, n, first, last`, `
+				key COLLATE "C" >= s.lo AND key COLLATE "C" <= s.hi AND CASE
+					WHEN right(key, -s.n) ~ '^(` + seconds + `)$' THEN right(key, -s.n)::bigint BETWEEN s.first AND s.last
+					ELSE false END`, `key COLLATE "C"`},
+	Partial: {`$1::text[], $2::timestamptz[], $3::timestamptz[]`, `key, first, last`, `
+				key = s.key AND at >= s.first AND at <= s.last`, `at`},
+	Separated: {`$1::text[], $2::timestamptz[], $3::timestamptz[], $4::text[]`, `key, first, last, granularity`, `
+				key = s.key AND granularity = s.granularity AND at >= s.first AND at <= s.last`, `at`},
+}
+
+// spanArgs are the parameters that name spans.
+func (t *table) spanArgs(all []span) []any {
+	keys, granularities := make([]string, len(all)), make([]string, len(all))
+	for i, s := range all {
+		keys[i], granularities[i] = t.prefix(s.head), string(s.g)
+	}
+	if t.mode == Full {
+		return t.keySpans(all, keys)
+	}
+	firsts, lasts := make([]time.Time, len(all)), make([]time.Time, len(all))
+	for i, s := range all {
+		firsts[i], lasts[i] = time.Unix(max(s.first, firstSecond), 0).UTC(), time.Unix(min(s.last, lastSecond), 0).UTC()
+	}
+	if t.mode == Partial {
+		return []any{keys, firsts, lasts}
+	}
+	return []any{keys, firsts, lasts, granularities}
+}
+
+// keySpans are the parameters that name spans of keys with these prefixes.
+func (t *table) keySpans(all []span, prefixes []string) []any {
+	lows, highs := make([]string, len(all)), make([]string, len(all))
+	lengths := make([]int32, len(all))
+	firsts, lasts := make([]int64, len(all)), make([]int64, len(all))
+	for i, s := range all {
+		lengths[i], firsts[i], lasts[i] = int32(utf8.RuneCountInString(prefixes[i])), s.first, s.last
+		lows[i], highs[i] = prefixes[i], prefixes[i]+":" // which comes after the digits
+		if s.first >= firstRanged && s.last <= lastRanged {
+			lows[i] += strconv.FormatInt(s.first, 10)
+			highs[i] = prefixes[i] + strconv.FormatInt(s.last, 10)
+		}
+	}
+	return []any{lows, highs, lengths, firsts, lasts}
+}
+
+// maxSwept is how many rows are deleted in one statement.
+const maxSwept = 10_000
+
+// sweep deletes the rows of spans, 10,000 at a time: on a pool each time is a
+// transaction. It locks them in the order in which others do.
+func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, err error) {
+	if len(all) == 0 {
+		return 0, nil
+	}
+	args := t.spanArgs(all)
+	l := spans[t.mode]
+	limit := "$" + strconv.Itoa(len(args)+1)
+	sql := s.names.SQL(`
+		WITH doomed AS MATERIALIZED (
+			SELECT r.*
+			FROM unnest(` + l.arrays + `) AS s(` + l.columns + `), LATERAL (
+				SELECT ` + t.columns + `
+				FROM {table}
+				WHERE` + l.where + `
+				ORDER BY ` + l.order + `
+				LIMIT ` + limit + `
+				FOR UPDATE) AS r
+			LIMIT ` + limit + `)
+		DELETE FROM {table} t
+		USING doomed k
+		WHERE ` + t.join)
+	args = append(args, maxSwept)
+	for {
+		var n int64
+		err := pg.Retry(ctx, s.db, func() error {
+			tag, err := s.db.Exec(ctx, sql, args...)
+			n = tag.RowsAffected()
+			return err
+		})
+		if swept += n; err != nil || n < maxSwept {
+			return swept, pg.Written(s.db, s.told(err))
+		}
+	}
+}
+
+// bucketPattern is the regular expression of the keys of buckets in a mode Full table;
+// what it returns is the prefix.
+func (t *table) bucketPattern() string {
+	var separator strings.Builder
+	for _, r := range t.separator {
+		if strings.ContainsRune(`\^$.[]|()?*+{}-`, r) {
+			separator.WriteByte('\\')
+		}
+		separator.WriteRune(r)
+	}
+	sep := separator.String()
+	return `^(.*` + sep + `[0-9]+(?:s|m|h|d|w|mo|q|y)` + sep + `)(?:` + seconds + `)$`
+}
+
+// inOrder sorts heads as their rows are locked.
+func (t *table) inOrder(heads []head) {
+	slices.SortFunc(heads, func(a, b head) int {
+		return cmp.Or(strings.Compare(t.prefix(a), t.prefix(b)), strings.Compare(string(a.g), string(b.g)))
+	})
+}
