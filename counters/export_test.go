@@ -95,7 +95,7 @@ type Fold struct {
 // NewFold returns a Fold of a table with days, of which it is known
 // where something is no number.
 func NewFold(system System, stored map[string]map[string]any) *Fold {
-	f := &Fold{t: table{layout: layouts[Full], mode: Full, separator: "::", calendar: Calendar{}, granularities: []Granularity{"1d"}, paths: Raw, system: system}}
+	f := &Fold{t: table{layout: layouts[Full], mode: Full, separator: "::", calendar: Calendar{}, granularities: []Granularity{"1d"}, paths: Raw, system: system, recent: new(recent)}}
 	for key, leaves := range stored {
 		if f.f.stored == nil {
 			f.f.stored = map[rowID]map[string]any{}

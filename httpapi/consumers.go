@@ -56,7 +56,7 @@ type WebhookBody struct {
 type saveInput struct {
 	ConsumerPath
 	Body struct {
-		Tables   []string `json:"tables,omitempty" example:"[\"public.orders:insert,update\"]" doc:"What it is handed: schema.table, schema.*, message.topic.* or *, perhaps with :insert; default all."`
+		Tables   []string `json:"tables,omitempty" example:"[\"public.orders\"]" doc:"What it is handed: schema.table, schema.*, message.topic.* or *, perhaps with :insert; default all."`
 		Shards   int      `json:"shards,omitempty" minimum:"1" maximum:"64" example:"1" doc:"Default 1. Parts handled beside each other, a key always in the same."`
 		Batch    int      `json:"batch,omitempty" minimum:"1" maximum:"10000" example:"100" doc:"Default 100. Most changes handed over at once."`
 		From     string   `json:"from,omitempty" example:"start" doc:"Where a new one begins: start, now (the default), a position or a time."`
