@@ -269,7 +269,7 @@ func TestOpenAPIExamplesWork(t *testing.T) {
 				s.sql(`INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n) VALUES ('billing', 0, 1, 2000)`)
 			}
 			if op.OperationID == "changes-save" { // it runs none of its own, and what it reads is captured
-				s.sql(`DELETE FROM howdah.change_consumer`)
+				s.sql(`DELETE FROM howdah.change_consumer; DELETE FROM howdah.change_checkpoint`)
 				if _, err := s.db.Changes.Apply(t.Context(), []changes.Capture{{Table: "public.orders"}}, false); err != nil {
 					t.Fatal(err)
 				}
