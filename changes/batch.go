@@ -59,7 +59,7 @@ func (b *batch) standing() (st standing, err error) {
 	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
-		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
+		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, p.backfill,
 			`+anyOf("true")+`,
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
@@ -77,7 +77,7 @@ func (b *batch) standing() (st standing, err error) {
 		QueryRow(func(row pgx.Row) error {
 			var seq, n, id *int64 // there are fewer shards now
 			var failures *int
-			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
+			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &st.saved, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
 			if seq != nil {
 				st.mark = mark{*seq, Position{*n, *id}, *failures}
 			}
@@ -102,6 +102,20 @@ func (b *batch) standing() (st standing, err error) {
 		st.due = &due
 	}
 	return st, nil
+}
+
+// page reads what follows in the feed. With a savepoint end the locks on the leaves of
+// the log: retention would wait for them as long as handlers take, of all consumers.
+func (b *batch) page(n int, f Filter) (lines []line, end Position, err error) {
+	reading, err := b.tx.Begin(b.ctx)
+	if err != nil {
+		return nil, end, err
+	}
+	lines, end, err = New(reading, Config{}).lines(b.ctx, b.at.at, n, f)
+	if err != nil {
+		return nil, end, err
+	}
+	return lines, end, reading.Rollback(b.ctx)
 }
 
 // call hands changes to a handler. The error is the handler's; b.ctx lasts from then

@@ -121,7 +121,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{d: s.rivals}, nil
 	}
 	s.rivals = 0
-	if err := s.compare(st.shards, st.nextShards, st.patterns); err != nil {
+	if err := s.compare(st.saved, st.shards, st.nextShards, st.patterns); err != nil {
 		return pause{}, err
 	}
 	if st.shards != s.of {
@@ -178,7 +178,7 @@ func (s *shard) next(b *batch, st standing) (cs []Change, handler int, to Positi
 			filter.share.until = s.chunk.at.Commit
 		}
 		n := max(most, MaxPage)
-		lines, end, err := New(b.tx, Config{}).lines(b.ctx, s.at.at, n, filter)
+		lines, end, err := b.page(n, filter)
 		if err != nil {
 			return nil, 0, to, err
 		}
@@ -347,6 +347,7 @@ type standing struct {
 	locked bool // by this batch; if not, the rest is unknown
 	mark
 	state    string
+	saved    bool
 	shards   int
 	patterns []string
 
