@@ -67,11 +67,7 @@ func (s *shard) fill(b *batch, st standing) (pause, error) {
 	case s.chunk.at != st.at:
 		return s.follow(b, st)
 	}
-	most := s.cfg.Batch
-	if s.single > 0 {
-		most = 1
-	}
-	cs := s.chunk.reads[:min(most, len(s.chunk.reads))]
+	cs := s.chunk.reads[:min(s.most(), len(s.chunk.reads))]
 	handler := 0
 	if len(cs) > 0 {
 		handler = mostSpecific(s.patterns, &cs[0])

@@ -28,6 +28,7 @@ type batch struct {
 	path   string // the origin of what the handler writes; "" before it is called
 	fault  error  // of a handler, that came out after it had returned
 	lost   bool   // the database has gone, under the handler, which has not failed then
+	late   bool   // the handler took too long
 }
 
 // failpoint is called at each step of a batch; tests set it.
@@ -149,14 +150,18 @@ func (b *batch) call(h Handler, cs []Change) error {
 			err = errors.New("handler returned nil after a statement had failed, which undoes the transaction")
 		}
 	}
-	late := err != nil && ctx.Err() != nil && b.parent.Err() == nil
-	b.lost = closed && !late // where it is late, it was cut off for that
-	if late {
-		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
-	}
+	late := ctx.Err() != nil && b.parent.Err() == nil
 	b.cancel()
 	// A shard that is told to end still commits what has been done.
 	b.ctx, b.cancel = context.WithTimeout(context.WithoutCancel(b.parent), b.pace.grace)
+	if late && err == nil { // it did not look at ctx; is the transaction still there?
+		_, err = b.tx.Exec(b.ctx, `SELECT`)
+	}
+	b.late = late && err != nil
+	b.lost = closed && !b.late // where it is late, it was cut off for that
+	if b.late {
+		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
+	}
 	b.reach("called")
 	return err
 }
