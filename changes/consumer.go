@@ -46,6 +46,9 @@ var (
 const (
 	maxName   = 40 // bytes of a consumer's name
 	maxShards = 64
+
+	handlerTimeout = 30 * time.Second // if none is set
+	maxTimeout     = 24 * time.Hour
 )
 
 // Consumer hands the feed to functions: each change once, in the order of the feed.
@@ -75,7 +78,7 @@ func NewConsumer(pool *pgxpool.Pool, hub *pg.Hub, cfg ConsumerConfig) *Consumer 
 	cfg.Shards = cmp.Or(cfg.Shards, 1)
 	cfg.Batch = cmp.Or(cfg.Batch, 100)
 	cfg.From = cmp.Or(cfg.From, "now")
-	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
+	cfg.Timeout = cmp.Or(cfg.Timeout, handlerTimeout)
 	return &Consumer{pool: pool, hub: hub, log: New(pool, Config{}), cfg: cfg, feed: newFeed(), pace: usual}
 }
 
@@ -114,8 +117,8 @@ func (c *Consumer) checkSettings() error {
 		return pg.Refuse("batch", "%d; want 1 to 10000", cfg.Batch)
 	case cfg.Chunk < 0 || cfg.Chunk > 100_000:
 		return pg.Refuse("chunk", "%d; want 1 to 100000", cfg.Chunk)
-	case cfg.Timeout < 0:
-		return pg.Refuse("timeout", "%v; want more than nothing", cfg.Timeout)
+	case cfg.Timeout < 0 || cfg.Timeout > maxTimeout:
+		return pg.Refuse("timeout", "%v; want more than nothing, and at most %v", cfg.Timeout, maxTimeout)
 	case c.refused != nil:
 		return c.refused
 	case len(c.handlers) == 0:

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -112,6 +113,40 @@ func TestSavedWithFewerShards(t *testing.T) {
 	eventually(t, "there are two shards", func() bool { return status(t, l, "c").Shards == 2 })
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	handled(t, l, "c")
+}
+
+// What is refused changes nothing, however little of it is.
+func TestSavedWholeOrNot(t *testing.T) {
+	t.Parallel()
+	_, l, pool := consumed(t)
+	save(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "public.a")
+	exec(t, pool, `INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
+		VALUES ('c', 0, 1, 1, 1, 'public.a', false, '{}', true)`)
+	for field, err := range map[string]error{
+		"parked":  l.Save(t.Context(), changes.ConsumerConfig{Name: "c", Shards: 3}, []string{"public.b"}, changes.Sink{Notify: true}),
+		"timeout": l.Save(t.Context(), changes.ConsumerConfig{Name: "c", Shards: 2, Timeout: time.Second}, []string{"public.b"}, changes.Sink{Webhook: &changes.WebhookConfig{URL: "https://example.com"}}),
+	} {
+		if err == nil || !strings.Contains(err.Error(), field) {
+			t.Errorf("Save: %v, want one of %s", err, field)
+		}
+	}
+	if s := status(t, l, "c"); s.Patterns[0] != "public.a" || s.Shards != 2 || s.NextShards != 0 || !strings.HasPrefix(s.Sink, "sql") {
+		t.Errorf("%+v", s)
+	}
+	// As many as there are call off what is under way, though something is parked.
+	exec(t, pool, `UPDATE howdah.change_consumer SET next_shards = 5, stop_at = 7`)
+	save(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "public.b")
+	if s := status(t, l, "c"); s.NextShards != 0 || s.Patterns[0] != "public.b" {
+		t.Errorf("%+v", s)
+	}
+	// One request has the time that it may take, where nothing else is said.
+	if err := l.Save(t.Context(), changes.ConsumerConfig{Name: "c", Shards: 2}, []string{"*"}, changes.Sink{Webhook: &changes.WebhookConfig{URL: "https://example.com", Timeout: time.Minute}}); err != nil {
+		t.Fatal(err)
+	}
+	var timeout time.Duration
+	if err := pool.QueryRow(t.Context(), `SELECT (sink->'timeout')::bigint FROM howdah.change_consumer`).Scan((*int64)(&timeout)); err != nil || timeout < time.Minute {
+		t.Errorf("a handler has %v, %v", timeout, err)
+	}
 }
 
 // Where the patterns name a table no more, its rows are wanted no more either.
