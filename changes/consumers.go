@@ -167,11 +167,24 @@ func (l *Log) ring(ctx context.Context) {
 	}
 }
 
+// begin runs fn in a transaction each statement of which sees what was committed while
+// the one before it waited; in a transaction of the caller's that is as it is there.
+func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		if !pg.InTx(l.db) {
+			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
+				return err
+			}
+		}
+		return fn(tx)
+	})
+}
+
 // alone runs fn in a transaction that moves the shards of a consumer, of which it
 // gets the number, while nobody else does: it waits for what is being handled.
 func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
 	return pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			var shards int
 			err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name).Scan(&shards)
 			if errors.Is(err, pgx.ErrNoRows) {
@@ -201,7 +214,7 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 		return pg.Wrap(op, err)
 	}
 	err = pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			if err := held(ctx, tx, p); err != nil { // before all else: retention locks in the same order
 				return err
 			}

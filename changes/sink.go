@@ -1,6 +1,7 @@
 package changes
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -103,6 +104,15 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 	if !ok {
 		return pg.Wrap(op, ErrInTx)
 	}
+	if sink.Webhook != nil { // for one request at least
+		request := cmp.Or(sink.Webhook.Timeout, webhookTimeout)
+		if cfg.Timeout == 0 && request >= handlerTimeout {
+			cfg.Timeout = request + request/2
+		}
+		if cfg.Timeout != 0 && cfg.Timeout < request {
+			return pg.Wrap(op, pg.Refuse("timeout", "%s for what is handed over at once, and %s for a request; want as much at least", cfg.Timeout, request))
+		}
+	}
 	c := NewConsumer(pool, nil, cfg)
 	for _, pattern := range patterns {
 		c.Handle(pattern, sink.Handler())
@@ -116,27 +126,34 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 	}
 	c.sink = new(string(text))
 	shards := 0 // that there are, or are to be
-	change := func() error {
+	find := func() error {
+		return pool.QueryRow(ctx, `
+			SELECT coalesce(next_shards, shards)
+			FROM howdah.change_consumer
+			WHERE name = $1 AND sink IS NOT NULL`, cfg.Name).Scan(&shards)
+	}
+	err = pg.Retry(ctx, pool, func() error {
+		err := find()
+		if errors.Is(err, pgx.ErrNoRows) {
+			if err := c.create(ctx); err != nil {
+				return err
+			}
+			err = find() // another may have been first
+		}
+		if err == nil && shards != c.cfg.Shards {
+			err = l.Reshard(ctx, cfg.Name, c.cfg.Shards) // where it cannot be, nothing else is changed either
+		}
+		if err != nil {
+			return err
+		}
 		return pool.QueryRow(ctx, `
 			UPDATE howdah.change_consumer
 			SET patterns = $2, sink = $3
 			WHERE name = $1 AND sink IS NOT NULL
-			RETURNING coalesce(next_shards, shards)`, cfg.Name, c.names(), c.sink).Scan(&shards)
-	}
-	err = pg.Retry(ctx, pool, func() error {
-		if err := change(); !errors.Is(err, pgx.ErrNoRows) {
-			return err
-		}
-		if err := c.create(ctx); err != nil {
-			return err
-		}
-		return change() // another may have been first
+			RETURNING shards`, cfg.Name, c.names(), c.sink).Scan(&shards)
 	})
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
+	if errors.Is(err, pgx.ErrNoRows) {
 		err = fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", cfg.Name, fault.Conflict)
-	case err == nil && shards != c.cfg.Shards:
-		err = l.Reshard(ctx, cfg.Name, c.cfg.Shards)
 	}
 	return pg.Wrap(op, pg.Written(l.db, err))
 }
