@@ -34,6 +34,9 @@ func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to
 			return pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
 		}
 		for b := range t.spans(g, from, to) {
+			if t, err = s.still(ctx, t); err != nil {
+				return err
+			}
 			err := s.together(ctx, func(s *Store) error { return s.rebuild(ctx, t, key, g, b) })
 			switch {
 			case err == nil:

@@ -71,8 +71,11 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		if err != nil {
 			return r.applied, err
 		}
+		if r.table, err = s.still(ctx, r.table); err != nil {
+			return r.applied, err
+		}
 		if err := s.together(ctx, func(s *Store) error { return s.replaceDay(ctx, &r, day) }); err != nil {
-			return r.applied, s.explain(ctx, t, &r.writes, s.told(pg.Written(s.db, err)))
+			return r.applied, s.explain(ctx, r.table, &r.writes, s.told(pg.Written(s.db, err)))
 		}
 		r.applied += n
 	}
