@@ -68,7 +68,15 @@ func (l *Log) Tend(ctx context.Context) error {
 	if pg.InTx(l.db) {
 		return pg.Wrap(op, ErrInTx)
 	}
-	if alone, err := l.tending(ctx, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }); err != nil || !alone {
+	if alone, err := l.tending(ctx, func(tx pgx.Tx) error {
+		// Who moves a consumer holds the row until that can be seen: one that has just
+		// been moved is not behind any more.
+		if _, err := tx.Exec(ctx, `SELECT FROM howdah.change_state FOR UPDATE`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, expire)
+		return err
+	}); err != nil || !alone {
 		return pg.Wrap(op, err)
 	}
 	for slot := range leaves {
