@@ -63,7 +63,7 @@ type Consumer struct {
 	handlers []Handler
 	refused  error // a pattern that is none
 
-	sink   *string // of one that is saved
+	kept   bool // by Log.Save, so that it is not this instance's to make or to change
 	counts counts
 }
 
@@ -164,10 +164,10 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 		if err == nil && len(c.cfg.Backfill) > 0 {
 			err = c.refill(ctx)
 		}
-		if !errors.Is(err, ErrNoConsumer) {
+		if c.kept || !errors.Is(err, ErrNoConsumer) {
 			return err
 		}
-		if err := c.create(ctx); err != nil {
+		if err := c.create(ctx, nil); err != nil {
 			return err
 		}
 		shards, err = c.join(ctx)
@@ -176,8 +176,8 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 	return shards, pg.Wrap(op, err)
 }
 
-// create makes the consumer, unless another instance does.
-func (c *Consumer) create(ctx context.Context) error {
+// create makes the consumer, unless another instance does; sink is of one that is kept.
+func (c *Consumer) create(ctx context.Context, sink *saved) error {
 	from, err := c.log.find(ctx, "from", c.cfg.From)
 	if err != nil {
 		return err
@@ -199,7 +199,7 @@ func (c *Consumer) create(ctx context.Context) error {
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
 			SELECT name, shard, 1, $4, $5, $6::jsonb
 			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, c.sink)
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, sink)
 		return err
 	})
 }
@@ -209,17 +209,21 @@ func (c *Consumer) create(ctx context.Context) error {
 func (c *Consumer) join(ctx context.Context) (shards int, err error) {
 	var next *int
 	var patterns []string
+	var kept bool
 	err = c.pool.QueryRow(ctx, `
 		UPDATE howdah.change_consumer
 		SET seen_at = clock_timestamp(),
-			patterns = CASE WHEN state = 'paused' AND shards = $3 THEN $2 ELSE patterns END
+			patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE patterns END
 		WHERE name = $1
-		RETURNING shards, next_shards, patterns`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns)
+		RETURNING shards, next_shards, patterns, sink IS NOT NULL`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns, &kept)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, ErrNoConsumer
 	}
 	if err != nil {
 		return 0, err
+	}
+	if kept && !c.kept {
+		return 0, fmt.Errorf("%s is saved, and run by servers: forget it first, or take another name: %w", c.cfg.Name, errDiffers)
 	}
 	if err := c.compare(shards, next, patterns); err != nil {
 		return 0, err
