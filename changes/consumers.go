@@ -24,14 +24,14 @@ type Status struct {
 	Shards     int       `json:"shards" example:"1"`
 	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
 	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
-	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com/hook"` // of one that servers run; else a program of its own does
-	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`          // tables that are still being read
-	Position   Position  `json:"position" example:"1042.7"`                                 // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                                           // commits that it has not come to yet
-	Behind     float64   `json:"behind_seconds" example:"1.2"`                              // age of the first change that it has not come to yet
-	Parked     int64     `json:"parked" example:"3"`                                        // changes put aside, and those waiting behind them
-	Dead       int64     `json:"dead" example:"1"`                                          // of these, those that are tried no more
-	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                       // about when an instance last ran
+	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
+	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read
+	Position   Position  `json:"position" example:"1042.7"`                            // up to here all has been handled, or parked
+	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to yet
+	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet
+	Parked     int64     `json:"parked" example:"3"`                                   // changes put aside, and those waiting behind them
+	Dead       int64     `json:"dead" example:"1"`                                     // of these, those that are tried no more
+	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
 }
 
 // Consumers returns how all consumers stand, by name.
