@@ -39,11 +39,9 @@ func countingDeadlocks(t testing.TB, pool *pgxpool.Pool) (*pgxpool.Pool, *atomic
 func TestReplaceDoesNotDeadlock(t *testing.T) {
 	t.Parallel()
 	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
+		eachStriping(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"15m", "1h", "1d", "1mo"}, System: counters.Off}, func(t *testing.T, of *counters.Store) {
 			ctx := t.Context()
-			_, pool := newStore(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"15m", "1h", "1d", "1mo"}, System: counters.Off})
-			pool, deadlocks := countingDeadlocks(t, pool)
+			pool, deadlocks := countingDeadlocks(t, of.Pool())
 			s := counters.New(pool, counters.Config{})
 			day := at.Truncate(24 * time.Hour)
 			var counting, replacing sync.WaitGroup
