@@ -53,7 +53,13 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		return 0, pg.Refuse("from", "after to")
 	}
 	for _, g := range t.granularities {
-		if g != finest && len(t.sources(g)) == 0 {
+		switch {
+		case g == finest:
+		case g.length() < finest.length():
+			if t.kept(g, t.calendar.Floor(g, to.Add(-time.Nanosecond)).Unix(), time.Now()) {
+				return 0, pg.Refuse("from", "buckets of %s are kept of only a part of that time; replace the older part by itself", g)
+			}
+		case len(t.sources(g)) == 0:
 			return 0, pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
 		}
 	}

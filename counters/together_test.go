@@ -1,6 +1,7 @@
 package counters_test
 
 import (
+	"crypto/rand"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,7 @@ func countingDeadlocks(t testing.TB, pool *pgxpool.Pool) (*pgxpool.Pool, *atomic
 	var n atomic.Int64
 	cfg := pool.Config()
 	cfg.ConnConfig.RuntimeParams["deadlock_timeout"] = "20ms"
+	cfg.ConnConfig.RuntimeParams["application_name"] = rand.Text() // so that a test may find its connections
 	theirs := cfg.ConnConfig.OnPgError
 	cfg.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
 		if err.Code == "40P01" {
