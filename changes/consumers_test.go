@@ -175,6 +175,7 @@ func TestF9ExpiredConsumer(t *testing.T) {
 	for what, do := range map[string]func() error{
 		"Pause":  func() error { return l.Pause(t.Context(), "c", "") },
 		"Resume": func() error { return l.Resume(t.Context(), "c") },
+		"Wait":   func() error { return l.Wait(t.Context(), "c", changes.Position{Commit: 2}) },
 	} {
 		if err := do(); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "seek") {
 			t.Errorf("%s: %v", what, err)
