@@ -66,7 +66,7 @@ type Consumer struct {
 	handlers []Handler
 	refused  error // a pattern that is none
 
-	sink   *string // of one that is saved; nil for one of a program's own
+	kept   bool // by Log.Save, so that it is not this instance's to make or to change
 	counts counts
 }
 
@@ -168,10 +168,10 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 		if err == nil && len(c.cfg.Backfill) > 0 {
 			err = c.refill(ctx)
 		}
-		if !errors.Is(err, ErrNoConsumer) || c.sink != nil { // who forgets one that is saved means it
+		if c.kept || !errors.Is(err, ErrNoConsumer) {
 			return err
 		}
-		if err := c.create(ctx); err != nil {
+		if err := c.create(ctx, nil); err != nil {
 			return err
 		}
 		shards, err = c.join(ctx)
@@ -180,8 +180,8 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 	return shards, pg.Wrap(op, err)
 }
 
-// create makes the consumer, unless another instance does.
-func (c *Consumer) create(ctx context.Context) error {
+// create makes the consumer, unless another instance does; sink is of one that is kept.
+func (c *Consumer) create(ctx context.Context, sink *saved) error {
 	from, err := c.log.find(ctx, "from", c.cfg.From)
 	if err != nil {
 		return err
@@ -203,7 +203,7 @@ func (c *Consumer) create(ctx context.Context) error {
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
 			SELECT name, shard, 1, $4, $5, $6::jsonb
 			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, c.sink)
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, sink)
 		return err
 	})
 }
@@ -234,9 +234,11 @@ func (c *Consumer) join(ctx context.Context) (shards int, err error) {
 
 // compare returns an error where the consumer is not what this instance would run.
 func (c *Consumer) compare(saved bool, shards int, next *int, patterns []string) error {
-	if saved != (c.sink != nil) {
-		who := map[bool]string{false: "by programs of their own", true: "as it is saved, by servers"}
-		return fmt.Errorf("%s is run %s, not %s; forget it first, or take another name: %w", c.cfg.Name, who[saved], who[!saved], errDiffers)
+	switch {
+	case saved && !c.kept:
+		return fmt.Errorf("%s is saved, and run by servers: forget it first, or take another name: %w", c.cfg.Name, errDiffers)
+	case !saved && c.kept:
+		return fmt.Errorf("%s is run by a program of its own: %w", c.cfg.Name, errDiffers)
 	}
 	if shards != c.cfg.Shards && (next == nil || *next != c.cfg.Shards) {
 		return fmt.Errorf("%s has %d shards, this one %d; to change them reshard it: %w", c.cfg.Name, shards, c.cfg.Shards, errDiffers)

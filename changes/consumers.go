@@ -24,14 +24,14 @@ type Status struct {
 	Shards     int       `json:"shards" example:"1"`
 	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
 	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
-	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com/hook"` // of one that servers run; else a program of its own does
-	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`          // tables that are still being read
-	Position   Position  `json:"position" example:"1042.7"`                                 // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                                           // commits that it has not come to yet
-	Behind     float64   `json:"behind_seconds" example:"1.2"`                              // age of the first change that it has not come to yet
-	Parked     int64     `json:"parked" example:"3"`                                        // changes put aside, and those waiting behind them
-	Dead       int64     `json:"dead" example:"1"`                                          // of these, those that are tried no more
-	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                       // about when an instance last ran
+	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
+	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read
+	Position   Position  `json:"position" example:"1042.7"`                            // up to here all has been handled, or parked
+	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to yet
+	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet
+	Parked     int64     `json:"parked" example:"3"`                                   // changes put aside, and those waiting behind them
+	Dead       int64     `json:"dead" example:"1"`                                     // of these, those that are tried no more
+	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
 }
 
 // Consumers returns how all consumers stand, by name.
@@ -136,6 +136,11 @@ func (l *Log) Resume(ctx context.Context, name string) error {
 	return pg.Wrap("changes: resume", l.turn(ctx, name, "running", ""))
 }
 
+// hasExpired says that a consumer stands still until it is moved.
+func hasExpired(name string) error {
+	return fmt.Errorf("%q has expired, what it was to be handed is gone: seek: %w", name, fault.Conflict)
+}
+
 // turn sets the state of a consumer.
 func (l *Log) turn(ctx context.Context, name, state, reason string) error {
 	var was string
@@ -153,7 +158,7 @@ func (l *Log) turn(ctx context.Context, name, state, reason string) error {
 	case err != nil:
 		return pg.Written(l.db, err)
 	case was == "expired":
-		return fmt.Errorf("%q has expired, what it was to be handed is gone: seek: %w", name, fault.Conflict)
+		return hasExpired(name)
 	}
 	l.ring(ctx)
 	return nil
@@ -273,12 +278,13 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 }
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
-// all that has committed, that of a Sync; and all rows of its backfill. It returns ErrParked at once where some of it
-// is parked, ErrNoConsumer, and otherwise waits until ctx is done.
+// all that has committed, that of a Sync; and all rows of its backfill. It returns
+// ErrParked at once where some of it is parked, Conflict where the consumer has
+// expired, ErrNoConsumer, and otherwise waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
-		var there, parked *bool
+		var there, parked, expired *bool
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
@@ -287,7 +293,7 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 						FROM howdah.change_parked
 						WHERE consumer = $1
 						ORDER BY n, id
-						LIMIT 1), false)
+						LIMIT 1), false), bool_or(c.state = 'expired')
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
@@ -296,7 +302,7 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 					WHERE consumer = c.name AND shard = g.shard
 					ORDER BY seq DESC
 					LIMIT 1) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked)
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired)
 		})
 		switch {
 		case err != nil:
@@ -307,6 +313,8 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
 		case *there:
 			return nil
+		case *expired:
+			return pg.Wrap(op, hasExpired(consumer))
 		}
 		if !sleep(ctx, pause, nil) {
 			return pg.Wrap(op, ctx.Err())

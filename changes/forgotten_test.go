@@ -36,8 +36,8 @@ func serve(t testing.TB, l *changes.Log, url string) *changes.Runner {
 	return r
 }
 
-// save saves a consumer of everything whose effects have its name.
-func save(t testing.TB, l *changes.Log, cfg changes.ConsumerConfig, patterns ...string) {
+// saved saves a consumer of everything whose effects have its name.
+func saved(t testing.TB, l *changes.Log, cfg changes.ConsumerConfig, patterns ...string) {
 	t.Helper()
 	sql := `INSERT INTO public.effects (consumer, position, key) SELECT '` + cfg.Name + `', c->>'position', c->'key' FROM (SELECT $1::jsonb AS c) s`
 	if err := l.Save(t.Context(), cfg, patterns, changes.Sink{SQL: sql}); err != nil {
@@ -56,7 +56,7 @@ func runs(t testing.TB, r *changes.Runner, name string, is bool) {
 func TestForgottenIsNotMadeAnew(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	save(t, l, changes.ConsumerConfig{Name: "c", From: "start"}, "*")
+	saved(t, l, changes.ConsumerConfig{Name: "c", From: "start"}, "*")
 	r := serve(t, l, url)
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	handled(t, l, "c")
@@ -67,7 +67,7 @@ func TestForgottenIsNotMadeAnew(t *testing.T) {
 	if _, err := l.Consumer(t.Context(), "c"); !errors.Is(err, changes.ErrNoConsumer) {
 		t.Errorf("Consumer after Forget: %v", err)
 	}
-	save(t, l, changes.ConsumerConfig{Name: "c", From: "start"}, "*")
+	saved(t, l, changes.ConsumerConfig{Name: "c", From: "start"}, "*")
 	handled(t, l, "c")
 	if all := effectsOf(t, pool, "c"); len(all) != 2 {
 		t.Errorf("handled %q, want one change twice", all)
@@ -79,7 +79,7 @@ func TestForgottenIsNotMadeAnew(t *testing.T) {
 func TestSavedConsumerIsNotAProgramsOwn(t *testing.T) {
 	t.Parallel()
 	url, l, _ := consumed(t)
-	save(t, l, changes.ConsumerConfig{Name: "c"}, "*")
+	saved(t, l, changes.ConsumerConfig{Name: "c"}, "*")
 	c := changes.NewConsumer(pgtest.Pool(t, url), nil, changes.ConsumerConfig{Name: "c"})
 	c.Handle("*", effect("other"))
 	if err := c.Register(t.Context()); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "saved") {
@@ -101,14 +101,14 @@ func TestSavedConsumerIsNotAProgramsOwn(t *testing.T) {
 func TestSavedWithFewerShards(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	save(t, l, changes.ConsumerConfig{Name: "c", From: "start", Shards: 6}, "*")
+	saved(t, l, changes.ConsumerConfig{Name: "c", From: "start", Shards: 6}, "*")
 	exec(t, pool, `INSERT INTO b SELECT g, 1 FROM generate_series(1, 20) AS g`)
 	end, err := l.Sync(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	exec(t, pool, `UPDATE howdah.change_checkpoint SET n = $1 WHERE shard = 5`, end.Commit) // the others have a way to go
-	save(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "*")
+	saved(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "*")
 	serve(t, l, url)
 	eventually(t, "there are two shards", func() bool { return status(t, l, "c").Shards == 2 })
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
@@ -119,7 +119,7 @@ func TestSavedWithFewerShards(t *testing.T) {
 func TestSavedWholeOrNot(t *testing.T) {
 	t.Parallel()
 	_, l, pool := consumed(t)
-	save(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "public.a")
+	saved(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "public.a")
 	exec(t, pool, `INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
 		VALUES ('c', 0, 1, 1, 1, 'public.a', false, '{}', true)`)
 	for field, err := range map[string]error{
@@ -135,7 +135,7 @@ func TestSavedWholeOrNot(t *testing.T) {
 	}
 	// As many as there are call off what is under way, though something is parked.
 	exec(t, pool, `UPDATE howdah.change_consumer SET next_shards = 5, stop_at = 7`)
-	save(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "public.b")
+	saved(t, l, changes.ConsumerConfig{Name: "c", Shards: 2}, "public.b")
 	if s := status(t, l, "c"); s.NextShards != 0 || s.Patterns[0] != "public.b" {
 		t.Errorf("%+v", s)
 	}
@@ -154,8 +154,8 @@ func TestBackfillOfWhatNobodyWantsAnyMore(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
 	exec(t, pool, `INSERT INTO a SELECT g, 1 FROM generate_series(1, 20) AS g; INSERT INTO b VALUES (1, 1)`)
-	save(t, l, changes.ConsumerConfig{Name: "c", Backfill: []string{"public.a", "public.b"}}, "*")
-	save(t, l, changes.ConsumerConfig{Name: "c"}, "public.b")
+	saved(t, l, changes.ConsumerConfig{Name: "c", Backfill: []string{"public.a", "public.b"}}, "*")
+	saved(t, l, changes.ConsumerConfig{Name: "c"}, "public.b")
 	serve(t, l, url)
 	handled(t, l, "c")
 	if all := effectsOf(t, pool, "c"); len(all) != 1 {

@@ -3,7 +3,6 @@ package changes
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -26,13 +25,16 @@ type Runner struct {
 
 	mu      sync.Mutex
 	running map[string]*instance
+
+	pace  pace          // of the consumers
+	every time.Duration // that it looks for what was saved
 }
 
 // instance is a consumer that a Runner runs.
 type instance struct {
 	kept  string // as it is in the database
 	stop  context.CancelFunc
-	ended chan struct{} // closed when it has
+	ended chan struct{} // closed once it is over
 
 	mu       sync.Mutex
 	consumer *Consumer // nil while there is none
@@ -43,7 +45,7 @@ type instance struct {
 // opens a pool for one of them, of so many connections: handlers may take their time,
 // and are not to take connections from others. It starts nothing.
 func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context, conns int) (*pgxpool.Pool, error)) *Runner {
-	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}}
+	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}, pace: usual, every: time.Second}
 }
 
 // Run runs consumers until ctx is done. A database that is away is waited for.
@@ -68,7 +70,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			continue
 		}
 		away.over()
-		if !sleep(ctx, time.Second, nil) {
+		if !sleep(ctx, r.every, nil) {
 			return nil
 		}
 	}
@@ -77,8 +79,8 @@ func (r *Runner) Run(ctx context.Context) error {
 // keptConsumer is a row of howdah.change_consumer with a sink.
 type keptConsumer struct {
 	Name     string
-	Shards   int // that there are, or are to be
-	Most     int // of both
+	Shards   int // that there are to be
+	Most     int // of these and those that there still are
 	Patterns []string
 	Sink     string
 }
@@ -86,7 +88,7 @@ type keptConsumer struct {
 // look starts what is new, and stops what is gone or was changed.
 func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	rows, _ := r.log.db.Query(ctx, `
-		SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink::text AS sink
+		SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
 		FROM howdah.change_consumer
 		WHERE sink IS NOT NULL`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
@@ -118,7 +120,7 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 		background.Go(func() {
 			defer close(ended)
 			if before != nil {
-				<-before // it may be in a handler
+				<-before
 			}
 			r.run(running, i, k)
 		})
@@ -137,15 +139,21 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
 	ended := trouble{of: "a consumer of changes that is saved cannot run", name: k.Name}
 	for {
+		began := time.Now()
 		err := r.runOnce(ctx, i, k)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case errors.Is(err, ErrNoConsumer): // which look is about to see
-			if !sleep(ctx, time.Second, nil) {
+		}
+		if ends(err) { // it was changed or forgotten, which look is about to see
+			if !sleep(ctx, r.every, nil) {
 				return
 			}
-		case !ended.wait(ctx, err):
+			continue
+		}
+		if time.Since(began) > time.Minute {
+			ended.pause = 0 // something else than before
+		}
+		if !ended.wait(ctx, err) {
 			return
 		}
 	}
@@ -162,7 +170,7 @@ func (r *Runner) runOnce(ctx context.Context, i *instance, k keptConsumer) error
 	}
 	defer pool.Close()
 	c := NewConsumer(pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
-	c.log.looks, c.sink = r.log.looks, &k.Sink
+	c.log.looks, c.pace, c.kept = r.log.looks, r.pace, true
 	handler := s.Handler()
 	for _, pattern := range k.Patterns {
 		c.Handle(pattern, handler)

@@ -3,7 +3,6 @@ package changes
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -70,8 +69,7 @@ func (s Sink) String() string {
 		if err != nil {
 			return "webhook"
 		}
-		to.User, to.RawQuery, to.Fragment = nil, "", "" // where secrets are
-		return "webhook " + to.String()
+		return "webhook " + to.Scheme + "://" + to.Host // secrets are in all the rest
 	case s.SQL != "":
 		return "sql " + s.SQL
 	case s.Notify:
@@ -120,38 +118,32 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 	if err := c.checkSettings(); err != nil {
 		return pg.Wrap(op, err)
 	}
-	text, err := json.Marshal(saved{sink, cfg.Batch, cfg.Chunk, cfg.Echo, cfg.Timeout})
-	if err != nil {
-		return pg.Wrap(op, err)
-	}
-	c.sink = new(string(text))
+	keep := &saved{sink, cfg.Batch, cfg.Chunk, cfg.Echo, cfg.Timeout}
 	shards := 0 // that there are, or are to be
 	find := func() error {
-		return pool.QueryRow(ctx, `
-			SELECT coalesce(next_shards, shards)
-			FROM howdah.change_consumer
-			WHERE name = $1 AND sink IS NOT NULL`, cfg.Name).Scan(&shards)
+		return pool.QueryRow(ctx, `SELECT coalesce(next_shards, shards) FROM howdah.change_consumer WHERE name = $1 AND sink IS NOT NULL`, cfg.Name).Scan(&shards)
 	}
-	err = pg.Retry(ctx, pool, func() error {
-		err := find()
-		if errors.Is(err, pgx.ErrNoRows) {
-			if err := c.create(ctx); err != nil {
-				return err
-			}
-			err = find() // another may have been first
-		}
-		if err == nil && shards != c.cfg.Shards {
-			err = l.Reshard(ctx, cfg.Name, c.cfg.Shards) // where it cannot be, nothing else is changed either
-		}
-		if err != nil {
+	err := pg.Retry(ctx, pool, func() error {
+		if err := find(); !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		return pool.QueryRow(ctx, `
-			UPDATE howdah.change_consumer
-			SET patterns = $2, sink = $3
-			WHERE name = $1 AND sink IS NOT NULL
-			RETURNING shards`, cfg.Name, c.names(), c.sink).Scan(&shards)
+		if err := c.create(ctx, keep); err != nil {
+			return err
+		}
+		return find() // another may have been first
 	})
+	if err == nil && shards != c.cfg.Shards { // first: it may be refused, and then nothing is changed
+		err = l.Reshard(ctx, cfg.Name, c.cfg.Shards)
+	}
+	if err == nil {
+		err = pg.Retry(ctx, pool, func() error {
+			return pool.QueryRow(ctx, `
+				UPDATE howdah.change_consumer
+				SET patterns = $2, sink = $3
+				WHERE name = $1 AND sink IS NOT NULL
+				RETURNING shards`, cfg.Name, c.names(), keep).Scan(&shards)
+		})
+	}
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", cfg.Name, fault.Conflict)
 	}

@@ -71,8 +71,11 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		if err != nil {
 			return r.applied, err
 		}
+		if r.table, err = s.still(ctx, r.table); err != nil {
+			return r.applied, err
+		}
 		if err := s.together(ctx, func(s *Store) error { return s.replaceDay(ctx, &r, day) }); err != nil {
-			return r.applied, s.explain(ctx, t, &r.writes, s.told(pg.Written(s.db, err)))
+			return r.applied, s.explain(ctx, r.table, &r.writes, s.told(pg.Written(s.db, err)))
 		}
 		r.applied += n
 	}
@@ -194,7 +197,15 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 		}
 	}
 	slices.SortStableFunc(buckets, func(a, b coarse) int { return int(a.g.length() - b.g.length()) })
-	if err := s.lock(ctx, t, rows); err != nil {
+	// Those who count lock the rows of an event in order, and so what is going to be
+	// deleted and written is locked now, too: also what is not there yet.
+	all := append(r.writes.sorted(), rows...)
+	for b := range t.spans(r.finest, t.time(day.start), t.time(day.end-1)) {
+		if row, problem := t.bucket(r.key, r.finest, b.start); problem == "" && b.start >= day.start {
+			all = append(all, row)
+		}
+	}
+	if err := s.lock(ctx, t, all); err != nil {
 		return err
 	}
 	if t.slotted(r.key) {

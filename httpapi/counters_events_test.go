@@ -29,7 +29,7 @@ func (s *server) stream(body string, headers ...string) response {
 	return s.do("POST", someEvents, strings.NewReader(body), append(headers, "Content-Type: application/x-ndjson")...)
 }
 
-// Many requests at once share transactions, and each counts once.
+// Many requests at once share transactions, whatever their shape, and each counts once.
 func TestManyCount(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "", httpapi.Config{})
@@ -38,14 +38,17 @@ func TestManyCount(t *testing.T) {
 	for i := range 32 {
 		all.Go(func() {
 			wantJSON(t, s.post("/v1/counters/keys/orders/track", `{"at":1746522900,"values":{"n":1,"revenue":0.10}}`), `{"applied":1}`)
+			if r := s.post("/api/v1/metrics", `{"key":"orders","at":"2025-05-06T09:15:00Z","values":{"trifle":1}}`); r.StatusCode != 201 {
+				t.Errorf("a track in Trifle's JSON: %s %s", r.Status, r.body)
+			}
 			if i%4 == 0 {
 				wantProblem(t, s.post("/v1/counters/keys/note/track", `{"values":{"n":"x"}}`), 400, "want a number", "body.values.n")
 			}
 		})
 	}
 	all.Wait()
-	wantJSON(t, s.get(someDay), `{"at":["2025-05-06T00:00:00Z"],"values":[{"n":32,"revenue":3.2}]}`)
-	if got := s.db.Writers.Counters.Stats(); got.Written != 32 {
+	wantJSON(t, s.get(someDay), `{"at":["2025-05-06T00:00:00Z"],"values":[{"n":32,"revenue":3.2,"trifle":32}]}`)
+	if got := s.db.Writers.Counters.Stats(); got.Written != 64 {
 		t.Errorf("%+v", got)
 	}
 }
