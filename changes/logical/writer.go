@@ -65,12 +65,15 @@ func (w *writer) locate(ctx context.Context) (known bool, err error) {
 	return err == nil, err
 }
 
-// begin notes that the log ends at lsn.
+// begin notes that the log ends at lsn, unless another pump has begun meanwhile: then
+// only one of them gets the slot, and the other looks again.
 func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN) error {
 	w.at = lsn
 	_, err := w.db.Exec(ctx, `
 		INSERT INTO howdah.change_pump (system, slot, lsn)
-		VALUES ($1, $2, $3::text::pg_lsn)`, w.system, w.slot, lsn.String())
+		SELECT $1, $2, $3::text::pg_lsn
+		WHERE NOT EXISTS (SELECT FROM howdah.change_pump WHERE system = $1 AND slot = $2)
+		ON CONFLICT DO NOTHING`, w.system, w.slot, lsn.String())
 	return err
 }
 
