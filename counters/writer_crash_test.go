@@ -110,16 +110,16 @@ func TestWriterOnABadNetwork(t *testing.T) {
 			})
 			var told atomic.Int64
 			callEach(t, w, 12, 60, &told)
+			for w.Stats().Retries == 0 && !t.Failed() { // the trouble was late
+				callEach(t, w, 1, 1, &told)
+			}
 			close(calm)
 			stir.Wait()
 			if err := stop(); err != nil {
 				t.Error(err)
 			}
-			if got := hits(t, direct); got != told.Load() || got != 12*60 {
-				t.Errorf("counted %d, told %d, want %d", got, told.Load(), 12*60)
-			}
-			if w.Stats().Retries == 0 {
-				t.Error("nothing went wrong")
+			if got := hits(t, direct); got != told.Load() || got < 12*60 {
+				t.Errorf("counted %d, told %d, want %d or more", got, told.Load(), 12*60)
 			}
 		})
 	}
