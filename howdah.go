@@ -113,6 +113,9 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Changes.Direct == nil {
+		cfg.Changes.Direct = direct
+	}
 	pool, err := pg.Open(ctx, cfg.Database)
 	if err != nil {
 		return nil, err

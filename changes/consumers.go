@@ -136,6 +136,11 @@ func (l *Log) Resume(ctx context.Context, name string) error {
 	return pg.Wrap("changes: resume", l.turn(ctx, name, "running", ""))
 }
 
+// hasExpired says that a consumer stands still until it is moved.
+func hasExpired(name string) error {
+	return fmt.Errorf("%q has expired, what it was to be handed is gone: seek: %w", name, fault.Conflict)
+}
+
 // turn sets the state of a consumer.
 func (l *Log) turn(ctx context.Context, name, state, reason string) error {
 	var was string
@@ -153,7 +158,7 @@ func (l *Log) turn(ctx context.Context, name, state, reason string) error {
 	case err != nil:
 		return pg.Written(l.db, err)
 	case was == "expired":
-		return fmt.Errorf("%q has expired, what it was to be handed is gone: seek: %w", name, fault.Conflict)
+		return hasExpired(name)
 	}
 	l.ring(ctx)
 	return nil
@@ -167,11 +172,24 @@ func (l *Log) ring(ctx context.Context) {
 	}
 }
 
+// begin runs fn in a transaction each statement of which sees what was committed while
+// the one before it waited; in a transaction of the caller's that is as it is there.
+func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		if !pg.InTx(l.db) {
+			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
+				return err
+			}
+		}
+		return fn(tx)
+	})
+}
+
 // alone runs fn in a transaction that moves the shards of a consumer, of which it
 // gets the number, while nobody else does: it waits for what is being handled.
 func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
 	return pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			var shards int
 			err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name).Scan(&shards)
 			if errors.Is(err, pgx.ErrNoRows) {
@@ -201,7 +219,7 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 		return pg.Wrap(op, err)
 	}
 	err = pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			if err := held(ctx, tx, p); err != nil { // before all else: retention locks in the same order
 				return err
 			}
@@ -260,12 +278,13 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 }
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
-// all that has committed, that of a Sync; and all rows of its backfill. It returns ErrParked at once where some of it
-// is parked, ErrNoConsumer, and otherwise waits until ctx is done.
+// all that has committed, that of a Sync; and all rows of its backfill. It returns
+// ErrParked at once where some of it is parked, Conflict where the consumer has
+// expired, ErrNoConsumer, and otherwise waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
-		var there, parked *bool
+		var there, parked, expired *bool
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
@@ -274,7 +293,7 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 						FROM howdah.change_parked
 						WHERE consumer = $1
 						ORDER BY n, id
-						LIMIT 1), false)
+						LIMIT 1), false), bool_or(c.state = 'expired')
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
@@ -283,7 +302,7 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 					WHERE consumer = c.name AND shard = g.shard
 					ORDER BY seq DESC
 					LIMIT 1) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked)
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired)
 		})
 		switch {
 		case err != nil:
@@ -294,6 +313,8 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
 		case *there:
 			return nil
+		case *expired:
+			return pg.Wrap(op, hasExpired(consumer))
 		}
 		if !sleep(ctx, pause, nil) {
 			return pg.Wrap(op, ctx.Err())

@@ -129,9 +129,11 @@ func TestSeek(t *testing.T) {
 	if err := l.Pause(t.Context(), "c", ""); err != nil {
 		t.Fatal(err)
 	}
-	exec(t, pool, `INSERT INTO b VALUES (1, 1)`)
-	if err := l.Seek(t.Context(), "c", "now"); err != nil {
-		t.Fatal(err)
+	for _, sql := range []string{``, `INSERT INTO b VALUES (1, 1)`} { // the first move waits for what is being handled
+		exec(t, pool, sql)
+		if err := l.Seek(t.Context(), "c", "now"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if err := l.Resume(t.Context(), "c"); err != nil {
 		t.Fatal(err)
@@ -173,6 +175,7 @@ func TestF9ExpiredConsumer(t *testing.T) {
 	for what, do := range map[string]func() error{
 		"Pause":  func() error { return l.Pause(t.Context(), "c", "") },
 		"Resume": func() error { return l.Resume(t.Context(), "c") },
+		"Wait":   func() error { return l.Wait(t.Context(), "c", changes.Position{Commit: 2}) },
 	} {
 		if err := do(); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "seek") {
 			t.Errorf("%s: %v", what, err)

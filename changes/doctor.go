@@ -35,7 +35,7 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		findings = append(findings, some...)
 	}
 	if pool, ok := l.db.(*pgxpool.Pool); ok {
-		silent, err := doorbellSilent(ctx, pool)
+		silent, err := l.silent(ctx, pool)
 		if err != nil {
 			return nil, pg.Wrap(op, err)
 		}
@@ -160,6 +160,11 @@ const doctorLog = `
 	FROM (SELECT sum(pg_total_relation_size(inhrelid)) AS bytes FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass) s
 	WHERE s.bytes > 10::bigint << 30
 	UNION ALL
+	SELECT 'restored', 'error', 'howdah.change', 'the database came from another cluster, where the feed ended: nothing is numbered, and nothing handled',
+		'howdah changes rebase --yes begins a new feed; after pg_upgrade howdah changes rebase --keep goes on with this one'
+	FROM howdah.change_state
+	WHERE system <> (SELECT system_identifier FROM pg_control_system())
+	UNION ALL
 	SELECT 'era', 'warning', 'commit ' || e.first, 'the feed went on in another history (a failover or restore) at ' || date_trunc('seconds', e.at) || ': what stood after ' || e.head || ' is lost',
 		'whoever had read further has to begin anew'
 	FROM howdah.change_era e
@@ -191,19 +196,24 @@ const doctorConsumers = `
 	FROM howdah.change_parked
 	GROUP BY consumer, dead`
 
-// doorbellSilent rings for itself. Through a pooler in transaction mode nobody hears.
-func doorbellSilent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
-	conn, err := pool.Acquire(ctx)
+// silent rings, and listens where a Hub does: on a connection of its own. Through a
+// pooler in transaction mode nobody hears but, sometimes, who rings.
+func (l *Log) silent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
+	direct := l.cfg.Direct
+	if direct == nil {
+		direct = pool.Config().ConnConfig
+	}
+	conn, err := pgx.ConnectConfig(ctx, direct)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Release()
+	defer conn.Close(context.WithoutCancel(ctx))
 	const channel = "howdah_doctor"
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return nil, err
 	}
-	defer conn.Exec(context.WithoutCancel(ctx), "UNLISTEN "+channel)
-	if _, err := conn.Exec(ctx, "NOTIFY "+channel); err != nil {
+	defer conn.Exec(context.WithoutCancel(ctx), "UNLISTEN "+channel) // or it stays with the pooler's connection
+	if _, err := pool.Exec(ctx, "NOTIFY "+channel); err != nil {
 		if readOnly(err) {
 			return nil, nil // on a standby nobody rings
 		}
@@ -211,7 +221,7 @@ func doorbellSilent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) 
 	}
 	within, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	switch _, err := conn.Conn().WaitForNotification(within); {
+	switch _, err := conn.WaitForNotification(within); {
 	case err == nil || ctx.Err() != nil:
 		return nil, ctx.Err()
 	case within.Err() != nil:

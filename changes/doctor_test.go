@@ -46,6 +46,7 @@ func TestDoctorFinds(t *testing.T) {
 		"key-deferrable public.a":         `ALTER TABLE a DROP CONSTRAINT a_pkey, ADD PRIMARY KEY (id) DEFERRABLE`,
 		"truncate-cascade public.b":       `ALTER TABLE b ADD a int REFERENCES a`,
 		"sequence-cache howdah.change_id": `ALTER SEQUENCE howdah.change_id CACHE 10`,
+		"restored howdah.change":          `UPDATE howdah.change_state SET system = 1`,
 		"era commit 1000000":              `INSERT INTO howdah.change_era VALUES (1000000, 3, '00000002')`,
 		"consumer-behind slow":            consumerSQL + `; INSERT INTO howdah.change_tick SELECT tick + 1, 1, snap, next, seq, timeline, at - interval '4 days' FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`,
 		"consumer-expired slow":           consumerSQL + `; UPDATE howdah.change_consumer SET state = 'expired', reason = 'it was behind'`,
@@ -74,6 +75,22 @@ func TestDoctorFinds(t *testing.T) {
 				t.Errorf("after Apply: %q", found)
 			}
 		})
+	}
+}
+
+// As far as the log is concerned, a pooler in transaction mode is a server that rings
+// somewhere else.
+func TestDoctorFindsThatTheDoorbellIsSilent(t *testing.T) {
+	t.Parallel()
+	_, pool := newLog(t)
+	elsewhere := pgtest.Pool(t, pgtest.Database(t)).Config().ConnConfig
+	deaf := changes.New(pool, changes.Config{Direct: elsewhere})
+	if diff := cmp.Diff([]string{"doorbell-silent notifications"}, codes(t, deaf)); diff != "" {
+		t.Error(diff)
+	}
+	hears := changes.New(pool, changes.Config{Direct: pool.Config().ConnConfig})
+	if found := codes(t, hears); len(found) != 0 {
+		t.Errorf("found %q", found)
 	}
 }
 

@@ -53,7 +53,8 @@ var (
 
 // Config are settings of a Log; the zero Config is right for most.
 type Config struct {
-	Idle time.Duration // longest wait between two looks at the feed; default 250 ms
+	Idle   time.Duration   // longest wait between two looks at the feed; default 250 ms
+	Direct *pgx.ConnConfig // where a Hub listens, for Doctor to try; default as the pool connects
 }
 
 // Log is the feed of one database. It is safe for use by many goroutines.

@@ -82,7 +82,7 @@ type keptConsumer struct {
 	Shards   int // that there are to be
 	Most     int // of these and those that there still are
 	Patterns []string
-	Sink     []byte
+	Sink     string
 }
 
 // look starts what is new, and stops what is gone or was changed.
@@ -100,7 +100,7 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	wanted := map[string]bool{}
 	for _, k := range all {
 		wanted[k.Name] = true
-		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), string(k.Sink))
+		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), k.Sink)
 		i := r.running[k.Name]
 		if i != nil && i.kept == kept {
 			continue
@@ -135,7 +135,7 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 }
 
 // run runs a consumer until ctx is done. One that ends by itself is run again: another
-// of the name may have been in its way.
+// of the name may have been in its way, or it was forgotten and is saved anew.
 func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
 	ended := trouble{of: "a consumer of changes that is saved cannot run", name: k.Name}
 	for {
@@ -161,7 +161,7 @@ func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
 
 func (r *Runner) runOnce(ctx context.Context, i *instance, k keptConsumer) error {
 	var s saved
-	if err := json.Unmarshal(k.Sink, &s); err != nil {
+	if err := json.Unmarshal([]byte(k.Sink), &s); err != nil {
 		return err
 	}
 	pool, err := r.open(ctx, k.Most+2)

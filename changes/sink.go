@@ -1,6 +1,7 @@
 package changes
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -100,6 +101,15 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 	pool, ok := l.db.(*pgxpool.Pool)
 	if !ok {
 		return pg.Wrap(op, ErrInTx)
+	}
+	if sink.Webhook != nil { // for one request at least
+		request := cmp.Or(sink.Webhook.Timeout, webhookTimeout)
+		if cfg.Timeout == 0 && request >= handlerTimeout {
+			cfg.Timeout = request + request/2
+		}
+		if cfg.Timeout != 0 && cfg.Timeout < request {
+			return pg.Wrap(op, pg.Refuse("timeout", "%s for what is handed over at once, and %s for a request; want as much at least", cfg.Timeout, request))
+		}
 	}
 	c := NewConsumer(pool, nil, cfg)
 	for _, pattern := range patterns {

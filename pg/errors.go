@@ -159,7 +159,12 @@ func hintFor(err error) string {
 		if strings.Contains(pgErr.Message, "temporary") {
 			return "the owner can allow it: GRANT TEMPORARY ON DATABASE …"
 		}
+		if strings.Contains(pgErr.Message, "sequence") {
+			return "the owner can let this role in: GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA …"
+		}
 		return "the owner can let this role in: GRANT USAGE ON SCHEMA …, and GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA …"
+	case "42P05", "26000":
+		return "prepared statements get lost between sessions, as through a pooler in transaction mode: say so (--pooler)"
 	case "25006":
 		return "this server is read-only (a standby?): point the URL at the primary, e.g. with target_session_attrs=read-write"
 	}

@@ -218,3 +218,21 @@ func TestRetryWaitsForAServer(t *testing.T) {
 		t.Errorf("%d tries, %v", tries, err)
 	}
 }
+
+// What howdah knows the cure of is said with it.
+func TestHints(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct{ code, message, want string }{
+		{"42P01", `relation "howdah.change" does not exist`, "howdah migrate"},
+		{"42501", "permission denied for table change", "ON ALL TABLES IN SCHEMA"},
+		{"42501", "permission denied for sequence change_id", "GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA"},
+		{"42501", "permission denied to create temporary tables in database", "GRANT TEMPORARY"},
+		{"42P05", `prepared statement "stmtcache_1" already exists`, "--pooler"},
+		{"26000", `prepared statement "stmtcache_1" does not exist`, "--pooler"},
+		{"25006", "cannot execute INSERT in a read-only transaction", "target_session_attrs=read-write"},
+	} {
+		if got := pg.Wrap("test", &pgconn.PgError{Code: tc.code, Message: tc.message}).Error(); !strings.Contains(got, tc.message) || !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %q, want %q in it", tc.code, got, tc.want)
+		}
+	}
+}

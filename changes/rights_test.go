@@ -1,0 +1,100 @@
+package changes_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+// What docs/operations.md says of rights: who has these can do what it says.
+const (
+	rightsOfReaders = `
+		GRANT USAGE ON SCHEMA howdah TO app;
+		GRANT SELECT ON ALL TABLES IN SCHEMA howdah TO app;
+		GRANT SELECT ON ALL SEQUENCES IN SCHEMA howdah TO app;
+		GRANT INSERT ON howdah.change_tick, howdah.change_commit, howdah.change_era TO app`
+	rightsOfServers = `
+		GRANT USAGE ON SCHEMA howdah TO app;
+		GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA howdah TO app;
+		GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA howdah TO app`
+)
+
+// as is a role of the test's own that has been granted rights, its URL and its pool.
+func as(t *testing.T, url string, owner *pgxpool.Pool, rights string) (string, *pgxpool.Pool) {
+	t.Helper()
+	var role string
+	if err := owner.QueryRow(t.Context(), `SELECT 'app_' || current_database()`).Scan(&role); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, owner, `CREATE ROLE `+role+` LOGIN PASSWORD 'app'`)
+	exec(t, owner, `DO $$ BEGIN EXECUTE replace('`+rights+`', 'TO app', 'TO `+role+`'); END $$`)
+	t.Cleanup(func() {
+		if _, err := owner.Exec(context.WithoutCancel(t.Context()), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
+			t.Error(err)
+		}
+	})
+	url = pgtest.As(t, url, role, "app")
+	return url, pgtest.Pool(t, url)
+}
+
+func TestRightsOfReaders(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	url, theirs := as(t, url, pool, rightsOfReaders)
+	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
+	reader := changes.New(theirs, changes.Config{})
+	if all, _ := readAll(t, reader, changes.Position{}, 10, changes.Filter{}); len(all) != 1 {
+		t.Errorf("read %d changes, want 1", len(all))
+	}
+	watch(t, newTail(t, url), changes.Position{}, changes.Filter{}, 1)
+	(&auditedLog{log: l, pool: pool, url: url}).failover(t)
+	exec(t, pool, `INSERT INTO a VALUES (2, 1)`)
+	for _, name := range []string{"start", "now", "2026-01-01T00:00:00Z"} {
+		if _, err := reader.Find(t.Context(), name); err != nil {
+			t.Errorf("Find(%s): %v", name, err)
+		}
+	}
+	if _, err := reader.Doctor(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := reader.Consumers(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := reader.Vitals(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A server's role need not own anything to run consumers and to tend the log.
+func TestRightsOfServers(t *testing.T) {
+	t.Parallel()
+	url, _, pool := consumed(t)
+	url, theirs := as(t, url, pool, rightsOfServers+`; GRANT INSERT ON effects TO app; GRANT USAGE ON effects_n_seq TO app`)
+	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
+	l := changes.New(theirs, changes.Config{})
+	m := &auditedLog{log: l, pool: pool, url: url}
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) { c.Handle("*", effect("c")) })
+	handled(t, l, "c")
+	tx, err := theirs.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	if err := l.WithTx(tx).Emit(t.Context(), "said", 1); err != nil {
+		t.Error(err)
+	}
+	m.commit(t, tx)
+	handled(t, l, "c")
+	m.age(t)
+	m.tend(t)
+	if n := m.logged(t); n != 0 {
+		t.Errorf("%d changes are left", n)
+	}
+	if err := l.Seek(t.Context(), "c", "now"); err != nil {
+		t.Error(err)
+	}
+}
