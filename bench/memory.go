@@ -42,7 +42,7 @@ func (Memory) Measure(ctx context.Context, lab *Lab) (results []Result, err erro
 	}
 	imports := []Figure{{"howdah serve, idle", idle, "MiB"}}
 	exports := slices.Clone(imports)
-	for _, size := range []int{lab.N(1_000_000, 100_000), lab.N(3_000_000, 300_000)} {
+	for _, size := range []int{lab.N(1_000_000, 100_000), lab.N(5_000_000, 500_000)} {
 		name := grouped(size) + " items"
 		lab.Say("importing %s", name)
 		mib, err := h.importing(ctx, size)

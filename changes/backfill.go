@@ -55,6 +55,8 @@ func (c *chunk) left(n int) *backfill {
 // them void.
 func (s *shard) fill(b *batch, st standing) (pause, error) {
 	switch {
+	case s.chunk == nil && !s.wanted(st.backfill.Tables[0]): // the patterns were others
+		s.chunk = &chunk{after: *st.backfill, at: st.at, whole: true}
 	case s.chunk == nil || !s.chunk.after.equal(st.backfill):
 		b.rollback()
 		err := s.read(b.parent, *st.backfill)
@@ -65,16 +67,18 @@ func (s *shard) fill(b *batch, st standing) (pause, error) {
 	case s.chunk.at != st.at:
 		return s.follow(b, st)
 	}
-	most := s.cfg.Batch
-	if s.single > 0 {
-		most = 1
-	}
-	cs := s.chunk.reads[:min(most, len(s.chunk.reads))]
+	cs := s.chunk.reads[:min(s.most(), len(s.chunk.reads))]
 	handler := 0
 	if len(cs) > 0 {
 		handler = mostSpecific(s.patterns, &cs[0])
 	}
 	return s.handle(b, st, cs, handler, st.at)
+}
+
+// wanted reports whether a handler is for the rows of a table.
+func (c *Consumer) wanted(table string) bool {
+	schema, name, _ := strings.Cut(table, ".")
+	return mostSpecific(c.patterns, &Change{Op: Read, Schema: schema, Table: name}) >= 0
 }
 
 // left is what is left to be read once cs have been handled and the shard stands at to.
@@ -216,11 +220,10 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 // toFill checks the tables of a backfill; nil where there are none.
 func (c *Consumer) toFill(ctx context.Context) (*backfill, error) {
 	for _, name := range c.cfg.Backfill {
-		src, err := findSource(ctx, c.pool, name)
-		if err != nil {
+		if _, err := findSource(ctx, c.pool, name); err != nil {
 			return nil, err
 		}
-		if mostSpecific(c.patterns, &Change{Op: Read, Schema: src.schema, Table: src.table}) < 0 {
+		if !c.wanted(name) {
 			return nil, pg.Refuse("backfill", "no handler is for the reads of %q", name)
 		}
 	}

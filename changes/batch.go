@@ -28,6 +28,7 @@ type batch struct {
 	path   string // the origin of what the handler writes; "" before it is called
 	fault  error  // of a handler, that came out after it had returned
 	lost   bool   // the database has gone, under the handler, which has not failed then
+	late   bool   // the handler took too long
 }
 
 // failpoint is called at each step of a batch; tests set it.
@@ -59,7 +60,7 @@ func (b *batch) standing() (st standing, err error) {
 	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
-		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, p.seq, p.n, p.id, p.failures, p.backfill,
+		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, p.backfill,
 			`+anyOf("true")+`,
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
@@ -77,7 +78,7 @@ func (b *batch) standing() (st standing, err error) {
 		QueryRow(func(row pgx.Row) error {
 			var seq, n, id *int64 // there are fewer shards now
 			var failures *int
-			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
+			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &st.saved, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
 			if seq != nil {
 				st.mark = mark{*seq, Position{*n, *id}, *failures}
 			}
@@ -102,6 +103,20 @@ func (b *batch) standing() (st standing, err error) {
 		st.due = &due
 	}
 	return st, nil
+}
+
+// page reads what follows in the feed. With a savepoint end the locks on the leaves of
+// the log: retention would wait for them as long as handlers take, of all consumers.
+func (b *batch) page(n int, f Filter) (lines []line, end Position, err error) {
+	reading, err := b.tx.Begin(b.ctx)
+	if err != nil {
+		return nil, end, err
+	}
+	lines, end, err = New(reading, Config{}).lines(b.ctx, b.at.at, n, f)
+	if err != nil {
+		return nil, end, err
+	}
+	return lines, end, reading.Rollback(b.ctx)
 }
 
 // call hands changes to a handler. The error is the handler's; b.ctx lasts from then
@@ -135,14 +150,18 @@ func (b *batch) call(h Handler, cs []Change) error {
 			err = errors.New("handler returned nil after a statement had failed, which undoes the transaction")
 		}
 	}
-	late := err != nil && ctx.Err() != nil && b.parent.Err() == nil
-	b.lost = closed && !late // where it is late, it was cut off for that
-	if late {
-		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
-	}
+	late := ctx.Err() != nil && b.parent.Err() == nil
 	b.cancel()
 	// A shard that is told to end still commits what has been done.
 	b.ctx, b.cancel = context.WithTimeout(context.WithoutCancel(b.parent), b.pace.grace)
+	if late && err == nil { // it did not look at ctx; is the transaction still there?
+		_, err = b.tx.Exec(b.ctx, `SELECT`)
+	}
+	b.late = late && err != nil
+	b.lost = closed && !b.late // where it is late, it was cut off for that
+	if b.late {
+		err = fmt.Errorf("handler took longer than %v: %w", b.cfg.Timeout, err)
+	}
 	b.reach("called")
 	return err
 }

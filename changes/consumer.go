@@ -46,6 +46,9 @@ var (
 const (
 	maxName   = 40 // bytes of a consumer's name
 	maxShards = 64
+
+	handlerTimeout = 30 * time.Second // if none is set
+	maxTimeout     = 24 * time.Hour
 )
 
 // Consumer hands the feed to functions: each change once, in the order of the feed.
@@ -63,7 +66,7 @@ type Consumer struct {
 	handlers []Handler
 	refused  error // a pattern that is none
 
-	sink   *string // of one that is saved
+	kept   bool // by Log.Save, so that it is not this instance's to make or to change
 	counts counts
 }
 
@@ -75,7 +78,7 @@ func NewConsumer(pool *pgxpool.Pool, hub *pg.Hub, cfg ConsumerConfig) *Consumer 
 	cfg.Shards = cmp.Or(cfg.Shards, 1)
 	cfg.Batch = cmp.Or(cfg.Batch, 100)
 	cfg.From = cmp.Or(cfg.From, "now")
-	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second)
+	cfg.Timeout = cmp.Or(cfg.Timeout, handlerTimeout)
 	return &Consumer{pool: pool, hub: hub, log: New(pool, Config{}), cfg: cfg, feed: newFeed(), pace: usual}
 }
 
@@ -114,8 +117,8 @@ func (c *Consumer) checkSettings() error {
 		return pg.Refuse("batch", "%d; want 1 to 10000", cfg.Batch)
 	case cfg.Chunk < 0 || cfg.Chunk > 100_000:
 		return pg.Refuse("chunk", "%d; want 1 to 100000", cfg.Chunk)
-	case cfg.Timeout < 0:
-		return pg.Refuse("timeout", "%v; want more than nothing", cfg.Timeout)
+	case cfg.Timeout < 0 || cfg.Timeout > maxTimeout:
+		return pg.Refuse("timeout", "%v; want more than nothing, and at most %v", cfg.Timeout, maxTimeout)
 	case c.refused != nil:
 		return c.refused
 	case len(c.handlers) == 0:
@@ -147,7 +150,8 @@ func (c *Consumer) names() []string {
 // feed, and what follows is kept for it. Run does it too. It returns Conflict where
 // there is one of the name with other shards or patterns, and says which differ. To
 // change patterns, pause it, register it with others, resume it; to change shards
-// see [Log.Reshard]. One that has expired, and has a Backfill, begins anew.
+// see [Log.Reshard]. So it does where one of the name is saved: servers run that. One
+// that has expired, and has a Backfill, begins anew.
 func (c *Consumer) Register(ctx context.Context) error {
 	_, err := c.register(ctx)
 	return err
@@ -164,10 +168,10 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 		if err == nil && len(c.cfg.Backfill) > 0 {
 			err = c.refill(ctx)
 		}
-		if !errors.Is(err, ErrNoConsumer) {
+		if c.kept || !errors.Is(err, ErrNoConsumer) {
 			return err
 		}
-		if err := c.create(ctx); err != nil {
+		if err := c.create(ctx, nil); err != nil {
 			return err
 		}
 		shards, err = c.join(ctx)
@@ -176,8 +180,8 @@ func (c *Consumer) register(ctx context.Context) (shards int, err error) {
 	return shards, pg.Wrap(op, err)
 }
 
-// create makes the consumer, unless another instance does.
-func (c *Consumer) create(ctx context.Context) error {
+// create makes the consumer, unless another instance does; sink is of one that is kept.
+func (c *Consumer) create(ctx context.Context, sink *saved) error {
 	from, err := c.log.find(ctx, "from", c.cfg.From)
 	if err != nil {
 		return err
@@ -199,7 +203,7 @@ func (c *Consumer) create(ctx context.Context) error {
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
 			SELECT name, shard, 1, $4, $5, $6::jsonb
 			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, c.sink)
+			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, sink)
 		return err
 	})
 }
@@ -209,26 +213,33 @@ func (c *Consumer) create(ctx context.Context) error {
 func (c *Consumer) join(ctx context.Context) (shards int, err error) {
 	var next *int
 	var patterns []string
+	var saved bool
 	err = c.pool.QueryRow(ctx, `
 		UPDATE howdah.change_consumer
 		SET seen_at = clock_timestamp(),
-			patterns = CASE WHEN state = 'paused' AND shards = $3 THEN $2 ELSE patterns END
+			patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE patterns END
 		WHERE name = $1
-		RETURNING shards, next_shards, patterns`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns)
+		RETURNING shards, next_shards, patterns, sink IS NOT NULL`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns, &saved)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return 0, ErrNoConsumer
 	}
 	if err != nil {
 		return 0, err
 	}
-	if err := c.compare(shards, next, patterns); err != nil {
+	if err := c.compare(saved, shards, next, patterns); err != nil {
 		return 0, err
 	}
 	return shards, c.room(shards)
 }
 
 // compare returns an error where the consumer is not what this instance would run.
-func (c *Consumer) compare(shards int, next *int, patterns []string) error {
+func (c *Consumer) compare(saved bool, shards int, next *int, patterns []string) error {
+	switch {
+	case saved && !c.kept:
+		return fmt.Errorf("%s is saved, and run by servers: forget it first, or take another name: %w", c.cfg.Name, errDiffers)
+	case !saved && c.kept:
+		return fmt.Errorf("%s is run by a program of its own: %w", c.cfg.Name, errDiffers)
+	}
 	if shards != c.cfg.Shards && (next == nil || *next != c.cfg.Shards) {
 		return fmt.Errorf("%s has %d shards, this one %d; to change them reshard it: %w", c.cfg.Name, shards, c.cfg.Shards, errDiffers)
 	}

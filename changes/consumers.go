@@ -24,14 +24,14 @@ type Status struct {
 	Shards     int       `json:"shards" example:"1"`
 	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
 	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
-	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com/hook"` // of one that servers run; else a program of its own does
-	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`          // tables that are still being read
-	Position   Position  `json:"position" example:"1042.7"`                                 // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                                           // commits that it has not come to yet
-	Behind     float64   `json:"behind_seconds" example:"1.2"`                              // age of the first change that it has not come to yet
-	Parked     int64     `json:"parked" example:"3"`                                        // changes put aside, and those waiting behind them
-	Dead       int64     `json:"dead" example:"1"`                                          // of these, those that are tried no more
-	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                       // about when an instance last ran
+	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
+	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read
+	Position   Position  `json:"position" example:"1042.7"`                            // up to here all has been handled, or parked
+	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to the end of yet
+	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet
+	Parked     int64     `json:"parked" example:"3"`                                   // changes put aside, and those waiting behind them
+	Dead       int64     `json:"dead" example:"1"`                                     // of these, those that are tried no more
+	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
 }
 
 // Consumers returns how all consumers stand, by name.
@@ -68,7 +68,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
 				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
 				s.n, s.id,
-				greatest(t.n - s.n - coalesce((
+				greatest(t.n - s.n + (s.id <> 0)::int - coalesce((
 					SELECT sum(e.first - 1 - greatest(e.head, s.n))
 					FROM howdah.change_era e
 					WHERE e.first > s.n AND e.first <= t.n), 0), 0)::bigint,
@@ -100,7 +100,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				SELECT e.at
 				FROM howdah.change_commit m
 				JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
-				WHERE m.n > s.n
+				WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
 				ORDER BY m.n, e.id
 				LIMIT 1) w ON true
 			WHERE $1::text IS NULL OR c.name = $1
@@ -172,11 +172,24 @@ func (l *Log) ring(ctx context.Context) {
 	}
 }
 
+// begin runs fn in a transaction each statement of which sees what was committed while
+// the one before it waited; in a transaction of the caller's that is as it is there.
+func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		if !pg.InTx(l.db) {
+			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
+				return err
+			}
+		}
+		return fn(tx)
+	})
+}
+
 // alone runs fn in a transaction that moves the shards of a consumer, of which it
 // gets the number, while nobody else does: it waits for what is being handled.
 func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
 	return pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			var shards int
 			err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name).Scan(&shards)
 			if errors.Is(err, pgx.ErrNoRows) {
@@ -206,7 +219,7 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 		return pg.Wrap(op, err)
 	}
 	err = pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			if err := held(ctx, tx, p); err != nil { // before all else: retention locks in the same order
 				return err
 			}

@@ -15,9 +15,14 @@ var MostSpecific = mostSpecific
 var Compact = compact
 
 // Hurry lets a consumer wait for nothing longer than a test likes to.
-func (c *Consumer) Hurry() {
+func (c *Consumer) Hurry() { c.pace = hurried() }
+
+// Hurry lets a Runner, and its consumers, wait for nothing longer than a test likes to.
+func (r *Runner) Hurry() { r.pace, r.every = hurried(), 500*time.Millisecond }
+
+func hurried() pace {
 	const ms = time.Millisecond
-	c.pace = pace{
+	return pace{
 		inPlace: []time.Duration{ms, 2 * ms, 3 * ms},
 		parked:  5 * ms, most: 20 * ms,
 		probe: 5 * ms, probes: 20 * ms,

@@ -325,6 +325,13 @@ func TestHowHandlersFail(t *testing.T) {
 			return ctx.Err()
 		}, "handler took longer than 300ms: context deadline exceeded"},
 		"slow-sql": {run(`SELECT pg_sleep(60)`), "handler took longer than 300ms: "},
+		"deaf": {func(ctx context.Context, tx pgx.Tx) error {
+			eventually(t, "it was cut off", func() (gone bool) {
+				err := pool.QueryRow(context.WithoutCancel(ctx), `SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, tx.Conn().PgConn().PID()).Scan(&gone)
+				return err != nil || gone
+			})
+			return nil
+		}, "handler took longer than 300ms: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -348,6 +355,27 @@ func TestHowHandlersFail(t *testing.T) {
 				t.Errorf("effects %q of what failed", got)
 			}
 		})
+	}
+}
+
+// Where many changes at once take too long, fewer are handed over from then on.
+func TestSlowHandlerIsHandedLess(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	for i := range 40 {
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, i)
+	}
+	var late, calls atomic.Int64
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start", Batch: 8, Timeout: time.Second}, on(func(ctx context.Context, _ pgx.Tx, cs []changes.Change) error {
+		if calls.Add(1); len(cs) > 3 {
+			late.Add(1)
+			<-ctx.Done()
+		}
+		return ctx.Err()
+	}))
+	handled(t, l, "c")
+	if late.Load() > 3 || calls.Load() > 35 {
+		t.Errorf("%d of %d calls were late, want two or three", late.Load(), calls.Load())
 	}
 }
 

@@ -23,10 +23,9 @@ func (l *Log) Rebase(ctx context.Context, keep bool) error {
 		return pg.Wrap(op, ErrInTx)
 	}
 	err := pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
-			// Nobody ticks, tends or handles meanwhile.
+		return l.begin(ctx, func(tx pgx.Tx) error {
+			// Nobody ticks, tends, or makes or moves a consumer meanwhile.
 			for _, sql := range []string{
-				`SET TRANSACTION ISOLATION LEVEL READ COMMITTED`,
 				`SELECT pg_advisory_xact_lock(1752135524, 1)`,
 				`SELECT FROM howdah.change_state FOR UPDATE`,
 			} {
@@ -62,8 +61,8 @@ var rebase = []string{
 	`DELETE FROM howdah.change_era`,
 	`UPDATE howdah.change_state
 	SET system = (SELECT system_identifier FROM pg_control_system()), floor = (SELECT n FROM howdah.change_tick)`,
-	`SELECT setval('howdah.change_floor', floor) FROM howdah.change_state`,
 	`UPDATE howdah.change_consumer SET state = 'expired', reason = 'the log was emptied: the database came from another cluster'`,
+	`SELECT setval('howdah.change_floor', floor) FROM howdah.change_state`, // the last: it stays though the rest were rolled back
 }
 
 const timeline = `substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)`

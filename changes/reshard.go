@@ -13,14 +13,19 @@ import (
 // Reshard has a consumer handled in so many shards: the present ones run to one commit
 // that all of them reach, and from there on the new ones go on. Meanwhile instances
 // with either number run; then those with the old one end, with Conflict. It
-// returns at once; [Status] tells how many there are. Conflict also says that something
+// returns at once; [Status] tells how many there are. As many as there are call off a
+// change to others that is not done. Conflict also says that something
 // is parked, which would change its shard, or that a backfill is not done, and NotFound that there is no such consumer.
 func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
 	const op = "changes: reshard"
 	if shards < 1 || shards > maxShards {
 		return pg.Wrap(op, pg.Refuse("shards", "%d; want 1 to %d", shards, maxShards))
 	}
-	err := l.alone(ctx, name, func(tx pgx.Tx, _ int) error {
+	err := l.alone(ctx, name, func(tx pgx.Tx, present int) error {
+		if shards == present { // none, and what was under way ends
+			_, err := tx.Exec(ctx, `UPDATE howdah.change_consumer SET next_shards = NULL, stop_at = NULL WHERE name = $1`, name)
+			return err
+		}
 		var parked bool
 		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, name).Scan(&parked); err != nil {
 			return err
@@ -37,9 +42,8 @@ func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
 		}
 		_, err := tx.Exec(ctx, `
 			UPDATE howdah.change_consumer c
-			SET next_shards = nullif($2::int, c.shards),
-				stop_at = CASE WHEN $2 <> c.shards THEN (
-					SELECT max(k.n) FROM howdah.change_checkpoint k WHERE k.consumer = $1) END
+			SET next_shards = $2::int,
+				stop_at = (SELECT max(k.n) FROM howdah.change_checkpoint k WHERE k.consumer = $1)
 			WHERE c.name = $1`, name, shards)
 		if err != nil {
 			return err

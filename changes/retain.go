@@ -68,11 +68,17 @@ func (l *Log) Tend(ctx context.Context) error {
 	if pg.InTx(l.db) {
 		return pg.Wrap(op, ErrInTx)
 	}
-	if alone, err := l.tending(ctx, func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }); err != nil || !alone {
-		return pg.Wrap(op, err)
-	}
+	steps := []func(pgx.Tx) error{func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }}
 	for slot := range leaves {
-		alone, err := l.tending(ctx, func(tx pgx.Tx) error { return empty(ctx, tx, slot) })
+		steps = append(steps, func(tx pgx.Tx) error { return empty(ctx, tx, slot) })
+	}
+	for _, step := range steps {
+		alone, err := l.tending(ctx, func(tx pgx.Tx) error {
+			if err := settled(ctx, tx); err != nil {
+				return err
+			}
+			return step(tx)
+		})
 		var pgErr *pgconn.PgError
 		if errors.As(err, &pgErr) && pgErr.Code == "55P03" {
 			continue // somebody is at it, or has written there and not committed
@@ -103,11 +109,7 @@ const leaves = 8
 // reports false.
 func (l *Log) tending(ctx context.Context, fn func(pgx.Tx) error) (alone bool, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
-			// Each statement has to see what was committed while the one before it waited.
-			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
-				return err
-			}
+		return l.begin(ctx, func(tx pgx.Tx) error {
 			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(1752135524, 2)`).Scan(&alone); err != nil || !alone {
 				return err
 			}
@@ -115,6 +117,16 @@ func (l *Log) tending(ctx context.Context, fn func(pgx.Tx) error) (alone bool, e
 		})
 	})
 	return alone, err
+}
+
+// settled makes sure that nobody is about to make a consumer or to move one: who is
+// holds the row until the consumer can be seen.
+func settled(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
+		return err
+	}
+	_, err := tx.Exec(ctx, `SELECT FROM howdah.change_state FOR UPDATE`)
+	return err
 }
 
 // A consumer's place is where its slowest shard is: after all of commit n, or in it.
@@ -138,17 +150,19 @@ const expire = `
 
 // empty empties a leaf of the log if all in it lies below what is kept.
 func empty(ctx context.Context, tx pgx.Tx, slot int) error {
-	// Who makes a consumer, or moves one, holds the row until the consumer can be seen.
-	var now int
-	if err := tx.QueryRow(ctx, `SELECT howdah.change_slot() FROM howdah.change_state FOR UPDATE`).Scan(&now); err != nil {
+	// Not where writers are, or are about to be. The next of the eight is as old as it is
+	// kept, to its last change, just while it is the next: it has to be emptied then.
+	var now, soon int
+	err := tx.QueryRow(ctx, `
+		SELECT howdah.change_slot(),
+			extract(epoch FROM clock_timestamp() + least(retention / 24, '10 s'))::bigint / greatest(extract(epoch FROM retention)::bigint / 6, 1) % 8
+		FROM howdah.change_state`).Scan(&now, &soon)
+	if err != nil || slot == now || slot == soon {
 		return err
-	}
-	if slot == now || slot == (now+1)%leaves { // writers are there, or about to be
-		return nil
 	}
 	var n int64
 	var xmin string
-	err := tx.QueryRow(ctx, `
+	err = tx.QueryRow(ctx, `
 		WITH `+places+`, slowest AS (
 			SELECT min(p.n) AS n
 			FROM places p
@@ -183,9 +197,6 @@ func empty(ctx context.Context, tx pgx.Tx, slot int) error {
 		return below, err
 	}
 	if ok, err := below(); err != nil || !ok {
-		return err
-	}
-	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
 		return err
 	}
 	if _, err := tx.Exec(ctx, `LOCK TABLE ONLY `+leaf+` IN ACCESS EXCLUSIVE MODE`); err != nil {

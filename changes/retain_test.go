@@ -112,6 +112,21 @@ func TestTendEmptiesWhatIsOld(t *testing.T) {
 	}
 }
 
+// A leaf of eight that is written to for a sixth of the retention has changes that are
+// old enough, all of them, only while it is the next to be written to.
+func TestTendEmptiesTheNextLeaf(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.age(t)
+	exec(t, m.pool, `UPDATE howdah.change_commit SET slot = (howdah.change_slot() + 1) % 8`)
+	exec(t, m.pool, `UPDATE howdah.change SET slot = (howdah.change_slot() + 1) % 8`)
+	m.tend(t)
+	if n := m.logged(t); n != 0 {
+		t.Errorf("%d changes are left", n)
+	}
+}
+
 func TestC8ConsumerHoldsTheLog(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)
@@ -159,6 +174,41 @@ func TestC8ConsumerExpires(t *testing.T) {
 	}
 	if n := m.logged(t); n != 0 {
 		t.Errorf("%d changes are held for an expired consumer", n)
+	}
+}
+
+// A consumer that is moved while the log is tended has not been behind since.
+func TestTendSeesWhoWasJustMoved(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	if err := m.log.Retain(t.Context(), time.Hour, 24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.age(t)
+	m.consumerAt(t, "slow", changes.Position{})
+	tended := make(chan error, 1)
+	err := pgx.BeginFunc(t.Context(), m.pool, func(tx pgx.Tx) error { // as Seek does
+		for _, sql := range []string{
+			`SELECT FROM howdah.change_state FOR SHARE`,
+			`UPDATE howdah.change_consumer SET reason = ''`,
+			`UPDATE howdah.change_checkpoint SET seq = seq + 1, n = (SELECT max(n) FROM howdah.change_commit)`,
+		} {
+			if _, err := tx.Exec(t.Context(), sql); err != nil {
+				return err
+			}
+		}
+		go func() { tended <- m.log.Tend(t.Context()) }()
+		eventually(t, "it waits for the one that moves", func() bool {
+			return m.number(t, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'`) == 1
+		})
+		return nil
+	})
+	if err := errors.Join(err, <-tended); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := m.log.Consumer(t.Context(), "slow"); err != nil || s.State != "running" {
+		t.Errorf("it is %s (%s), %v, want running", s.State, s.Reason, err)
 	}
 }
 

@@ -25,12 +25,16 @@ type Runner struct {
 
 	mu      sync.Mutex
 	running map[string]*instance
+
+	pace  pace          // of the consumers
+	every time.Duration // that it looks for what was saved
 }
 
 // instance is a consumer that a Runner runs.
 type instance struct {
-	kept string // as it is in the database
-	stop context.CancelFunc
+	kept  string // as it is in the database
+	stop  context.CancelFunc
+	ended chan struct{} // closed once it is over
 
 	mu       sync.Mutex
 	consumer *Consumer // nil while there is none
@@ -41,7 +45,7 @@ type instance struct {
 // opens a pool for one of them, of so many connections: handlers may take their time,
 // and are not to take connections from others. It starts nothing.
 func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context, conns int) (*pgxpool.Pool, error)) *Runner {
-	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}}
+	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}, pace: usual, every: time.Second}
 }
 
 // Run runs consumers until ctx is done. A database that is away is waited for.
@@ -66,7 +70,7 @@ func (r *Runner) Run(ctx context.Context) error {
 			continue
 		}
 		away.over()
-		if !sleep(ctx, time.Second, nil) {
+		if !sleep(ctx, r.every, nil) {
 			return nil
 		}
 	}
@@ -75,15 +79,16 @@ func (r *Runner) Run(ctx context.Context) error {
 // keptConsumer is a row of howdah.change_consumer with a sink.
 type keptConsumer struct {
 	Name     string
-	Shards   int
+	Shards   int // that there are to be
+	Most     int // of these and those that there still are
 	Patterns []string
-	Sink     []byte
+	Sink     string
 }
 
 // look starts what is new, and stops what is gone or was changed.
 func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	rows, _ := r.log.db.Query(ctx, `
-		SELECT name, coalesce(next_shards, shards) AS shards, patterns, sink
+		SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
 		FROM howdah.change_consumer
 		WHERE sink IS NOT NULL`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
@@ -95,21 +100,30 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	wanted := map[string]bool{}
 	for _, k := range all {
 		wanted[k.Name] = true
-		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), string(k.Sink))
+		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), k.Sink)
 		i := r.running[k.Name]
 		if i != nil && i.kept == kept {
 			continue
 		}
+		var before chan struct{}
 		if i == nil {
 			i = new(instance)
 			r.running[k.Name] = i
 		} else {
 			i.stop()
+			before = i.ended
 		}
 		var running context.Context
 		running, i.stop = context.WithCancel(ctx)
-		i.kept = kept
-		background.Go(func() { r.run(running, i, k) })
+		ended := make(chan struct{})
+		i.kept, i.ended = kept, ended
+		background.Go(func() {
+			defer close(ended)
+			if before != nil {
+				<-before
+			}
+			r.run(running, i, k)
+		})
 	}
 	for name, i := range r.running {
 		if !wanted[name] {
@@ -121,12 +135,25 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 }
 
 // run runs a consumer until ctx is done. One that ends by itself is run again: another
-// of the name may have been in its way.
+// of the name may have been in its way, or it was forgotten and is saved anew.
 func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
 	ended := trouble{of: "a consumer of changes that is saved cannot run", name: k.Name}
 	for {
+		began := time.Now()
 		err := r.runOnce(ctx, i, k)
-		if ctx.Err() != nil || !ended.wait(ctx, err) {
+		if ctx.Err() != nil {
+			return
+		}
+		if ends(err) { // it was changed or forgotten, which look is about to see
+			if !sleep(ctx, r.every, nil) {
+				return
+			}
+			continue
+		}
+		if time.Since(began) > time.Minute {
+			ended.pause = 0 // something else than before
+		}
+		if !ended.wait(ctx, err) {
 			return
 		}
 	}
@@ -134,16 +161,16 @@ func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
 
 func (r *Runner) runOnce(ctx context.Context, i *instance, k keptConsumer) error {
 	var s saved
-	if err := json.Unmarshal(k.Sink, &s); err != nil {
+	if err := json.Unmarshal([]byte(k.Sink), &s); err != nil {
 		return err
 	}
-	pool, err := r.open(ctx, k.Shards+2)
+	pool, err := r.open(ctx, k.Most+2)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
 	c := NewConsumer(pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
-	c.log.looks = r.log.looks
+	c.log.looks, c.pace, c.kept = r.log.looks, r.pace, true
 	handler := s.Handler()
 	for _, pattern := range k.Patterns {
 		c.Handle(pattern, handler)

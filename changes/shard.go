@@ -54,6 +54,8 @@ type shard struct {
 	chunk *chunk   // of a backfill, read and not yet handled
 
 	single int           // so many changes are handed over one by one, because they failed together
+	fewer  int           // no more at once than this, because more took too long; 0 = as many as are to be
+	calm   int           // so many batches since then were in time
 	tries  int           // of the next change, that failed
 	tried  bool          // a parked change, just now: the feed is next, however many are due
 	probe  time.Duration // the last pause of a shard that stalls
@@ -121,7 +123,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{d: s.rivals}, nil
 	}
 	s.rivals = 0
-	if err := s.compare(st.shards, st.nextShards, st.patterns); err != nil {
+	if err := s.compare(st.saved, st.shards, st.nextShards, st.patterns); err != nil {
 		return pause{}, err
 	}
 	if st.shards != s.of {
@@ -178,7 +180,7 @@ func (s *shard) next(b *batch, st standing) (cs []Change, handler int, to Positi
 			filter.share.until = s.chunk.at.Commit
 		}
 		n := max(most, MaxPage)
-		lines, end, err := New(b.tx, Config{}).lines(b.ctx, s.at.at, n, filter)
+		lines, end, err := b.page(n, filter)
 		if err != nil {
 			return nil, 0, to, err
 		}
@@ -199,9 +201,7 @@ func (s *shard) next(b *batch, st standing) (cs []Change, handler int, to Positi
 	if len(ahead) == 0 {
 		return nil, 0, end, nil
 	}
-	if s.single > 0 {
-		most = 1
-	}
+	most = s.most()
 	cs = ahead[:min(most, len(ahead))]
 	for i := len(cs) - 1; i >= 0 && most > 1; i-- { // whole transactions, unless one alone is longer
 		if cs[i].Last {
@@ -224,6 +224,17 @@ func (s *shard) next(b *batch, st standing) (cs []Change, handler int, to Positi
 		to = Position{Commit: to.Commit}
 	}
 	return cs, handler, to, nil
+}
+
+// most is how many changes may be handed over at once.
+func (s *shard) most() int {
+	switch {
+	case s.single > 0:
+		return 1
+	case s.fewer > 0:
+		return s.fewer
+	}
+	return s.cfg.Batch
 }
 
 // handle hands changes over and moves the shard to to, which follows them.
@@ -263,7 +274,17 @@ func (s *shard) moved(cs []Change, m mark) {
 	} else {
 		s.ahead = s.ahead[len(cs):]
 	}
-	s.single = max(s.single-len(cs), 0)
+	switch {
+	case s.single > 0:
+		s.single = max(s.single-len(cs), 0)
+	case s.fewer > 0 && len(cs) > 0:
+		if s.calm++; s.calm == 16 {
+			s.fewer, s.calm = 2*s.fewer, 0
+		}
+		if s.fewer >= s.cfg.Batch {
+			s.fewer = 0
+		}
+	}
 }
 
 // failed sees to changes that a handler failed on. Nothing of the batch is left.
@@ -282,6 +303,9 @@ func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err erro
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	case len(cs) > 1:
 		s.single = len(cs) // one by one, so that the bad one is found
+		if b.late {
+			s.fewer, s.calm = len(cs)/2, 0
+		}
 		return pause{}, nil
 	}
 	s.tries++
@@ -350,6 +374,7 @@ type standing struct {
 	locked bool // by this batch; if not, the rest is unknown
 	mark
 	state    string
+	saved    bool
 	shards   int
 	patterns []string
 

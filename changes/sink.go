@@ -1,8 +1,8 @@
 package changes
 
 import (
+	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -69,8 +69,7 @@ func (s Sink) String() string {
 		if err != nil {
 			return "webhook"
 		}
-		to.User, to.RawQuery, to.Fragment = nil, "", "" // where secrets are
-		return "webhook " + to.String()
+		return "webhook " + to.Scheme + "://" + to.Host // secrets are in all the rest
 	case s.SQL != "":
 		return "sql " + s.SQL
 	case s.Notify:
@@ -103,6 +102,15 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 	if !ok {
 		return pg.Wrap(op, ErrInTx)
 	}
+	if sink.Webhook != nil { // for one request at least
+		request := cmp.Or(sink.Webhook.Timeout, webhookTimeout)
+		if cfg.Timeout == 0 && request >= handlerTimeout {
+			cfg.Timeout = request + request/2
+		}
+		if cfg.Timeout != 0 && cfg.Timeout < request {
+			return pg.Wrap(op, pg.Refuse("timeout", "%s for what is handed over at once, and %s for a request; want as much at least", cfg.Timeout, request))
+		}
+	}
 	c := NewConsumer(pool, nil, cfg)
 	for _, pattern := range patterns {
 		c.Handle(pattern, sink.Handler())
@@ -110,33 +118,34 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 	if err := c.checkSettings(); err != nil {
 		return pg.Wrap(op, err)
 	}
-	text, err := json.Marshal(saved{sink, cfg.Batch, cfg.Chunk, cfg.Echo, cfg.Timeout})
-	if err != nil {
-		return pg.Wrap(op, err)
-	}
-	c.sink = new(string(text))
+	keep := &saved{sink, cfg.Batch, cfg.Chunk, cfg.Echo, cfg.Timeout}
 	shards := 0 // that there are, or are to be
-	change := func() error {
-		return pool.QueryRow(ctx, `
-			UPDATE howdah.change_consumer
-			SET patterns = $2, sink = $3
-			WHERE name = $1 AND sink IS NOT NULL
-			RETURNING coalesce(next_shards, shards)`, cfg.Name, c.names(), c.sink).Scan(&shards)
+	find := func() error {
+		return pool.QueryRow(ctx, `SELECT coalesce(next_shards, shards) FROM howdah.change_consumer WHERE name = $1 AND sink IS NOT NULL`, cfg.Name).Scan(&shards)
 	}
-	err = pg.Retry(ctx, pool, func() error {
-		if err := change(); !errors.Is(err, pgx.ErrNoRows) {
+	err := pg.Retry(ctx, pool, func() error {
+		if err := find(); !errors.Is(err, pgx.ErrNoRows) {
 			return err
 		}
-		if err := c.create(ctx); err != nil {
+		if err := c.create(ctx, keep); err != nil {
 			return err
 		}
-		return change() // another may have been first
+		return find() // another may have been first
 	})
-	switch {
-	case errors.Is(err, pgx.ErrNoRows):
-		err = fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", cfg.Name, fault.Conflict)
-	case err == nil && shards != c.cfg.Shards:
+	if err == nil && shards != c.cfg.Shards { // first: it may be refused, and then nothing is changed
 		err = l.Reshard(ctx, cfg.Name, c.cfg.Shards)
+	}
+	if err == nil {
+		err = pg.Retry(ctx, pool, func() error {
+			return pool.QueryRow(ctx, `
+				UPDATE howdah.change_consumer
+				SET patterns = $2, sink = $3
+				WHERE name = $1 AND sink IS NOT NULL
+				RETURNING shards`, cfg.Name, c.names(), keep).Scan(&shards)
+		})
+	}
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", cfg.Name, fault.Conflict)
 	}
 	return pg.Wrap(op, pg.Written(l.db, err))
 }

@@ -2,6 +2,7 @@ package changes
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -35,6 +36,8 @@ const (
 	mostLater   = time.Hour // that a receiver may ask for
 	mostAnswer  = 64 << 10  // bytes of an answer that are read
 	mostQuoted  = 512       // and that an error repeats
+
+	webhookTimeout = 15 * time.Second // if none is set
 )
 
 // Check returns an Invalid error where nothing can be posted with cfg.
@@ -85,9 +88,7 @@ func Webhook(cfg WebhookConfig) Handler {
 	if err != nil {
 		return func(context.Context, pgx.Tx, []Change) error { return &stopError{pg.Wrap(op, err)} }
 	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 15 * time.Second
-	}
+	cfg.Timeout = cmp.Or(cfg.Timeout, webhookTimeout)
 	hook := &webhook{to: to, keys: keys, timeout: cfg.Timeout, client: newWebhookClient(cfg.AllowPrivate)}
 	post := hook.each
 	if cfg.Batch {

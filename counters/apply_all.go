@@ -196,8 +196,11 @@ func (a *applier) find(ctx context.Context) error {
 }
 
 // commit applies the unit.
-func (a *applier) commit(ctx context.Context) error {
-	err := a.apply(ctx, a.unit)
+func (a *applier) commit(ctx context.Context) (err error) {
+	if a.table, err = a.Store.still(ctx, a.table); err != nil {
+		return err
+	}
+	err = a.apply(ctx, a.unit)
 	a.unit = a.unit[:0]
 	clear(a.ids)
 	return err

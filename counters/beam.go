@@ -102,7 +102,7 @@ func (s *Store) beamed(ctx context.Context, key string) (*table, error) {
 		if t == nil || !t.ping {
 			return nil, pg.Refuse("table", "there is no %s; howdah counters setup makes it", s.names.SQL("{ping}"))
 		}
-		s.found.set(t, now)
+		s.keep(t, now)
 	}
 	return t, nil
 }

@@ -2,6 +2,7 @@ package counters
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -45,8 +46,29 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 	if !from.IsZero() && !to.IsZero() && from.After(to) {
 		return 0, nil
 	}
-	if err := s.foldMetric(ctx, t, key); err != nil {
+	within := func(h head) span {
+		sp := span{h, everBefore, everAfter}
+		if !from.IsZero() {
+			sp.first = t.calendar.Floor(h.g, from).Unix()
+		}
+		if !to.IsZero() {
+			sp.last = to.Unix()
+		}
+		return sp
+	}
+	slotted, err := s.slotKeys(ctx, t, key)
+	if err != nil {
 		return 0, err
+	}
+	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
+		_, of, at, _ := splitFull(t.separator, t.full(id))
+		sp := within(head{key, of})
+		return len(g) > 0 && !slices.Contains(g, of) || at < sp.first || at > sp.last
+	})
+	if len(slotted) > 0 {
+		if err := s.together(ctx, func(s *Store) error { return s.discard(ctx, s.db, t, slotted...) }); err != nil {
+			return 0, s.told(err)
+		}
 	}
 	var heads []head
 	if len(g) == 0 {
@@ -60,13 +82,7 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 	t.inOrder(heads)
 	all := make([]span, len(heads))
 	for i, h := range heads {
-		all[i] = span{h, everBefore, everAfter}
-		if !from.IsZero() {
-			all[i].first = t.calendar.Floor(h.g, from).Unix()
-		}
-		if !to.IsZero() {
-			all[i].last = to.Unix()
-		}
+		all[i] = within(h)
 	}
 	return s.sweep(ctx, t, all)
 }

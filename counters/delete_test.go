@@ -307,3 +307,54 @@ func TestRetentionIsRecorded(t *testing.T) {
 		}
 	}
 }
+
+// What cannot be added to its row does not keep that from being deleted, nor from being
+// imported anew.
+func TestDeleteWhatCannotBeFolded(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			s, pool := newStriped(t, counters.Config{Mode: mode, Striped: []string{"k"}, System: counters.Off, Granularities: []counters.Granularity{"1h", "1d"}})
+			later := at.AddDate(0, 0, 2)
+			count := func() {
+				t.Helper()
+				if err := s.Assert(ctx, "k", at, counters.Values{"n": "many"}); err != nil {
+					t.Fatal(err)
+				}
+				for _, when := range []time.Time{at, later} {
+					if err := s.Track(ctx, "k", when, counters.Values{"n": 1}); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			count()
+			if _, err := s.Rename(ctx, "k", "k2"); !errors.Is(err, counters.ErrNotNumber) {
+				t.Errorf("Rename: %v, want ErrNotNumber", err)
+			}
+			rows := func(yield func(counters.Row, error) bool) {
+				yield(counters.Row{Key: "k", Granularity: "1h", At: at.Truncate(time.Hour), Values: counters.Values{"n": 7}}, nil)
+			}
+			if report, err := s.Import(ctx, rows); err != nil || report.Rows != 1 {
+				t.Errorf("Import = %+v, %v", report, err)
+			}
+			if diff := cmp.Diff(counters.Values{"n": number(7)}, hour(t, s, "k")); diff != "" {
+				t.Error(diff)
+			}
+			if n, err := s.Delete(ctx, "k", nil, at, at); err != nil || n != 2 {
+				t.Errorf("Delete of a time = %d, %v, want 2", n, err)
+			}
+			if n := slots(t, pool, "k"); n != 2 {
+				t.Errorf("%d slots are left, want those of the other day", n)
+			}
+			count()
+			if n, err := s.Delete(ctx, "k", nil, time.Time{}, time.Time{}); err != nil || n != 4 {
+				t.Errorf("Delete = %d, %v, want 4", n, err)
+			}
+			if n := slots(t, pool, "k") + keysOf(t, s, "k"); n != 0 {
+				t.Errorf("%d are left", n)
+			}
+		})
+	}
+}

@@ -54,6 +54,9 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 	u := newUnpacker(t.paths)
 	var after *storedRow
 	for {
+		if t, err = s.still(ctx, t); err != nil {
+			return err
+		}
 		part, err := s.exportPart(ctx, t, prefix, after)
 		if err != nil {
 			return err

@@ -134,6 +134,10 @@ func (s *Store) importPart(ctx context.Context, t *table, part []arriving, repor
 	if len(part) == 0 {
 		return nil
 	}
+	t, err := s.still(ctx, t)
+	if err != nil {
+		return err
+	}
 	sorted := slices.Clone(part)
 	slices.SortStableFunc(sorted, func(a, b arriving) int { return a.compare(b.rowID) })
 	var rows []rowID
@@ -145,12 +149,12 @@ func (s *Store) importPart(ctx context.Context, t *table, part []arriving, repor
 		}
 		rows, data = append(rows, one.rowID), append(data, one.data)
 	}
-	err := s.together(ctx, func(s *Store) error {
+	err = s.together(ctx, func(s *Store) error {
 		if slotted := slices.DeleteFunc(slices.Clone(rows), func(id rowID) bool { return !t.slottedRow(id) }); len(slotted) > 0 {
 			if err := s.lock(ctx, t, rows); err != nil { // before any slot
 				return err
 			}
-			if err := s.gather(ctx, s.db, t, slotted...); err != nil {
+			if err := s.discard(ctx, s.db, t, slotted...); err != nil {
 				return err
 			}
 		}

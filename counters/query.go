@@ -137,6 +137,9 @@ func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error
 		// of it, so that a range is kept near to what a part has.
 		least := maxPart * q.Granularity.length()
 		for span := least; first <= last; {
+			if t, err = s.still(ctx, t); err != nil {
+				return err
+			}
 			until := min(last, first+span-1)
 			more, err := s.stored(ctx, t, q, first, until, maxPart, keep)
 			if err != nil {
@@ -157,6 +160,9 @@ func (s *Store) rows(ctx context.Context, q Query, yield func(Point) bool) error
 	}
 	var starts []time.Time
 	read := func() error {
+		if t, err = s.still(ctx, t); err != nil {
+			return err
+		}
 		rows := make([]rowID, len(starts))
 		for i, at := range starts {
 			rows[i], _ = t.bucket(q.Key, q.Granularity, at.Unix())

@@ -19,7 +19,7 @@ import (
 // [Config.Rollup] say otherwise.
 //
 // Each bucket is a short transaction, and what is counted meanwhile is not lost. A
-// bucket that holds something while its source has no rows is Invalid: it would be lost.
+// bucket that holds something while its source holds nothing is Invalid: it would be lost.
 func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to time.Time) (rebuilt int64, err error) {
 	err = s.whole(ctx, func(s *Store) error {
 		rebuilt = 0
@@ -34,6 +34,9 @@ func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to
 			return pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
 		}
 		for b := range t.spans(g, from, to) {
+			if t, err = s.still(ctx, t); err != nil {
+				return err
+			}
 			err := s.together(ctx, func(s *Store) error { return s.rebuild(ctx, t, key, g, b) })
 			switch {
 			case err == nil:
@@ -62,17 +65,17 @@ func (s *Store) rebuild(ctx context.Context, t *table, key string, g Granularity
 	switch {
 	case err != nil:
 		return err
-	case made.rows > 0:
-		return s.replace(ctx, t, []rowID{row}, []string{made.data()})
-	case !made.lost:
+	case made.lost:
+		return t.wouldBeLost(g, b)
+	case made.rows == 0:
 		return errEmpty
 	}
-	return t.wouldBeLost(g, b)
+	return s.replace(ctx, t, []rowID{row}, []string{made.data()})
 }
 
 // wouldBeLost refuses to make a bucket of nothing that holds something.
 func (t *table) wouldBeLost(g Granularity, b bucketSpan) error {
-	return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source has no rows", g, t.time(b.start).Format(time.RFC3339))
+	return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source is", g, t.time(b.start).Format(time.RFC3339))
 }
 
 // roll reads what a bucket is made of, in its order, and whether it holds something
@@ -104,7 +107,7 @@ func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b
 		}
 	}
 	held := found[len(found)-1]
-	made.lost = made.rows == 0 && held != nil && string(held) != "{}"
+	made.lost = len(made.fields) == 0 && held != nil && string(held) != "{}"
 	return made, err
 }
 
@@ -131,11 +134,11 @@ func (r *rollup) data() string { return string(appendFields(nil, r.result(), OpP
 
 // lock locks rows, in the order in which all do, and makes those that are missing.
 func (s *Store) lock(ctx context.Context, t *table, rows []rowID) error {
+	rows = slices.Compact(slices.SortedFunc(slices.Values(rows), rowID.compare))
 	data := make([]string, len(rows))
 	for i := range data {
 		data[i] = "{}"
 	}
-	slices.SortFunc(rows, rowID.compare)
 	_, err := s.db.Exec(ctx, s.names.SQL(t.upsert(OpAdd)), append(t.args(rows), data)...)
 	return err
 }

@@ -178,7 +178,7 @@ func TestRebuildMergesFields(t *testing.T) {
 		}
 		before := stored(t, s)
 		for text, do := range map[string]func() error{
-			"is not empty, and its source has no rows":  func() error { return second(s.Rebuild(ctx, "k", "1d", at, at)) },
+			"is not empty, and its source is":           func() error { return second(s.Rebuild(ctx, "k", "1d", at, at)) },
 			"nothing is counted of which 1h could":      func() error { return second(s.Rebuild(ctx, "k", "1h", at, at)) },
 			"granularity: \"1x\"":                       func() error { return second(s.Rebuild(ctx, "k", "1x", at, at)) },
 			"key: empty":                                func() error { return second(s.Rebuild(ctx, "", "1d", at, at)) },

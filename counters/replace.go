@@ -53,7 +53,13 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		return 0, pg.Refuse("from", "after to")
 	}
 	for _, g := range t.granularities {
-		if g != finest && len(t.sources(g)) == 0 {
+		switch {
+		case g == finest:
+		case g.length() < finest.length():
+			if t.kept(g, t.calendar.Floor(g, to.Add(-time.Nanosecond)).Unix(), time.Now()) {
+				return 0, pg.Refuse("from", "buckets of %s are kept of only a part of that time; replace the older part by itself", g)
+			}
+		case len(t.sources(g)) == 0:
 			return 0, pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
 		}
 	}
@@ -71,8 +77,11 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		if err != nil {
 			return r.applied, err
 		}
+		if r.table, err = s.still(ctx, r.table); err != nil {
+			return r.applied, err
+		}
 		if err := s.together(ctx, func(s *Store) error { return s.replaceDay(ctx, &r, day) }); err != nil {
-			return r.applied, s.explain(ctx, t, &r.writes, s.told(pg.Written(s.db, err)))
+			return r.applied, s.explain(ctx, r.table, &r.writes, s.told(pg.Written(s.db, err)))
 		}
 		r.applied += n
 	}
@@ -194,11 +203,27 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 		}
 	}
 	slices.SortStableFunc(buckets, func(a, b coarse) int { return int(a.g.length() - b.g.length()) })
-	if err := s.lock(ctx, t, rows); err != nil {
+	// Those who count lock the rows of an event in order, and so what is going to be
+	// deleted and written is locked now, too: also what is not there yet.
+	all := append(r.writes.sorted(), rows...)
+	for b := range t.spans(r.finest, t.time(day.start), t.time(day.end-1)) {
+		if row, problem := t.bucket(r.key, r.finest, b.start); problem == "" && b.start >= day.start {
+			all = append(all, row)
+		}
+	}
+	if err := s.lock(ctx, t, all); err != nil {
 		return err
 	}
+	slotted, err := s.slotKeys(ctx, t, r.key)
+	if err != nil {
+		return err
+	}
+	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
+		_, g, at, _ := splitFull(t.separator, t.full(id))
+		return g != r.finest || at < day.start || at >= day.end
+	})
 	if t.slotted(r.key) {
-		if err := s.lockSlots(ctx, t, rows); err != nil {
+		if err := s.lockSlots(ctx, t, slices.Concat(rows, slotted)); err != nil {
 			return err
 		}
 	}
@@ -209,21 +234,12 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 			return t.wouldBeLost(c.g, c.b)
 		}
 	}
-	h := head{r.key, r.finest}
-	slotted, err := s.slotKeys(ctx, t, r.key)
-	if err != nil {
-		return err
-	}
-	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
-		_, g, at, _ := splitFull(t.separator, t.full(id))
-		return g != r.finest || at < day.start || at >= day.end
-	})
 	if len(slotted) > 0 {
 		if _, err := s.readTaking(ctx, t, nil, slotted); err != nil {
 			return err
 		}
 	}
-	if _, err := s.sweep(ctx, t, []span{{h, day.start, day.end - 1}}); err != nil {
+	if _, err := s.sweep(ctx, t, []span{{head{r.key, r.finest}, day.start, day.end - 1}}); err != nil {
 		return err
 	}
 	if err := s.send(ctx, s.db, t, &r.writes); err != nil {

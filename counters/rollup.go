@@ -43,7 +43,7 @@ type rollup struct {
 	rules  []place
 	fields map[string]*rolled
 	rows   int
-	lost   bool // there are none, and yet the row holds something
+	lost   bool // they hold nothing, and yet the row holds something
 }
 
 // rolled is what becomes of a field.

@@ -320,35 +320,52 @@ func (g *gathered) empty(b *pgx.Batch, t *table) {
 }
 
 // gather adds to rows what their slots hold, and holds both until tx ends: a row then
-// has all that was added to it, but for what commits later. Whoever deletes, renames or
-// overwrites rows that may have slots (slottedRow) gathers first. It waits for those who
+// has all that was added to it, but for what commits later. Whoever renames rows that may
+// have slots (slottedRow) gathers first, who deletes or overwrites them discards. It waits for those who
 // are adding.
 //
 // Where one of rows has slots, all are locked, and made where they are missing. Rows
 // that tx is going to lock beside them are locked before: it must not wait for one
 // while it holds slots.
 func (s *Store) gather(ctx context.Context, tx pg.DB, t *table, rows ...rowID) error {
-	if !t.migrated {
-		return nil
-	}
-	_, keys := t.bySlots(rows)
-	var some bool
-	err := tx.QueryRow(ctx, `
-		SELECT EXISTS (
-			SELECT
-			FROM howdah.counter_slots
-			WHERE key = ANY ($2) AND tbl = $1)`, t.name, keys).Scan(&some)
-	if err != nil || !some {
-		return err
-	}
-	rows = slices.Compact(slices.SortedFunc(slices.Values(rows), rowID.compare))
-	g, err := s.hold(ctx, tx, t, rows, rows, waiting)
+	g, err := s.held(ctx, tx, t, rows)
 	if err != nil || len(g.keys) == 0 {
 		return err
 	}
 	b := s.batch(t, &g.sums)
 	g.empty(b, t)
+	return s.explain(ctx, t, &g.sums, tx.SendBatch(ctx, b).Close())
+}
+
+// discard is gather for whoever has no use for what the slots hold: it goes, also where
+// it could not be added.
+func (s *Store) discard(ctx context.Context, tx pg.DB, t *table, rows ...rowID) error {
+	g, err := s.held(ctx, tx, t, rows)
+	if err != nil || len(g.keys) == 0 {
+		return err
+	}
+	b := new(pgx.Batch)
+	g.empty(b, t)
 	return tx.SendBatch(ctx, b).Close()
+}
+
+// held locks rows and their slots, where there are any.
+func (s *Store) held(ctx context.Context, tx pg.DB, t *table, rows []rowID) (g gathered, err error) {
+	if !t.migrated {
+		return g, nil
+	}
+	_, keys := t.bySlots(rows)
+	var some bool
+	err = tx.QueryRow(ctx, `
+		SELECT EXISTS (
+			SELECT
+			FROM howdah.counter_slots
+			WHERE key = ANY ($2) AND tbl = $1)`, t.name, keys).Scan(&some)
+	if err != nil || !some {
+		return g, err
+	}
+	rows = slices.Compact(slices.SortedFunc(slices.Values(rows), rowID.compare))
+	return s.hold(ctx, tx, t, rows, rows, waiting)
 }
 
 // parts adds up what comes of each row, its own data and that of its slots, one after

@@ -45,8 +45,8 @@ type Config struct {
 	// in * stands for all that begin so, as in http::*. What Track adds to them goes to
 	// one of Slots rows, so that few wait for each other. All Stores see it at once;
 	// programs that read the table see it when a [Keeper], or Fold, has moved it there.
-	// Names are striped half a minute after [Store.Setup] has recorded them; nil leaves
-	// what was recorded, an empty list ends it.
+	// Names are striped half a minute after [Store.Setup] has recorded them, which it does
+	// not do in a transaction; nil leaves what was recorded, an empty list ends it.
 	Striped []string
 	Slots   int // default 16, at most MaxSlots
 
@@ -79,6 +79,7 @@ type Store struct {
 	cfg   Config
 	bad   error // what is wrong with cfg
 	found *found
+	own   *found // by a transaction that sees an old moment: nobody else's
 	lane  uint32 // of slots, for all calls of a transaction; 0: each has its own
 }
 
@@ -88,7 +89,7 @@ func New(db pg.DB, cfg Config) *Store {
 	if cfg.Table == nil {
 		cfg.Table = defaultTable
 	}
-	s := &Store{db: db, names: namesOf(cfg.Table), cfg: cfg, found: new(found)}
+	s := &Store{db: db, names: namesOf(cfg.Table), cfg: cfg, found: new(found), own: new(found)}
 	s.bad = errors.Join(s.names.Err(), cfg.check())
 	return s
 }
@@ -164,6 +165,7 @@ func (c Config) check() error {
 func (s *Store) WithTx(tx pgx.Tx) *Store {
 	c := *s
 	c.db = tx
+	c.own = new(found)
 	c.lane = newLane()
 	return &c
 }

@@ -63,6 +63,7 @@ type table struct {
 	rollups   []Rule
 	recorded  *record
 	recent    *recent
+	old       bool // seen by a transaction of the caller's, as of its beginning
 }
 
 // record is a row of howdah.counter_tables.
@@ -126,10 +127,30 @@ func (s *Store) table(ctx context.Context) (*table, error) {
 	return t, err
 }
 
+// still returns the table to whoever is long at work on it, and may not have heard what
+// others changed. One that is laid out otherwise than before is Invalid.
+func (s *Store) still(ctx context.Context, before *table) (*table, error) {
+	t, err := s.table(ctx)
+	if err == nil {
+		err = t.sameAs(before)
+	}
+	return t, err
+}
+
+func (t *table) sameAs(before *table) error {
+	if t.layout != before.layout {
+		return pg.Refuse("table", "%s is another than it was a moment ago; try again", t.name)
+	}
+	return nil
+}
+
 // tableIfAny returns the table, nil where there is none.
 func (s *Store) tableIfAny(ctx context.Context) (*table, error) {
 	if s.bad != nil {
 		return nil, s.bad
+	}
+	if t := s.own.get(); t != nil {
+		return t, nil
 	}
 	if t := s.found.get(); t != nil {
 		return t, nil
@@ -139,8 +160,17 @@ func (s *Store) tableIfAny(ctx context.Context) (*table, error) {
 	if err != nil || t == nil {
 		return nil, err
 	}
-	s.found.set(t, now)
+	s.keep(t, now)
 	return t, nil
+}
+
+// keep keeps a table that was looked at not before then.
+func (s *Store) keep(t *table, then time.Time) {
+	if t.old {
+		s.own.set(t, then)
+	} else {
+		s.found.set(t, then)
+	}
 }
 
 // look asks the catalogs, and then for the record where there are records; nil where
@@ -162,11 +192,13 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 					JOIN pg_collation l ON l.oid = i.indcollation[0] AND l.collname = 'C'
 					WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL),
 				to_regclass($2) IS NOT NULL,
-				EXISTS (SELECT FROM pg_class r JOIN pg_namespace h ON h.oid = r.relnamespace WHERE h.nspname = 'howdah' AND r.relname = 'counter_tables')
+				EXISTS (SELECT FROM pg_class r JOIN pg_namespace h ON h.oid = r.relnamespace WHERE h.nspname = 'howdah' AND r.relname = 'counter_tables'),
+				current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
 			FROM pg_class c
 			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated)
+			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.old)
 	})
+	t.old = t.old && pg.InTx(s.db)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -345,7 +377,7 @@ func (s *Store) setup(ctx context.Context) error {
 	if err := s.record(ctx, t); err != nil {
 		return err
 	}
-	s.found.set(t, now)
+	s.keep(t, now)
 	return nil
 }
 
@@ -371,9 +403,8 @@ func (s *Store) record(ctx context.Context, t *table) error {
 		maps.Equal(is.Retention, r.Retention) && slices.Equal(is.Rollup, r.Rollup) {
 		return nil
 	}
-	kept, err := json.Marshal(r)
-	if err != nil {
-		return err
+	if s.cfg.Striped != nil && !slices.Equal(t.striped, r.Striped) && pg.InTx(s.db) {
+		return pg.Refuse("striped", "cannot change in a transaction, or others would hear of it too late")
 	}
 	named := map[string]any{} // what must not differ
 	for name, wanted := range s.cfg.fixed() {
@@ -400,6 +431,14 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if s.cfg.Rollup != nil {
 		changed["rollup"] = t.rollups
 	}
+	args := []any{t.name, r, changed, named, striped}
+	for i, v := range args[1:] {
+		text, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		args[i+1] = string(text) // or pgx would have to ask what it is for
+	}
 	err = pg.Retry(ctx, s.db, func() error {
 		_, err := s.db.Exec(ctx, `
 			WITH change AS (SELECT jsonb_build_object('striped_at', extract(epoch FROM clock_timestamp())) AS at)
@@ -407,10 +446,10 @@ func (s *Store) record(ctx context.Context, t *table) error {
 			SELECT $1, $2::jsonb || at
 			FROM change
 			ON CONFLICT (tbl) DO UPDATE
-			SET settings = t.settings || $3
-				|| jsonb_build_object('ever_striped', coalesce(t.settings -> 'ever_striped', '{}') || $5)
-				|| CASE WHEN $3 -> 'striped' <> coalesce(t.settings -> 'striped', '[]') THEN jsonb_build_object('striped_at', EXCLUDED.settings -> 'striped_at') ELSE '{}' END
-			WHERE t.settings @> $4`, t.name, kept, changed, named, striped)
+			SET settings = t.settings || $3::jsonb
+				|| jsonb_build_object('ever_striped', coalesce(t.settings -> 'ever_striped', '{}') || $5::jsonb)
+				|| CASE WHEN $3::jsonb -> 'striped' <> coalesce(t.settings -> 'striped', '[]') THEN jsonb_build_object('striped_at', EXCLUDED.settings -> 'striped_at') ELSE '{}' END
+			WHERE t.settings @> $4::jsonb`, args...)
 		return err
 	})
 	if err != nil {

@@ -3,7 +3,6 @@ package counters
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -124,12 +123,7 @@ func (s *Store) take(ctx context.Context, t *table, seen taken) error {
 // lockSlots locks all slots of rows, those too that are not there, in the order in which
 // all do: until the end of the transaction nobody counts in any of them.
 func (s *Store) lockSlots(ctx context.Context, t *table, rows []rowID) error {
-	rows = slices.Clone(rows)
-	t.bySlots(rows)
-	keys := make([]string, len(rows))
-	for i, id := range rows {
-		keys[i] = t.full(id)
-	}
+	_, keys := t.bySlots(rows)
 	_, err := s.db.Exec(ctx, `
 		INSERT INTO howdah.counter_slots AS t (tbl, key, slot, data)
 		SELECT $1, k.key, slot, '{}'

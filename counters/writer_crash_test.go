@@ -125,22 +125,27 @@ func TestWriterOnABadNetwork(t *testing.T) {
 	}
 }
 
-// The postmaster is killed in the middle, and another one started on what is on the
-// disk: what callers were told is what was counted.
+// The postmaster is killed in the middle and stays away for a while; another one is
+// started on what is on the disk. Callers of both kinds of Writer wait, and what they were
+// told is what was counted.
 func TestWriterSurvivesItsServer(t *testing.T) {
 	t.Parallel()
 	var conf localpg.Config
 	server := pgtest.Server(t, func(c *localpg.Config) { conf = *c })
 	conf.Dir = server.Dir()
 	s := ofURL(t, server.URL())
-	w := counters.NewWriter(s, counters.WriterConfig{Log: slog.New(slog.DiscardHandler)})
-	stop := running(t, w)
+	silent := slog.New(slog.DiscardHandler)
+	writers := []*counters.Writer{
+		counters.NewWriter(s, counters.WriterConfig{Log: silent}),
+		counters.NewWriter(s, counters.WriterConfig{Fast: true, MaxEvents: 50, Log: silent}),
+	}
 	var told atomic.Int64
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		callEach(t, w, 16, 100, &told)
-	}()
+	var calls sync.WaitGroup
+	var stops []func() error
+	for _, w := range writers {
+		stops = append(stops, running(t, w))
+		calls.Go(func() { callEach(t, w, 16, 200, &told) })
+	}
 	for told.Load() < 500 {
 		<-time.After(time.Millisecond)
 	}
@@ -152,6 +157,14 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 	if err := server.Stop(ctx); err != nil { // or the other would wait for it at the end
 		t.Fatal(err)
 	}
+	for _, w := range writers {
+		for w.Stats().Retries < 5 {
+			<-time.After(time.Millisecond)
+		}
+		if got := w.Stats().Pending; got == 0 || got > 66 { // 16 callers of the one, 50 events of the other and 16 who wait
+			t.Errorf("%d events are in memory", got)
+		}
+	}
 	again, err := localpg.Start(ctx, conf)
 	if err != nil {
 		t.Fatal(err)
@@ -161,12 +174,14 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	<-done
-	if err := stop(); err != nil {
-		t.Error(err)
+	calls.Wait()
+	for _, stop := range stops {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
 	}
-	if got := hits(t, s); got != told.Load() || got != 16*100 {
-		t.Errorf("counted %d, told %d, want %d", got, told.Load(), 16*100)
+	if got := hits(t, s); got != told.Load() || got != 2*16*200 {
+		t.Errorf("counted %d, told %d, want %d", got, told.Load(), 2*16*200)
 	}
 }
 

@@ -115,10 +115,7 @@ type part struct {
 
 func (f *flight) split(loads []load) {
 	for i, l := range loads {
-		var err error
-		if l.t.layout != f.t.layout {
-			err = pg.Refuse("table", "%s is another than it was a moment ago; try again", f.t.name)
-		}
+		err := f.t.sameAs(l.t)
 		if !l.each {
 			f.parts = append(f.parts, part{events: l.events, load: i, err: err})
 			continue

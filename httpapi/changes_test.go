@@ -159,7 +159,7 @@ func (s *server) events(t *testing.T, path string, n int, headers ...string) []s
 func TestChangesStreamAndResume(t *testing.T) {
 	t.Parallel()
 	s := withUsers(t, httpapi.Config{})
-	s.running(t)
+	background(t, s)
 	s.sql(`INSERT INTO users VALUES (1, 'Ada')`)
 	first := s.events(t, "/v1/changes/stream?after=start", 1)[0]
 	if !strings.HasPrefix(first, "id: 1.1\nevent: insert\ndata: {\"position\":\"1.1\",\"op\":\"insert\"") {

@@ -1,91 +1,121 @@
 package httpapi_test
 
 import (
-	"context"
-	"regexp"
-	"slices"
 	"strconv"
+	"strings"
 	"testing"
 
-	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/httpapi"
 )
 
-// running does what a server does in the background, until the test ends.
-func (s *server) running(t *testing.T) {
-	t.Helper()
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	ran := make(chan error, 1)
-	go func() { ran <- s.db.Run(ctx) }()
-	t.Cleanup(func() {
-		stop()
-		if err := <-ran; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-// ofChanges are the figures of /metrics whose names begin with howdah_changes_.
-func (s *server) ofChanges(t *testing.T) map[string]float64 {
-	t.Helper()
+// figures are what /metrics tells, by name and labels.
+func (s *server) figures() map[string]float64 {
+	s.t.Helper()
+	r := s.get("/metrics")
+	if r.StatusCode != 200 {
+		s.t.Fatalf("%s %s", r.Status, r.body)
+	}
 	all := map[string]float64{}
-	for _, m := range regexp.MustCompile(`(?m)^howdah_changes_(\S+) (\S+)$`).FindAllStringSubmatch(s.get("/metrics").body, -1) {
-		v, err := strconv.ParseFloat(m[2], 64)
-		if err != nil {
-			t.Fatal(err)
+	for line := range strings.Lines(r.body) {
+		name, text, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if n := strings.LastIndex(line, "} "); n >= 0 {
+			name, text = line[:n+1], strings.TrimSpace(line[n+2:])
 		}
-		all[m[1]] = v
+		if v, err := strconv.ParseFloat(text, 64); err == nil && name != "#" {
+			all[name] = v
+		}
 	}
 	return all
 }
 
-// Every figure is there, and moves.
+// Every figure of the feed and its consumers is there, and follows what happens.
 func TestMetricsOfChanges(t *testing.T) {
 	t.Parallel()
-	s := withUsers(t, httpapi.Config{})
-	sink := changes.Sink{SQL: `SELECT 1 / (($1::jsonb -> 'new' ->> 'id')::int - 3)`} // cannot handle 3
-	if err := s.db.Changes.Save(t.Context(), changes.ConsumerConfig{Name: "c", From: "start"}, []string{"public.users"}, sink); err != nil {
-		t.Fatal(err)
+	s := withConsumer(t) // three changes, two of them parked, and dead
+	background(t, s)
+	put := func(name, sink string) {
+		t.Helper()
+		body := `{"tables":["public.users"],"from":"start","sink":` + sink + `}`
+		if r := s.do("PUT", "/v1/changes/consumers/"+name, strings.NewReader(body), "Content-Type: application/json"); r.StatusCode != 200 {
+			t.Fatal(r.body)
+		}
 	}
-	s.running(t)
-	s.sql(`INSERT INTO users VALUES (1, 'Ada')`)
-	s.sql(`INSERT INTO users VALUES (3, 'Edsger')`)
-	s.sql(`INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head, dead) VALUES ('c', 0, 1, 1, 1, 'public.users', false, '{}', true, true)`)
-	tx, err := s.db.Pool.Begin(t.Context()) // the oldest
+	put("told", `{"notify":true}`)
+	put("away", `{"webhook":{"url":"http://127.0.0.1:9/","allow_private":true}}`)
+	const consumer = `{consumer="billing"}`
+	for name, want := range map[string]float64{
+		"howdah_changes_head":                           1,
+		"howdah_changes_floor":                          0,
+		"howdah_changes_doorbell_ok":                    1,
+		"howdah_changes_lag_commits" + consumer:         1,
+		"howdah_changes_lag_seconds" + consumer:         0,
+		"howdah_changes_parked" + consumer:              2,
+		"howdah_changes_dead" + consumer:                2,
+		"howdah_changes_stalled" + consumer:             0,
+		`howdah_changes_handled_total{consumer="told"}`: 3,
+		`howdah_changes_failed_total{consumer="told"}`:  0,
+		`howdah_changes_handled_total{consumer="away"}`: 0,
+		`howdah_http_request_seconds_count{route="PUT /v1/changes/consumers/{name}",status="200"}`: 2,
+	} {
+		eventually(t, name+" is there", func() bool {
+			got, ok := s.figures()[name]
+			return ok && got == want
+		})
+	}
+
+	was := s.figures()
+	tx, err := s.db.Pool.Begin(within(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer tx.Rollback(context.WithoutCancel(t.Context()))
-	missing := []string{
-		"head", "ticks_total", "tick_seconds_count", "tick_seconds_sum", "log_bytes", "oldest_transaction_seconds", "doorbell_ok",
-		`handled_total{consumer="c"}`, `failed_total{consumer="c"}`,
-		`parked{consumer="c"}`, `dead{consumer="c"}`,
-	}
-	defer func() {
-		if t.Failed() {
-			t.Errorf("still nothing: %q", missing)
-		}
-	}()
-	eventually(t, "all have moved", func() bool {
-		now := s.ofChanges(t)
-		missing = slices.DeleteFunc(missing, func(name string) bool { return now[name] > 0 })
-		return len(missing) == 0
-	})
-	if err := s.db.Changes.Pause(t.Context(), "c", ""); err != nil {
+	defer tx.Rollback(t.Context())
+	if _, err := tx.Exec(within(t), `INSERT INTO users SELECT g, repeat('x', 1000) FROM generate_series(10, 1000) g`); err != nil {
 		t.Fatal(err)
 	}
-	s.sql(`INSERT INTO users VALUES (4, 'Barbara')`)
-	missing = []string{`lag_commits{consumer="c"}`, `lag_seconds{consumer="c"}`}
-	eventually(t, "it is behind", func() bool {
-		s.get("/v1/changes/position")
-		now := s.ofChanges(t)
-		missing = slices.DeleteFunc(missing, func(name string) bool { return now[name] > 0 })
-		return len(missing) == 0
+	eventually(t, "the oldest transaction is told of", func() bool { return s.figures()["howdah_changes_oldest_transaction_seconds"] > 0 })
+	if err := tx.Commit(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	s.sql(`UPDATE howdah.change_parked SET dead = false, next_at = 'infinity'`)
+	s.sql(`UPDATE howdah.change_checkpoint SET failures = 3 WHERE consumer = 'billing'`)
+	for _, name := range []string{
+		"howdah_changes_head", "howdah_changes_ticks_total", "howdah_changes_tick_seconds_sum", "howdah_changes_tick_seconds_count", "howdah_changes_log_bytes",
+		"howdah_changes_lag_commits" + consumer, "howdah_changes_lag_seconds" + consumer, "howdah_changes_stalled" + consumer,
+		`howdah_changes_handled_total{consumer="told"}`, `howdah_changes_lag_seconds{consumer="away"}`,
+	} {
+		eventually(t, name+" grows", func() bool { return s.figures()[name] > was[name] })
+	}
+	eventually(t, "the failures grow", func() bool { return s.figures()[`howdah_changes_failed_total{consumer="away"}`] > 1 })
+	if got := s.figures()["howdah_changes_dead"+consumer]; got != 0 {
+		t.Errorf("dead = %v, want 0", got)
+	}
+	s.sql(`UPDATE howdah.change_state SET floor = 1`)
+	if got := s.figures()["howdah_changes_floor"]; got != 1 {
+		t.Errorf("floor = %v, want 1", got)
+	}
+
+	// A consumer that is gone has no figures.
+	wantJSON(t, s.do("DELETE", "/v1/changes/consumers/away", nil), `{"forgotten":true}`)
+	eventually(t, "it is gone", func() bool {
+		return !strings.Contains(s.get("/metrics").body, `consumer="away"`)
 	})
-	s.sql(`UPDATE howdah.change_state SET floor = 7`)
-	eventually(t, "the floor is told, and that nothing stalls", func() bool {
-		now := s.ofChanges(t)
-		_, ok := now[`stalled{consumer="c"}`]
-		return now["floor"] == 7 && ok
-	})
+}
+
+// While the database is away, what the process knows is told all the same.
+func TestMetricsWithoutTheDatabase(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{})
+	s.db.Pool.Close()
+	got := s.figures()
+	if ok, is := got["howdah_changes_doorbell_ok"]; !is || ok != 0 {
+		t.Errorf("doorbell_ok = %v, %v, want 0", ok, is)
+	}
+	for _, name := range []string{"howdah_changes_ticks_total", "howdah_pool_waits_total", "go_goroutines"} {
+		if _, is := got[name]; !is {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	if _, is := got["howdah_changes_head"]; is {
+		t.Error("the head is told, which nobody knows")
+	}
 }

@@ -9,7 +9,7 @@ import (
 // trifle serves the routes of Trifle beside ours; as those of iidy they have forms of
 // their own.
 func (a *api) trifle(next http.Handler) http.Handler {
-	theirs := triflehttp.New(a.client.Counters, a.client.Reads().Counters, triflehttp.Config{
+	theirs := triflehttp.New(a.client.Writers.Counters, a.client.Reads().Counters, triflehttp.Config{
 		Version: a.cfg.Version,
 		Timeout: a.cfg.Timeout,
 		MaxBody: a.cfg.MaxBody,

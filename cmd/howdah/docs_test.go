@@ -225,8 +225,16 @@ func TestGoOfTheDocuments(t *testing.T) {
 	t.Parallel()
 	space := regexp.MustCompile(`\s+`)
 	text := ""
-	for _, file := range []string{"example_test.go", "checklists/example_test.go", "changes/example_test.go", "counters/store_example_test.go"} {
-		examples, err := os.ReadFile(filepath.Join(root, file))
+	files, err := filepath.Glob(filepath.Join(root, "*example*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	below, err := filepath.Glob(filepath.Join(root, "*", "*example*_test.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range append(files, below...) {
+		examples, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
 		}

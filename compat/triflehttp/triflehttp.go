@@ -27,7 +27,7 @@ type Config struct {
 	Explain func(ctx context.Context, operation string, err error) (status int, header http.Header, text string)
 }
 
-// Applier counts events, as [counters.Store] does.
+// Applier counts events, as [counters.Store] and [counters.Writer] do.
 type Applier interface {
 	Apply(ctx context.Context, events ...counters.Event) (applied int, err error)
 }
