@@ -43,6 +43,9 @@ func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 		return nil, pg.Wrap(op, t.tooMany(q, "some ", n, limit))
 	}
 	series := &Series{At: []time.Time{}, Values: []Values{}, paths: t.paths}
+	if first, last := t.calendar.Floor(q.Granularity, q.From).Unix(), q.To.Unix(); q.SkipBlanks && t.ranged(q.Key, first, last) {
+		return series, pg.Wrap(op, s.storedSeries(ctx, t, q, first, last, limit, series))
+	}
 	place := map[int64]int{}
 	for start := range t.calendar.Timeline(q.Granularity, q.From, q.To) {
 		place[start.Unix()] = len(series.At)
@@ -91,6 +94,34 @@ func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 	}
 	series.At, series.Values = series.At[:kept], series.Values[:kept]
 	return series, nil
+}
+
+// storedSeries fills in the buckets that are stored and not blank, without looking at
+// the others.
+func (s *Store) storedSeries(ctx context.Context, t *table, q Query, first, last int64, limit int, series *Series) error {
+	if q.From.After(q.To) {
+		return nil
+	}
+	rule, _ := t.calendar.rule(q.Granularity) // asked saw that there is one
+	u := newUnpacker(t.paths)
+	_, err := s.stored(ctx, t, q, first, last, 0, func(i int, at time.Time, data []byte) error {
+		if i == 0 { // perhaps again
+			series.At, series.Values = series.At[:0], series.Values[:0]
+		}
+		unix := at.Unix()
+		if at.Nanosecond() != 0 || rule.floor(unix) != unix {
+			return nil // of no bucket of this calendar
+		}
+		v, err := u.unpack(data)
+		if len(v) > 0 {
+			series.At, series.Values = append(series.At, at.In(t.calendar.Location)), append(series.Values, v)
+		}
+		return err
+	})
+	if n := len(series.At); err == nil && n > limit {
+		return t.tooMany(q, "", int64(n), limit)
+	}
+	return err
 }
 
 // Rows returns the buckets of a metric that are stored, in order and however many. It
