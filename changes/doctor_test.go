@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
@@ -173,6 +175,64 @@ func TestALockedTableIsToldAndTheOthersAreDone(t *testing.T) {
 	}
 	if len(steps) != 1 || steps[0].Table != "public.b" {
 		t.Errorf("done: %+v, want public.b", steps)
+	}
+}
+
+// described is what pg_dump would say of the database beside schema howdah.
+func described(t *testing.T, pool *pgxpool.Pool) (text string) {
+	t.Helper()
+	if err := pool.QueryRow(t.Context(), `
+		SELECT string_agg(line, E'\n' ORDER BY line)
+		FROM (
+			SELECT format('%s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, c.relowner, c.relacl, c.reloptions, c.relreplident, c.relrowsecurity, c.relispartition) AS line
+			FROM pg_class c
+			UNION ALL SELECT format('%s.%s %s %s %s', attrelid::regclass, attname, atttypid, attnotnull, attacl) FROM pg_attribute WHERE NOT attisdropped
+			UNION ALL SELECT format('%s %s %s', pg_get_triggerdef(oid), tgenabled, tgisinternal) FROM pg_trigger
+			UNION ALL SELECT format('%s: %s', conrelid::regclass, pg_get_constraintdef(oid)) FROM pg_constraint
+			UNION ALL SELECT format('%s %s %s', oid::regprocedure, md5(prosrc), proacl) FROM pg_proc
+			UNION ALL SELECT format('%s %s %s', classoid, objoid, description) FROM pg_description
+			UNION ALL SELECT format('%s %s', nspname, nspacl) FROM pg_namespace
+			UNION ALL SELECT format('%s %s', evtname, evtevent) FROM pg_event_trigger
+			UNION ALL SELECT pubname FROM pg_publication
+			UNION ALL SELECT typname FROM pg_type) all_of_it
+		WHERE line !~ '^(pg_temp|pg_toast)'`).Scan(&text); err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// Tables are as they were before, whatever was in use: consumers, parked changes, a pump.
+func TestUninstallLeavesTablesAsTheyWere(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	l, pool := logOf(t, url)
+	if err := l.Uninstall(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, `
+		CREATE SCHEMA shop;
+		CREATE TABLE shop.a (id int PRIMARY KEY, v text); CREATE TABLE shop.b (x int, y uuid, v int, PRIMARY KEY (x, y)); CREATE TABLE shop.c (v int);
+		CREATE TABLE shop.p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE shop.p_1 PARTITION OF shop.p DEFAULT;
+		CREATE FUNCTION shop.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TRIGGER mine AFTER INSERT ON shop.b FOR EACH ROW EXECUTE FUNCTION shop.f()`)
+	before := described(t, pool)
+	l, _ = logOf(t, url)
+	capture(t, l,
+		changes.Capture{Table: "shop.a", Bulk: true}, changes.Capture{Table: "shop.b", Always: true, Wake: "poll", Payload: changes.PayloadFull},
+		changes.Capture{Table: "shop.c", Columns: []string{"v"}, When: "NEW.v > 0", Ops: []changes.Op{changes.Update}}, changes.Capture{Table: "shop.p"})
+	exec(t, pool, `INSERT INTO shop.a VALUES (1, 'a'); INSERT INTO shop.p VALUES (1)`)
+	if err := l.Retain(t.Context(), time.Hour, 0); err != nil {
+		t.Fatal(err)
+	}
+	exec(t, pool, consumerSQL+`; `+parkedSQL)
+	if err := l.Tend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Uninstall(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(described(t, pool), "\n")); diff != "" {
+		t.Errorf("before and after:\n%s", diff)
 	}
 }
 

@@ -296,6 +296,9 @@ func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err erro
 		return pause{}, nil
 	case b.lost:
 		return pause{}, err
+	}
+	s.counts.failed.Add(1)
+	switch {
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	case len(cs) > 1:
@@ -427,7 +430,9 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 		return pause{}, nil
 	case b.lost:
 		return pause{}, err
-	case errors.As(err, &stop):
+	}
+	s.counts.failed.Add(1)
+	if errors.As(err, &stop) {
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	}
 	attempt, wait := 1, s.pace.backoff(p.Attempts+1)

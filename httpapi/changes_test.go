@@ -159,15 +159,7 @@ func (s *server) events(t *testing.T, path string, n int, headers ...string) []s
 func TestChangesStreamAndResume(t *testing.T) {
 	t.Parallel()
 	s := withUsers(t, httpapi.Config{})
-	ctx, stop := context.WithCancel(t.Context())
-	ran := make(chan error, 1)
-	go func() { ran <- s.db.Run(ctx) }()
-	defer func() {
-		stop()
-		if err := <-ran; err != nil {
-			t.Error(err)
-		}
-	}()
+	background(t, s)
 	s.sql(`INSERT INTO users VALUES (1, 'Ada')`)
 	first := s.events(t, "/v1/changes/stream?after=start", 1)[0]
 	if !strings.HasPrefix(first, "id: 1.1\nevent: insert\ndata: {\"position\":\"1.1\",\"op\":\"insert\"") {
