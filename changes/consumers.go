@@ -27,7 +27,7 @@ type Status struct {
 	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
 	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read
 	Position   Position  `json:"position" example:"1042.7"`                            // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to yet
+	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to the end of yet
 	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet
 	Parked     int64     `json:"parked" example:"3"`                                   // changes put aside, and those waiting behind them
 	Dead       int64     `json:"dead" example:"1"`                                     // of these, those that are tried no more
@@ -68,7 +68,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
 				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
 				s.n, s.id,
-				greatest(t.n - s.n - coalesce((
+				greatest(t.n - s.n + (s.id <> 0)::int - coalesce((
 					SELECT sum(e.first - 1 - greatest(e.head, s.n))
 					FROM howdah.change_era e
 					WHERE e.first > s.n AND e.first <= t.n), 0), 0)::bigint,
@@ -100,7 +100,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				SELECT e.at
 				FROM howdah.change_commit m
 				JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
-				WHERE m.n > s.n
+				WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
 				ORDER BY m.n, e.id
 				LIMIT 1) w ON true
 			WHERE $1::text IS NULL OR c.name = $1

@@ -191,6 +191,29 @@ func TestF9ExpiredConsumer(t *testing.T) {
 	}
 }
 
+// A consumer in the middle of a transaction is behind by the rest of it.
+func TestBehindInTheMiddle(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	exec(t, pool, `INSERT INTO a VALUES (1, 1), (2, 2)`)
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start", Batch: 1}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Handle("*", changes.Each(func(_ context.Context, _ pgx.Tx, change changes.Change) error {
+			if string(change.Key) == `{"id":2}` {
+				return changes.Stop(errors.New("two is too many"))
+			}
+			return nil
+		}))
+	})
+	eventually(t, "it is paused in the middle", func() bool {
+		s, err := l.Consumer(t.Context(), "c")
+		return err == nil && s.State == "paused"
+	})
+	if s, err := l.Consumer(t.Context(), "c"); err != nil || s.Position.ID == 0 || s.Lag != 1 || s.Behind == 0 {
+		t.Errorf("at %s, behind by %d commits and %v s, %v; want the rest of the first", s.Position, s.Lag, s.Behind, err)
+	}
+}
+
 // A consumer that is forgotten while it runs ends, and nothing stays of it.
 func TestForget(t *testing.T) {
 	t.Parallel()

@@ -150,16 +150,19 @@ const expire = `
 
 // empty empties a leaf of the log if all in it lies below what is kept.
 func empty(ctx context.Context, tx pgx.Tx, slot int) error {
-	var now int
-	if err := tx.QueryRow(ctx, `SELECT howdah.change_slot()`).Scan(&now); err != nil {
+	// Not where writers are, or are about to be. The next of the eight is as old as it is
+	// kept, to its last change, just while it is the next: it has to be emptied then.
+	var now, soon int
+	err := tx.QueryRow(ctx, `
+		SELECT howdah.change_slot(),
+			extract(epoch FROM clock_timestamp() + least(retention / 24, '10 s'))::bigint / greatest(extract(epoch FROM retention)::bigint / 6, 1) % 8
+		FROM howdah.change_state`).Scan(&now, &soon)
+	if err != nil || slot == now || slot == soon {
 		return err
-	}
-	if slot == now || slot == (now+1)%leaves { // writers are there, or about to be
-		return nil
 	}
 	var n int64
 	var xmin string
-	err := tx.QueryRow(ctx, `
+	err = tx.QueryRow(ctx, `
 		WITH `+places+`, slowest AS (
 			SELECT min(p.n) AS n
 			FROM places p

@@ -112,6 +112,21 @@ func TestTendEmptiesWhatIsOld(t *testing.T) {
 	}
 }
 
+// A leaf of eight that is written to for a sixth of the retention has changes that are
+// old enough, all of them, only while it is the next to be written to.
+func TestTendEmptiesTheNextLeaf(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.age(t)
+	exec(t, m.pool, `UPDATE howdah.change_commit SET slot = (howdah.change_slot() + 1) % 8`)
+	exec(t, m.pool, `UPDATE howdah.change SET slot = (howdah.change_slot() + 1) % 8`)
+	m.tend(t)
+	if n := m.logged(t); n != 0 {
+		t.Errorf("%d changes are left", n)
+	}
+}
+
 func TestC8ConsumerHoldsTheLog(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)

@@ -174,10 +174,14 @@ func (s *Store) addIndex(ctx context.Context, a *adopt.Session, found *examined)
 func (s *Store) note(ctx context.Context, tx pgx.Tx, found *examined, add func(*note)) error {
 	n := found.note
 	add(&n)
+	text, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
 	tag, err := tx.Exec(ctx, `
 		UPDATE howdah.counter_tables
 		SET settings = settings || jsonb_build_object('adopted', $2::jsonb)
-		WHERE tbl = $1`, found.table.name, n)
+		WHERE tbl = $1`, found.table.name, string(text))
 	if err == nil && tag.RowsAffected() == 0 {
 		err = fmt.Errorf("its record is gone: %w", fault.Conflict)
 	}

@@ -172,9 +172,9 @@ func TestApplyAllRefuses(t *testing.T) {
 		t.Errorf("%v\n%s", err, diff)
 	}
 	for i, want := range []string{
-		`line 5: values.n: the text "x"; want a number`, "line 12: at: missing", `line 13: at: "noon"; want RFC 3339 or Unix seconds`, "line 14: at: 1e300",
-		`line 15: op: "inc"; want track or assert`, `line 16: event: unknown field "value"`, "line 17: event: more than one", "line 18: values: a list",
-		"line 19: event: invalid character", "line 20: over 1 MiB", "line 21: event: invalid UTF-8",
+		`line 5: values.n: the text "x"; want a number`, "line 12: at: missing", `line 13: at: "noon"; want RFC 3339`, `line 14: at: "1e300"`,
+		`line 15: op: "inc"; want track or assert`, `line 16: event: want an object with key, at, values, id, op and untracked: unknown field "value"`, "line 17: event: more than one", "line 18: values: a list",
+		"line 19: event: want an object with key, at, values, id, op and untracked: invalid character", "line 20: over 1 MiB", "line 21: event: invalid UTF-8",
 		`line 4: values.note: n::1y::1735689600 holds "hello", which is no number`, `line 10: values.text: n::1y::1735689600 holds ["any"], which is no number`,
 	} {
 		if i >= len(refused) || !strings.HasPrefix(refused[i], want) {
@@ -286,4 +286,21 @@ func FuzzReadEvents(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestParseTime(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]int64{
+		"2025-05-06T09:15:00Z": 1746522900, "2025-05-06T11:15:00.5+02:00": 1746522900, "1746522900": 1746522900, "0": 0,
+		"1746522900.99999999999999": 1746522900, "-0.5": -1, "-1": -1, "-1.00001": -2, "1.7465229e9": 1746522900, "253402300799.9": 253402300799,
+	} {
+		if got, err := counters.ParseTime(text); err != nil || got.Unix() != want {
+			t.Errorf("ParseTime(%q) = %v, %v, want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "noon", "2025-05-06", "NaN", "1e99", "253402300800", "-62135596801", "1_0", "0x1", "10000-01-01T00:00:00Z"} {
+		if got, err := counters.ParseTime(text); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "want RFC 3339") {
+			t.Errorf("ParseTime(%q) = %v, %v", text, got, err)
+		}
+	}
 }

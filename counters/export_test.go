@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -147,6 +149,9 @@ func (s *Store) Age(d time.Duration) {
 	defer s.found.mu.Unlock()
 	s.found.looked = s.found.looked.Add(-d)
 }
+
+// Pool is what the store is on.
+func (s *Store) Pool() *pgxpool.Pool { return s.db.(*pgxpool.Pool) }
 
 // Gather is gather of rows by their keys.
 func (s *Store) Gather(ctx context.Context, tx pg.DB, keys ...Key) error {

@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math"
+	"math/big"
 	"strconv"
 	"strings"
 	"time"
@@ -29,7 +29,7 @@ import (
 // gets the next one; any other error is the end.
 func ReadEvents(r io.Reader, key string) iter.Seq2[Event, error] {
 	return readLines(r, func(n int64, line []byte) (Event, error) {
-		e, err := parseEvent(line)
+		e, err := ParseEvent(line, time.Time{})
 		if e.Key == "" {
 			e.Key = key
 		}
@@ -48,24 +48,37 @@ func ReadAccess(r io.Reader, key string) iter.Seq2[Event, error] {
 	})
 }
 
-func parseEvent(line []byte) (e Event, err error) {
-	if err := pg.CheckJSON("event", line); err != nil {
+// ParseEvent reads an event as a line of [ReadEvents] has it. Without a time it is of at,
+// without a key it has none.
+func ParseEvent(text []byte, at time.Time) (e Event, err error) {
+	if err := pg.CheckJSON("event", text); err != nil {
 		return e, err
 	}
 	var object struct {
-		Key, ID, Op string
-		At, Values  json.RawMessage
-		Untracked   bool
+		Key       string          `json:"key"`
+		At        json.RawMessage `json:"at"`
+		Values    json.RawMessage `json:"values"`
+		ID        string          `json:"id"`
+		Op        string          `json:"op"`
+		Untracked bool            `json:"untracked"`
 	}
-	strict := json.NewDecoder(bytes.NewReader(line))
+	strict := json.NewDecoder(bytes.NewReader(text))
 	strict.DisallowUnknownFields()
 	if err := strict.Decode(&object); err != nil {
-		return e, pg.Refuse("event", `%s; want {"key":…,"at":…,"values":{…},"id":…,"op":…,"untracked":…}`, strings.TrimPrefix(err.Error(), "json: "))
+		const want = "want an object with key, at, values, id, op and untracked"
+		var other *json.UnmarshalTypeError
+		switch {
+		case errors.As(err, &other) && other.Field != "":
+			return e, pg.Refuse(other.Field, "a %s; want a %s", other.Value, other.Type)
+		case other != nil:
+			return e, pg.Refuse("event", "a %s; %s", other.Value, want)
+		}
+		return e, pg.Refuse("event", "%s: %s", want, strings.TrimPrefix(err.Error(), "json: "))
 	}
 	if _, err := strict.Token(); err != io.EOF {
 		return e, pg.Refuse("event", "more than one object")
 	}
-	e = Event{Key: object.Key, ID: object.ID, Untracked: object.Untracked}
+	e = Event{Key: object.Key, ID: object.ID, At: at, Untracked: object.Untracked}
 	switch object.Op {
 	case "", "track":
 		e.Op = OpAdd
@@ -74,8 +87,10 @@ func parseEvent(line []byte) (e Event, err error) {
 	default:
 		return e, pg.Refuse("op", "%q; want track or assert", shorten(object.Op))
 	}
-	if e.At, err = parseAt(string(object.At)); err != nil {
-		return e, err
+	if object.At != nil {
+		if e.At, err = parseAt(string(object.At)); err != nil {
+			return e, err
+		}
 	}
 	if len(object.Values) > 0 {
 		e.Values, err = ParseValues(object.Values)
@@ -83,19 +98,31 @@ func parseEvent(line []byte) (e Event, err error) {
 	return e, err
 }
 
-// parseAt reads a time as JSON has it: RFC 3339, or Unix seconds.
-func parseAt(text string) (at time.Time, err error) {
+// parseAt reads a time of a line.
+func parseAt(text string) (time.Time, error) {
 	if text == "" {
-		return at, pg.Refuse("at", "missing")
+		return time.Time{}, pg.Refuse("at", "missing")
 	}
 	if quoted, err := strconv.Unquote(text); err == nil {
-		if at, err = time.Parse(time.RFC3339Nano, quoted); err == nil {
-			return at, nil
-		}
-	} else if seconds, err := strconv.ParseFloat(text, 64); err == nil && seconds >= firstSecond && seconds <= lastSecond {
-		return time.Unix(int64(math.Floor(seconds)), 0), nil // no bucket is shorter
+		text = quoted
 	}
-	return at, pg.Refuse("at", "%s; want RFC 3339 or Unix seconds, of the years 1 to 9999", shorten(text))
+	return ParseTime(text)
+}
+
+// ParseTime reads a time: RFC 3339 or Unix seconds, with or without a fraction, which is
+// rounded down, as no bucket is shorter. Another text, and years but 1 to 9999, are Invalid.
+func ParseTime(text string) (time.Time, error) {
+	if at, err := time.Parse(time.RFC3339Nano, text); err == nil {
+		return at, nil
+	}
+	if n, err := NumberOf(json.Number(text)); err == nil {
+		exact, _ := new(big.Rat).SetString(n.String())
+		seconds := new(big.Int).Div(exact.Num(), exact.Denom())
+		if s := seconds.Int64(); seconds.IsInt64() && s >= firstSecond && s <= lastSecond {
+			return time.Unix(s, 0), nil
+		}
+	}
+	return time.Time{}, pg.Refuse("at", "%q; want RFC 3339, such as 2025-05-06T09:15:00Z, or Unix seconds, of the years 1 to 9999", shorten(text))
 }
 
 // maxLine bounds the memory of a line.

@@ -53,7 +53,13 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		return 0, pg.Refuse("from", "after to")
 	}
 	for _, g := range t.granularities {
-		if g != finest && len(t.sources(g)) == 0 {
+		switch {
+		case g == finest:
+		case g.length() < finest.length():
+			if t.kept(g, t.calendar.Floor(g, to.Add(-time.Nanosecond)).Unix(), time.Now()) {
+				return 0, pg.Refuse("from", "buckets of %s are kept of only a part of that time; replace the older part by itself", g)
+			}
+		case len(t.sources(g)) == 0:
 			return 0, pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
 		}
 	}
@@ -208,8 +214,16 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 	if err := s.lock(ctx, t, all); err != nil {
 		return err
 	}
+	slotted, err := s.slotKeys(ctx, t, r.key)
+	if err != nil {
+		return err
+	}
+	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
+		_, g, at, _ := splitFull(t.separator, t.full(id))
+		return g != r.finest || at < day.start || at >= day.end
+	})
 	if t.slotted(r.key) {
-		if err := s.lockSlots(ctx, t, rows); err != nil {
+		if err := s.lockSlots(ctx, t, slices.Concat(rows, slotted)); err != nil {
 			return err
 		}
 	}
@@ -220,21 +234,12 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 			return t.wouldBeLost(c.g, c.b)
 		}
 	}
-	h := head{r.key, r.finest}
-	slotted, err := s.slotKeys(ctx, t, r.key)
-	if err != nil {
-		return err
-	}
-	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
-		_, g, at, _ := splitFull(t.separator, t.full(id))
-		return g != r.finest || at < day.start || at >= day.end
-	})
 	if len(slotted) > 0 {
 		if _, err := s.readTaking(ctx, t, nil, slotted); err != nil {
 			return err
 		}
 	}
-	if _, err := s.sweep(ctx, t, []span{{h, day.start, day.end - 1}}); err != nil {
+	if _, err := s.sweep(ctx, t, []span{{head{r.key, r.finest}, day.start, day.end - 1}}); err != nil {
 		return err
 	}
 	if err := s.send(ctx, s.db, t, &r.writes); err != nil {

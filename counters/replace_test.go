@@ -184,3 +184,25 @@ func TestReplaceWhileOthersCount(t *testing.T) {
 		})
 	}
 }
+
+// Where the finest buckets are gone, the finest that are kept are replaced.
+func TestReplaceOfOldTimes(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, _ := newStore(t, counters.Config{Granularities: []counters.Granularity{"1m", "1h", "1d"}, System: counters.Off, Retention: counters.Retention{"1m": 48 * time.Hour}})
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	old := today.AddDate(0, 0, -5)
+	events := sequenceOf([]counters.Event{{At: old, Values: counters.Values{"n": 1}}}, nil)
+	if _, err := s.Replace(ctx, "k", old, today, events); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "1m are kept of only a part") {
+		t.Errorf("%v, want Invalid", err)
+	}
+	if n, err := s.Replace(ctx, "k", old, old.AddDate(0, 0, 2), events); err != nil || n != 1 {
+		t.Errorf("Replace = %d, %v", n, err)
+	}
+	for _, g := range []counters.Granularity{"1h", "1d"} {
+		got, err := s.Values(ctx, counters.Query{Key: "k", Granularity: g, From: old, To: old})
+		if err != nil || !cmp.Equal(got.Values, []counters.Values{{"n": number(1)}}) {
+			t.Errorf("%s: %v, %v", g, got, err)
+		}
+	}
+}

@@ -406,10 +406,6 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if s.cfg.Striped != nil && !slices.Equal(t.striped, r.Striped) && pg.InTx(s.db) {
 		return pg.Refuse("striped", "cannot change in a transaction, or others would hear of it too late")
 	}
-	kept, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
 	named := map[string]any{} // what must not differ
 	for name, wanted := range s.cfg.fixed() {
 		if wanted != "" {
@@ -435,6 +431,14 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if s.cfg.Rollup != nil {
 		changed["rollup"] = t.rollups
 	}
+	args := []any{t.name, r, changed, named, striped}
+	for i, v := range args[1:] {
+		text, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		args[i+1] = string(text) // or pgx would have to ask what it is for
+	}
 	err = pg.Retry(ctx, s.db, func() error {
 		_, err := s.db.Exec(ctx, `
 			WITH change AS (SELECT jsonb_build_object('striped_at', extract(epoch FROM clock_timestamp())) AS at)
@@ -442,10 +446,10 @@ func (s *Store) record(ctx context.Context, t *table) error {
 			SELECT $1, $2::jsonb || at
 			FROM change
 			ON CONFLICT (tbl) DO UPDATE
-			SET settings = t.settings || $3
-				|| jsonb_build_object('ever_striped', coalesce(t.settings -> 'ever_striped', '{}') || $5)
-				|| CASE WHEN $3 -> 'striped' <> coalesce(t.settings -> 'striped', '[]') THEN jsonb_build_object('striped_at', EXCLUDED.settings -> 'striped_at') ELSE '{}' END
-			WHERE t.settings @> $4`, t.name, kept, changed, named, striped)
+			SET settings = t.settings || $3::jsonb
+				|| jsonb_build_object('ever_striped', coalesce(t.settings -> 'ever_striped', '{}') || $5::jsonb)
+				|| CASE WHEN $3::jsonb -> 'striped' <> coalesce(t.settings -> 'striped', '[]') THEN jsonb_build_object('striped_at', EXCLUDED.settings -> 'striped_at') ELSE '{}' END
+			WHERE t.settings @> $4::jsonb`, args...)
 		return err
 	})
 	if err != nil {

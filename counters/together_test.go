@@ -1,6 +1,7 @@
 package counters_test
 
 import (
+	"crypto/rand"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +19,7 @@ func countingDeadlocks(t testing.TB, pool *pgxpool.Pool) (*pgxpool.Pool, *atomic
 	var n atomic.Int64
 	cfg := pool.Config()
 	cfg.ConnConfig.RuntimeParams["deadlock_timeout"] = "20ms"
+	cfg.ConnConfig.RuntimeParams["application_name"] = rand.Text() // so that a test may find its connections
 	theirs := cfg.ConnConfig.OnPgError
 	cfg.ConnConfig.OnPgError = func(conn *pgconn.PgConn, err *pgconn.PgError) bool {
 		if err.Code == "40P01" {
@@ -39,11 +41,9 @@ func countingDeadlocks(t testing.TB, pool *pgxpool.Pool) (*pgxpool.Pool, *atomic
 func TestReplaceDoesNotDeadlock(t *testing.T) {
 	t.Parallel()
 	for _, mode := range modes {
-		t.Run(string(mode), func(t *testing.T) {
-			t.Parallel()
+		eachStriping(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"15m", "1h", "1d", "1mo"}, System: counters.Off}, func(t *testing.T, of *counters.Store) {
 			ctx := t.Context()
-			_, pool := newStore(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"15m", "1h", "1d", "1mo"}, System: counters.Off})
-			pool, deadlocks := countingDeadlocks(t, pool)
+			pool, deadlocks := countingDeadlocks(t, of.Pool())
 			s := counters.New(pool, counters.Config{})
 			day := at.Truncate(24 * time.Hour)
 			var counting, replacing sync.WaitGroup

@@ -3,8 +3,8 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -46,15 +46,12 @@ func (m moment) time() (time.Time, error) {
 
 // parseTime reads RFC 3339, or Unix seconds with or without a fraction.
 func parseTime(field, text string) (time.Time, error) {
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
-		return t, nil
+	at, err := counters.ParseTime(text)
+	var input *pg.InputError
+	if errors.As(err, &input) {
+		input.Field = field
 	}
-	whole, fraction, _ := strings.Cut(text, ".")
-	seconds, err := strconv.ParseInt(whole, 10, 64)
-	if _, bad := strconv.ParseUint("0"+fraction, 10, 64); err != nil || bad != nil {
-		return time.Time{}, pg.Refuse(field, "%q; want RFC 3339, such as 2025-05-06T09:15:00Z, or Unix seconds", text)
-	}
-	return time.Unix(seconds, 0), nil // no bucket is shorter than a second
+	return at, err
 }
 
 type eventInput struct {

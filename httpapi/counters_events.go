@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -49,42 +50,13 @@ func (o OnceHeader) identify(e *counters.Event, digest []byte) error {
 	return nil
 }
 
-// eventObject is an event among others.
-type eventObject struct {
-	Op        string          `json:"op"`
-	Key       string          `json:"key"`
-	At        moment          `json:"at"`
-	Values    json.RawMessage `json:"values"`
-	ID        string          `json:"id"`
-	Untracked bool            `json:"untracked"`
-}
-
-// trackOps are the words for what an event does.
-var trackOps = map[string]counters.Op{"": counters.OpAdd, "track": counters.OpAdd, "assert": counters.OpPut}
-
-// parseEvent reads the object of an event.
-func parseEvent(text []byte) (e counters.Event, err error) {
-	if err := pg.CheckJSON("", text); err != nil {
-		return e, err
+// parseEvent reads the object of an event; what is wrong with all of it has no field.
+func parseEvent(text []byte) (counters.Event, error) {
+	e, err := counters.ParseEvent(text, time.Now())
+	var input *pg.InputError
+	if errors.As(err, &input) && input.Field == "event" {
+		input.Field = ""
 	}
-	var o eventObject
-	strict := json.NewDecoder(bytes.NewReader(text))
-	strict.DisallowUnknownFields()
-	if err := strict.Decode(&o); err != nil {
-		return e, pg.Refuse("", "want an object with key, op, at, values, id and untracked: %v", err)
-	}
-	if _, err := strict.Token(); err != io.EOF {
-		return e, pg.Refuse("", "something after the object")
-	}
-	op, ok := trackOps[o.Op]
-	if !ok {
-		return e, pg.Refuse("op", "%q; want track or assert", o.Op)
-	}
-	e = counters.Event{ID: o.ID, Op: op, Key: o.Key, Untracked: o.Untracked}
-	if e.At, err = o.At.time(); err != nil {
-		return e, err
-	}
-	e.Values, err = readValues(o.Values)
 	return e, err
 }
 

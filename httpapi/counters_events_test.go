@@ -64,10 +64,11 @@ func TestEventsArray(t *testing.T) {
 	for body, want := range map[string][2]string{
 		"[" + event(`{"n":1}`) + "," + event(`{"n":"x"}`) + "]":         {"want a number", "body[1].values.n"},
 		"[" + event(`{"n":1}`) + "," + event(`{"state":1}`) + "]":       {"which is no number", "body[1].values.state"},
-		"[" + event(`{"n":1}`) + "," + event(`{"n":1}`, `,"x":1`) + "]": {"want an object with key, op, at", "body[1]"},
+		"[" + event(`{"n":1}`) + "," + event(`{"n":1}`, `,"x":1`) + "]": {"want an object with key, at, values", "body[1]"},
 		"[" + event(`{"n":1}`, `,"op":"inc"`) + "]":                     {"want track or assert", "body[0].op"},
 		`[{"values":{}}]`:         {"empty", "body[0].key"},
-		`[1]`:                     {"want an object", "body[0]"},
+		`[1]`:                     {"a number; want an object", "body[0]"},
+		`[{"key":1}]`:             {"a number; want a string", "body[0].key"},
 		`{"key":"k"}`:             {"want an array of events", "body"},
 		`null`:                    {"want an array of events", "body"},
 		`[{"key":"k","at":true}]`: {"want RFC 3339", "body[0].at"},
@@ -111,7 +112,7 @@ func TestEventsStream(t *testing.T) {
 		}
 		told := fmt.Sprintf("%+v", got.Errors)
 		for _, want := range []string{"[{Line:6 Field:values.state Detail:", "no number} {Line:7 Field: Detail:want an object with key", "{Line:8 Field:values.n Detail:the text \"x\"; want a number}",
-			"{Line:9 Field: Detail:something after the object}", "{Line:10 Field: Detail:over 1048576 bytes}"} {
+			"{Line:9 Field: Detail:more than one object}", "{Line:10 Field: Detail:over 1048576 bytes}"} {
 			if !strings.Contains(told, want) {
 				t.Errorf("%s, want %s", told, want)
 			}

@@ -27,6 +27,8 @@ func TestCounters(t *testing.T) {
 	wantJSON(t, s.get(orders+"?from=2025-05-06T00:00:00Z&to=2025-05-06T12:00:00Z&granularity=6h&skip_blanks=true"), `{"at":[],"values":[]}`)
 	wantJSON(t, s.get(orders+"?from=2025-05-07T00:00:00Z&to=2025-05-06T12:00:00Z&granularity=1h"), `{"at":[],"values":[]}`) // D12
 	wantJSON(t, s.post(orders+"/track", `{}`), `{"applied":1}`)
+	wantJSON(t, s.post(orders+"/track", `{"at":-0.5,"values":{"before":1}}`), `{"applied":1}`) // 1970
+	wantJSON(t, s.get(orders+"?from=-1&to=-0.5&granularity=1d"), `{"at":["1969-12-31T00:00:00Z"],"values":[{"before":1}]}`)
 
 	wantProblem(t, s.post(orders+"/track", `{"at":1746522900,"values":{"state":{"note":1}}}`), 400, "which is no number", "body.values.state.note")
 	wantProblem(t, s.post(orders+"/track", `{"at":"noon","values":{}}`), 400, "want RFC 3339", "body.at")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -62,19 +61,16 @@ func readLeaf(text string) (any, error) {
 	return counters.ParseLeaf(kind, json.Number(value))
 }
 
-// tableTime reads a time: RFC 3339, a date in the table's zone, -24h, or now.
+// tableTime reads a time: RFC 3339, Unix seconds, a date in the table's zone, -24h, or now.
 func tableTime(ctx context.Context, s *counters.Store, flag, text string) (time.Time, error) {
 	if text == "now" {
 		return time.Now(), nil
 	}
-	if t, err := time.Parse(time.RFC3339Nano, text); err == nil {
+	if t, err := counters.ParseTime(text); err == nil {
 		return t, nil
 	}
 	if d, err := time.ParseDuration(text); err == nil && strings.HasPrefix(text, "-") {
 		return time.Now().Add(d), nil
-	}
-	if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
-		return time.Unix(seconds, 0), nil
 	}
 	day, err := time.Parse(time.DateOnly, text)
 	if err != nil {
