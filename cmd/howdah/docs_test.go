@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/creack/pty"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/howdah-db/howdah/internal/pgtest"
@@ -91,28 +89,15 @@ func transcripts(b block) []transcript {
 
 // onTerminal runs a line of shell and returns what a terminal would show of its
 // output.
-func onTerminal(ctx context.Context, line, dir string, env []string) (shown string, err error) {
-	terminal, tty, err := pty.Open()
-	if err != nil {
-		return "", err
-	}
-	defer terminal.Close()
+func onTerminal(ctx context.Context, line, dir string, env []string) (string, error) {
 	cmd := exec.CommandContext(ctx, "bash", "-c", "set -o pipefail; "+line)
 	cmd.Dir, cmd.Env = dir, env
-	var stderr, out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = tty, &stderr
-	read := make(chan struct{})
-	go func() {
-		defer close(read)
-		io.Copy(&out, terminal) // ends with an error when the other side is closed
-	}()
-	err = cmd.Run()
-	tty.Close()
-	<-read
+	var stderr bytes.Buffer
+	out, err := onTTY(cmd, "", func(tty *os.File) { cmd.Stdout, cmd.Stderr = tty, &stderr })
 	if err != nil {
 		err = fmt.Errorf("%w: %s", err, stderr.String())
 	}
-	return strings.ReplaceAll(out.String(), "\r\n", "\n"), err
+	return strings.ReplaceAll(out, "\r\n", "\n"), err
 }
 
 var trailing = regexp.MustCompile(`(?m) +$`)

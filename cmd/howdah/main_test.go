@@ -43,6 +43,7 @@ func TestScripts(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			t := env.T().(testing.TB)
+			env.Values[environment{}] = env
 			self, err := exec.LookPath("howdah")
 			if err != nil {
 				return err
@@ -57,8 +58,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits,
-			"sql":   sql,
+			"exits":    exits,
+			"sql":      sql,
+			"terminal": terminal,
 		},
 	})
 }
