@@ -152,7 +152,7 @@ func (w *Writer) Assert(ctx context.Context, key string, at time.Time, v Values)
 }
 
 func (w *Writer) apply(ctx context.Context, events []Event) (int, error) {
-	t, all, err := w.s.prepare(ctx, events)
+	t, all, err := w.prepare(ctx, events)
 	if err != nil {
 		return 0, err
 	}
@@ -187,7 +187,7 @@ func (w *Writer) ApplyEach(ctx context.Context, events ...Event) []Outcome {
 	l := load{each: true}
 	var at []int // where in outcomes the events of l are
 	for i := range events {
-		t, one, err := w.s.prepare(ctx, events[i:i+1])
+		t, one, err := w.prepare(ctx, events[i:i+1])
 		if err != nil {
 			outcomes[i].Err = pg.Wrap("counters: apply", err)
 			continue
@@ -217,6 +217,24 @@ func (w *Writer) ApplyEach(ctx context.Context, events ...Event) []Outcome {
 		outcomes[i].Err = pg.Wrap("counters: apply", outcomes[i].Err)
 	}
 	return outcomes
+}
+
+// prepare is that of the Store, which now and then looks the table up. A database that
+// is away is waited for as it is for a commit.
+func (w *Writer) prepare(ctx context.Context, events []Event) (t *table, all []prepared, err error) {
+	began := time.Now()
+	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		t, all, err = w.s.prepare(ctx, events)
+		away := err != nil && pg.KindOf(err) == fault.Unavailable
+		if !away || !w.running.Load() || time.Since(began) > w.cfg.RetryFor {
+			return t, all, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // shares reports whether a load is to share a transaction. One that is larger than a
