@@ -70,8 +70,7 @@ func TestImportIsIdempotent(t *testing.T) {
 func TestImportInChunks(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
-	const size = 20_000
-	const n = 2*size + 1
+	const n = 250_000*2 + 1
 	shuffled := rand.New(rand.NewPCG(1, 2)).Perm(n)
 	src := func(yield func(checklists.Item, error) bool) {
 		for _, i := range shuffled {
@@ -81,9 +80,9 @@ func TestImportInChunks(t *testing.T) {
 		}
 	}
 	// Nothing of the first chunk is known, one of the second, and nothing of the third.
-	insert(t, s, "l", fmt.Sprintf("item-%07d", shuffled[size+size/2]))
+	insert(t, s, "l", fmt.Sprintf("item-%07d", shuffled[300_000]))
 	chunks := 0
-	got, err := s.Import(t.Context(), "l", src, checklists.ImportOptions{Progress: func(checklists.Imported) { chunks++ }}.InChunksOf(size))
+	got, err := s.Import(t.Context(), "l", src, checklists.ImportOptions{Progress: func(checklists.Imported) { chunks++ }})
 	if want := (checklists.Imported{Added: n - 1, Skipped: 1}); err != nil || got != want || chunks != 3 {
 		t.Errorf("Import = %+v in %d chunks, %v, want %+v in 3", got, chunks, err, want)
 	}
