@@ -81,7 +81,7 @@ func TestMetricsOfChanges(t *testing.T) {
 	for _, name := range []string{
 		"howdah_changes_head", "howdah_changes_ticks_total", "howdah_changes_tick_seconds_sum", "howdah_changes_tick_seconds_count", "howdah_changes_log_bytes",
 		"howdah_changes_lag_commits" + consumer, "howdah_changes_lag_seconds" + consumer, "howdah_changes_stalled" + consumer,
-		`howdah_changes_handled_total{consumer="told"}`,
+		`howdah_changes_handled_total{consumer="told"}`, `howdah_changes_lag_seconds{consumer="away"}`,
 	} {
 		eventually(t, name+" grows", func() bool { return s.figures()[name] > was[name] })
 	}
