@@ -56,6 +56,7 @@ type Store struct {
 	relation *strings.Replacer
 	layout   *layout
 	marks    *marks
+	news     *news
 
 	lockPatience time.Duration // of Adopt; 0 but in tests
 }
@@ -73,7 +74,7 @@ func New(db pg.DB, cfg Config) *Store {
 		names["schema"] = table[:1]
 	}
 	return &Store{
-		db: db, names: pg.NewNames(names), table: table, layout: new(layout), marks: &marks{lists: map[string]*mark{}},
+		db: db, names: pg.NewNames(names), table: table, layout: new(layout), marks: &marks{lists: map[string]*mark{}}, news: &news{known: map[string]int{}},
 		relation: strings.NewReplacer("{relation}", pg.Literal(table.Sanitize())+"::regclass"),
 	}
 }
@@ -126,17 +127,13 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if !full {
 		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
-	added, err = s.runRinging(ctx, insertFull, list, items)
+	if len(items) >= bulk {
+		added, err = s.insertMany(ctx, list, items)
+	} else {
+		added, err = s.runRinging(ctx, insertEach+unlessThere, list, items)
+	}
 	return added, pg.Wrap(op, err)
 }
-
-var insertFull = `
-	INSERT INTO {lists} (list, item, due)
-	SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
-	FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
-	WHERE ` + notDone("u.item") + `
-	ORDER BY u.item COLLATE "C", u.n
-	ON CONFLICT DO NOTHING`
 
 const insertPlain = `
 	INSERT INTO {lists} (list, item)
