@@ -192,22 +192,22 @@ func (s *Store) Delete(ctx context.Context, list string, items ...string) (int64
 	// another has changed while this one waited for it is at a place that the snapshot
 	// cannot see: it is searched for. Others are not, that came onto the list meanwhile:
 	// in a transaction they would be locked out of order.
-	k := locked(`unnest($2::text[]) AS f(item)`, `l.*`, ``, `FOR UPDATE`)
+	k := func(columns string) string { return locked(`unnest($2::text[]) AS f(item)`, columns, ``, `FOR UPDATE`) }
 	var gone int64
 	var missed []string
 	err := s.row(ctx, `
-		WITH `+k+`,
+		WITH `+k(`l.item, l.place`)+`,
 		gone AS (
 			DELETE FROM {lists}
 			WHERE ctid = ANY(ARRAY(SELECT place FROM k))
-			RETURNING item)
-		SELECT (SELECT count(*) FROM gone), CASE WHEN (SELECT count(*) FROM gone) < (SELECT count(*) FROM k) THEN
-			ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM gone)) END`, []any{list, sortedSet(items)}, &gone, &missed)
+			RETURNING ctid AS place)
+		SELECT n, CASE WHEN n < (SELECT count(*) FROM k) THEN ARRAY(SELECT item FROM k WHERE place NOT IN (SELECT place FROM gone)) END
+		FROM (SELECT count(*) AS n FROM gone) AS n`, []any{list, sortedSet(items)}, &gone, &missed)
 	if err != nil || len(missed) == 0 {
 		return gone, pg.Wrap(op, err)
 	}
 	more, err := s.run(ctx, `
-		WITH `+k+`
+		WITH `+k(`l.*`)+`
 		DELETE FROM {lists} l
 		USING k
 		WHERE l.list = k.list AND l.item = k.item`, list, missed)
