@@ -299,7 +299,7 @@ func (s *Store) stored(ctx context.Context, t *table, q Query, first, last int64
 	if t.slotted(q.Key) {
 		p := len(args) + 1
 		sql = "(" + sql + `)
-			UNION ALL (` + byKey("howdah.counter_slots", p) + " AND tbl = $" + strconv.Itoa(p+3) + inOrder + limit + `)
+			UNION ALL (` + byKey(t.readable, p) + " AND tbl = $" + strconv.Itoa(p+3) + inOrder + limit + `)
 			ORDER BY at` + limit
 		args = slices.Concat(args, keys, []any{t.name})
 	}

@@ -50,9 +50,10 @@ type table struct {
 	*layout
 	name          string // schema and name, quoted
 	mode          Mode
-	bytewise      bool // an index has the keys in the order of their bytes
-	ping          bool // there is a ping table
-	migrated      bool // there are records, and slots
+	bytewise      bool   // an index has the keys in the order of their bytes
+	ping          bool   // there is a ping table
+	migrated      bool   // there are records, and slots
+	readable      string // howdah.counter_slots, or what this role may see of it
 	separator     string
 	calendar      Calendar
 	granularities []Granularity
@@ -193,10 +194,14 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 					WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL),
 				to_regclass($2) IS NOT NULL,
 				EXISTS (SELECT FROM pg_class r JOIN pg_namespace h ON h.oid = r.relnamespace WHERE h.nspname = 'howdah' AND r.relname = 'counter_tables'),
+				'howdah.' || coalesce((SELECT min(r.relname::text)
+					FROM pg_class r
+					JOIN pg_namespace h ON h.oid = r.relnamespace
+					WHERE h.nspname = 'howdah' AND r.relname IN ('counter_slots', 'counter_slots_readable') AND has_table_privilege(r.oid, 'SELECT')), 'counter_slots'),
 				current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
 			FROM pg_class c
 			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.old)
+			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.readable, &t.old)
 	})
 	t.old = t.old && pg.InTx(s.db)
 	if errors.Is(err, pgx.ErrNoRows) {
