@@ -45,7 +45,8 @@ const (
 // returns how many were applied: the others have an ID that was seen before.
 //
 // It returns [ErrNotNumber] where a field that is to be added to holds something
-// else, and an Invalid error that names the field of an event that cannot be. A
+// else, [ErrReused] where an ID is that of another event, and an Invalid error that
+// names the field of an event that cannot be. A
 // connection that is lost on the way is [pg.ErrOutcomeUnknown]; events with IDs may
 // simply be applied again.
 func (s *Store) Apply(ctx context.Context, events ...Event) (applied int, err error) {

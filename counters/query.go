@@ -31,7 +31,7 @@ const SystemKey = systemKey
 const MaxPoints = 1_000_000
 
 // Values returns the buckets of a metric, blank ones too where q does not skip them:
-// none where From is later than To. More than its Limit are Invalid.
+// none where From is later than To. More points than its Limit are Invalid.
 func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 	const op = "counters: values"
 	t, err := s.asked(ctx, q)

@@ -345,9 +345,9 @@ func either[T comparable](all ...T) (one T) {
 
 // Setup creates the table, and the ping table beside it, where they are missing, and
 // records the settings. It may be called any number of times, by several at once. A
-// table that exists keeps its mode, and what was recorded of it; granularities,
-// system rows and striped names may change, and number of slots. It returns [ErrSettings] where the Config says otherwise of
-// the others, and Invalid where the table is none of counters.
+// table that exists keeps its mode, time zone, week start, separator and paths: where
+// the Config says otherwise of them it returns [ErrSettings]. All other settings may
+// change. A table that is none of counters is Invalid.
 func (s *Store) Setup(ctx context.Context) error {
 	return pg.Wrap("counters: setup", s.setup(ctx))
 }
