@@ -45,7 +45,8 @@ type Applied struct {
 // ApplyAll applies events as they come, however many, in units of up to 1,000, or what
 // came within a second: each is a transaction. An event that [Store.Apply] would refuse is left out, and so is an
 // error of events that is Invalid; any other error ends it. Of events that share an ID
-// the first is applied; those that ask for something else are left out ([ErrReused]). What was applied before an error stays, and is told with it.
+// the first is applied; those that ask for something else are left out ([ErrReused]).
+// What was applied before an error stays, and is told with it.
 //
 // It returns [ErrSource] where the source begins otherwise than the one that had its
 // name before.

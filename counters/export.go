@@ -73,7 +73,8 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 		}
 		beyond := len(part) < maxPart
 		for _, stored := range part {
-			if beyond = beyond || !strings.HasPrefix(stored.key, prefix); !strings.HasPrefix(stored.key, prefix) {
+			if !strings.HasPrefix(stored.key, prefix) {
+				beyond = true
 				break
 			}
 			delete(only, t.full(stored.rowID))
