@@ -7,8 +7,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash"
+	"io"
 	"iter"
+	"maps"
+	"slices"
 	"strconv"
 	"time"
 
@@ -43,12 +45,13 @@ type Applied struct {
 // ApplyAll applies events as they come, however many, in units of up to 1,000, or what
 // came within a second: each is a transaction. An event that [Store.Apply] would refuse is left out, and so is an
 // error of events that is Invalid; any other error ends it. Of events that share an ID
-// the first is applied. What was applied before an error stays, and is told with it.
+// the first is applied; those that ask for something else are left out ([ErrReused]).
+// What was applied before an error stays, and is told with it.
 //
 // It returns [ErrSource] where the source begins otherwise than the one that had its
 // name before.
 func (s *Store) ApplyAll(ctx context.Context, events iter.Seq2[Event, error], opt ApplyOptions) (Applied, error) {
-	a := applier{Store: s, opt: opt, ids: map[string]bool{}}
+	a := applier{Store: s, opt: opt, ids: map[string][]byte{}}
 	err := a.run(ctx, events)
 	return a.done, pg.Wrap("counters: apply all", err)
 }
@@ -68,12 +71,12 @@ type applier struct {
 	done  Applied
 	mark  mark // where the source was left, then how far it is applied
 	unit  []pending
-	ids   map[string]bool // of its events
+	ids   map[string][]byte // of its events, and their hashes
 }
 
 // pending is an event of the unit that is being gathered.
 type pending struct {
-	write
+	prepared
 	name string // in an error
 	mark mark   // of the source up to here
 }
@@ -126,6 +129,12 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 			err = broken
 		} else if p.write, err = a.table.writes(e); err != nil {
 			err = pg.Refuse(p.name, "%v", err)
+		} else if e.ID != "" {
+			e.Values = nil
+			p.Event = e
+			one := []prepared{p.prepared}
+			hash(one)
+			p.prepared = one[0]
 		}
 		if a.opt.Once != "" {
 			p.write.sum(digest, err == nil)
@@ -134,11 +143,17 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 		switch p.mark = here; {
 		case err != nil:
 			a.refuse(err)
-		case here.n <= known, a.ids[p.eventID]:
+		case here.n <= known:
 			a.done.Duplicates++
+		case a.ids[p.ID] != nil:
+			if err := reused(p.Event, a.ids[p.ID]); err != nil {
+				a.refuse(pg.Refuse(p.name, "%v", err))
+			} else {
+				a.done.Duplicates++
+			}
 		default:
-			if p.eventID != "" {
-				a.ids[p.eventID] = true
+			if p.ID != "" {
+				a.ids[p.ID] = p.Hash
 			}
 			a.unit = append(a.unit, p)
 			text += p.write.text()
@@ -213,15 +228,18 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 		return nil
 	}
 	last := unit[len(unit)-1]
-	writes := make([]prepared, len(unit))
+	events := make([]prepared, len(unit))
 	for i, p := range unit {
-		writes[i] = prepared{Event{ID: p.eventID}, p.write}
+		events[i] = p.prepared
 	}
-	n, err := a.transact(ctx, writes, last.mark)
+	n, other, err := a.transact(ctx, events, last.mark)
 	switch {
 	case err == nil:
+		for _, i := range slices.Sorted(maps.Keys(other)) {
+			a.refuse(pg.Refuse(unit[i].name, "%v", other[i]))
+		}
 		a.done.Applied += int64(n)
-		a.done.Duplicates += int64(len(unit) - n)
+		a.done.Duplicates += int64(len(unit) - n - len(other))
 		a.mark = last.mark
 		return nil
 	case !errors.Is(err, ErrNotNumber):
@@ -237,8 +255,9 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 	return a.apply(ctx, unit[half:])
 }
 
-// transact applies writes and moves the mark of the source, if it has one.
-func (a *applier) transact(ctx context.Context, writes []prepared, to mark) (applied int, err error) {
+// transact applies events and moves the mark of the source, if it has one. Those whose
+// ID is that of another are left out, and told.
+func (a *applier) transact(ctx context.Context, events []prepared, to mark) (applied int, other map[int]error, err error) {
 	var all fold
 	err = pg.Retry(ctx, a.db, func() error {
 		return pgx.BeginFunc(ctx, a.db, func(tx pgx.Tx) (err error) {
@@ -247,11 +266,12 @@ func (a *applier) transact(ctx context.Context, writes []prepared, to mark) (app
 					return err
 				}
 			}
-			applied, err = a.applyIn(ctx, tx, a.table, writes, &all)
+			other = map[int]error{}
+			applied, err = a.applyIn(ctx, tx, a.table, events, &all, func(i int, err error) error { other[i] = err; return nil })
 			return err
 		})
 	})
-	return applied, a.explain(ctx, a.table, &all, pg.Written(a.db, a.told(err)))
+	return applied, other, a.explain(ctx, a.table, &all, pg.Written(a.db, a.told(err)))
 }
 
 // move keeps how far the source is applied, unless another has moved that meanwhile.
@@ -269,21 +289,26 @@ func (a *applier) move(ctx context.Context, tx pgx.Tx, to mark) error {
 }
 
 // sum adds a write to the digest of a source; one that is refused is but that.
-func (w write) sum(digest hash.Hash, good bool) {
+func (w write) sum(digest io.Writer, good bool) {
 	var b bytes.Buffer
 	for _, id := range w.rows {
 		fmt.Fprintf(&b, "%q %q %d ", id.key, id.granularity, id.at)
 	}
-	for _, f := range w.fields {
-		fmt.Fprintf(&b, "%q %s ", f.path, f.op)
-		text, _ := appendJSON(b.AvailableBuffer(), f.value(), 0) // pack saw to it that it can
-		b.Write(append(text, ' '))
-	}
+	w.values(&b)
 	if !good {
 		b.Reset()
 	}
 	fmt.Fprintf(&b, "%t %q\n", good, w.eventID)
 	digest.Write(b.Bytes())
+}
+
+// values writes all fields of w, as a digest is of them.
+func (w write) values(b *bytes.Buffer) {
+	for _, f := range w.fields {
+		fmt.Fprintf(b, "%q %s ", f.path, f.op)
+		text, _ := appendJSON(b.AvailableBuffer(), f.value(), 0) // pack saw to it that it can
+		b.Write(append(text, ' '))
+	}
 }
 
 // text is how many bytes of names and texts a write has.

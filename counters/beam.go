@@ -47,7 +47,7 @@ func (s *Store) beam(ctx context.Context, key string, at time.Time, v Values) er
 	return pg.Written(s.db, s.told(err))
 }
 
-// Scan returns the last known state of key, and of when it is, or [ErrNoBeam].
+// Scan returns when a state of key was last told, and that state, or [ErrNoBeam].
 func (s *Store) Scan(ctx context.Context, key string) (time.Time, Values, error) {
 	at, v, err := s.scan(ctx, key)
 	return at, v, pg.Wrap("counters: scan", err)

@@ -16,7 +16,8 @@ type Event struct {
 	// ID, if any, is applied once in 7 days in a table, however often it is sent.
 	// Events of one Apply that share an ID stand or fall together.
 	ID string
-	// Hash, if any, is kept with the ID: sent with another, it is [ErrReused].
+	// Hash is kept with the ID, and sent with another it is [ErrReused]. The default is
+	// one of all else but At, so that a retry may say a later time.
 	Hash []byte
 	// Op is OpAdd, the default (the original's track), or OpPut (its assert).
 	Op Op
@@ -44,7 +45,8 @@ const (
 // returns how many were applied: the others have an ID that was seen before.
 //
 // It returns [ErrNotNumber] where a field that is to be added to holds something
-// else, and an Invalid error that names the field of an event that cannot be. A
+// else, [ErrReused] where an ID is that of another event, and an Invalid error that
+// names the field of an event that cannot be. A
 // connection that is lost on the way is [pg.ErrOutcomeUnknown]; events with IDs may
 // simply be applied again.
 func (s *Store) Apply(ctx context.Context, events ...Event) (applied int, err error) {
@@ -84,7 +86,7 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
 		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
-			applied, err = s.applyIn(ctx, tx, t, all, &f)
+			applied, err = s.applyIn(ctx, tx, t, all, &f, func(i int, err error) error { return inEvent(i, len(all), err) })
 			return err
 		})
 	})
@@ -95,8 +97,9 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 }
 
 // applyIn applies in tx those of events whose ID was not seen before, and returns how
-// many they were. f is what they fold to.
-func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepared, f *fold) (applied int, err error) {
+// many they were. f is what they fold to. reused says what becomes of them all where the
+// ID of one is that of another.
+func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepared, f *fold, reused func(int, error) error) (applied int, err error) {
 	*f = fold{}
 	var known ids
 	if hasIDs(events) {
@@ -105,9 +108,13 @@ func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepa
 		}
 	}
 	for i, e := range events {
-		if seen, err := known.seen(e.Event); err != nil {
-			return 0, inEvent(i, len(events), err)
-		} else if seen {
+		if seen, err := known.seen(e.Event); seen || err != nil {
+			if err != nil {
+				err = reused(i, err)
+			}
+			if err != nil {
+				return 0, err
+			}
 			continue
 		}
 		if err := e.into(f); err != nil {
@@ -138,6 +145,7 @@ func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared
 		e.Values = nil // they are the caller's to change
 		all[i].Event = e
 	}
+	hash(all)
 	return t, all, nil
 }
 

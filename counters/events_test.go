@@ -369,6 +369,20 @@ func TestD16IDs(t *testing.T) {
 			t.Errorf("after 7 days Apply = %d, %v, want %d", n, err, want)
 		}
 	}
+	// What has the ID of something else is told so; who tries again may say a later time.
+	later, other := bad[1], bad[1]
+	later.At, other.Values = at.Add(time.Hour), counters.Values{"n": 2}
+	if n, err := s.Apply(ctx, later); n != 0 || err != nil {
+		t.Errorf("at a later time Apply = %d, %v, want 0", n, err)
+	}
+	renamed, untracked := bad[1], bad[1]
+	renamed.Key, untracked.Untracked = "other", true
+	together := []counters.Event{{Key: "other", At: at}, bad[1], bad[1]}
+	for _, events := range [][]counters.Event{{other}, {renamed}, {untracked}, together} {
+		if n, err := s.Apply(ctx, events...); n != 0 || !errors.Is(err, counters.ErrReused) || !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), `"d"`) {
+			t.Errorf("with other content Apply = %d, %v, want ErrReused", n, err)
+		}
+	}
 	// In the caller's transaction the ID is his too.
 	tx, err := pool.Begin(ctx)
 	if err != nil {

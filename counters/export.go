@@ -8,12 +8,15 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -30,8 +33,8 @@ type Row struct {
 // driver's level whose keys do, in the order of the table's index: to be passed on, with
 // [WriteRows], and read again, with [ReadRows]. It reads them in parts, so that the loop
 // may use the same connection and nobody waits for whom they are passed on to; what is
-// written meanwhile may or may not be seen. What is only in slots is folded first, where
-// that can be. An error ends it.
+// written meanwhile may or may not be seen. What is in slots is folded first, where that
+// can be; buckets that are there only, as others hold them, come last. An error ends it.
 func (s *Store) Export(ctx context.Context, prefix string) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		if err := s.export(ctx, prefix, func(r Row) bool { return yield(r, nil) }); err != nil {
@@ -51,6 +54,10 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 	if err := s.foldIfWritable(ctx, t); err != nil {
 		return err
 	}
+	only, err := s.keysInSlots(ctx, t, prefix)
+	if err != nil {
+		return err
+	}
 	u := newUnpacker(t.paths)
 	var after *storedRow
 	for {
@@ -64,26 +71,83 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 		if err := s.withSlots(ctx, t, part); err != nil {
 			return err
 		}
+		beyond := len(part) < maxPart
 		for _, stored := range part {
 			if !strings.HasPrefix(stored.key, prefix) {
-				return nil
+				beyond = true
+				break
 			}
-			r := t.named(stored.rowID)
-			if !strings.HasPrefix(r.Key, prefix) {
-				continue // the prefix goes beyond the name
-			}
-			if r.Values, err = u.unpack(stored.data); err != nil {
-				return fmt.Errorf("%s: %w", shorten(stored.key), err)
-			}
-			if !yield(r) {
-				return nil
+			delete(only, t.full(stored.rowID))
+			if goOn, err := t.exported(u, stored, prefix, yield); err != nil || !goOn {
+				return err
 			}
 		}
-		if len(part) < maxPart {
-			return nil
+		if beyond {
+			return s.exportSlots(ctx, t, u, slices.Sorted(maps.Keys(only)), prefix, yield)
 		}
 		after = &part[maxPart-1]
 	}
+}
+
+// exported yields a row, and reports whether to go on.
+func (t *table) exported(u *unpacker, stored storedRow, prefix string, yield func(Row) bool) (goOn bool, err error) {
+	r := t.named(stored.rowID)
+	if !strings.HasPrefix(r.Key, prefix) {
+		return true, nil // the prefix goes beyond the name
+	}
+	if r.Values, err = u.unpack(stored.data); err != nil {
+		return false, fmt.Errorf("%s: %w", shorten(stored.key), err)
+	}
+	return yield(r), nil
+}
+
+// keysInSlots returns the keys that begin with prefix and have slots: what cannot be folded
+// just now, of which there may be no rows.
+func (s *Store) keysInSlots(ctx context.Context, t *table, prefix string) (map[string]bool, error) {
+	waiting := map[string]bool{}
+	if !t.migrated {
+		return waiting, nil
+	}
+	for after, more := "", true; more; {
+		keys, some, err := s.waitingKeys(ctx, t, max(prefix, after))
+		if err != nil {
+			return nil, err
+		}
+		for _, after = range keys {
+			if !strings.HasPrefix(after, prefix) {
+				return waiting, nil
+			}
+			waiting[after] = true
+		}
+		more = some
+	}
+	return waiting, nil
+}
+
+// exportSlots yields the buckets of keys that had only slots when the export began, with
+// the rows that others have made of them since.
+func (s *Store) exportSlots(ctx context.Context, t *table, u *unpacker, keys []string, prefix string, yield func(Row) bool) error {
+	for part := range slices.Chunk(keys, maxPart) {
+		var rows []rowID
+		for _, key := range part {
+			if id, ok := t.rowOf(key); ok {
+				rows = append(rows, id)
+			}
+		}
+		found, err := s.readAll(ctx, t, rows)
+		if err != nil {
+			return err
+		}
+		for i, data := range found {
+			if data == nil {
+				continue // it went away meanwhile
+			}
+			if goOn, err := t.exported(u, storedRow{rowID: rows[i], data: data}, prefix, yield); err != nil || !goOn {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // storedRow is a row as it is.
@@ -148,7 +212,7 @@ func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *
 }
 
 // foldIfWritable folds what is only in slots, so that there are rows of all that was
-// counted: not on a standby, and not in a transaction of the caller's, in which all who
+// counted: not on a standby, not where the role may only read, and not in a transaction of the caller's, in which all who
 // count would have to wait for its end.
 func (s *Store) foldIfWritable(ctx context.Context, t *table) error {
 	if !t.migrated || pg.InTx(s.db) {
@@ -160,10 +224,11 @@ func (s *Store) foldIfWritable(ctx context.Context, t *table) error {
 	}); err != nil || !writable {
 		return err
 	}
-	if _, err := s.foldAll(ctx); err != nil && !errors.Is(err, ErrNotNumber) { // which stays in its slots
-		return err
+	_, err := s.foldAll(ctx)
+	if errors.Is(err, ErrNotNumber) || pg.KindOf(err) == fault.Denied { // it stays in its slots
+		return nil
 	}
-	return nil
+	return err
 }
 
 // withSlots adds to rows what their slots hold.

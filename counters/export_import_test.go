@@ -176,3 +176,69 @@ func TestImportIntoAnotherEncoding(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+// A bucket that is only in slots, which others hold, is exported like any other; and once.
+func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	for _, mode := range modes {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			s, pool := newStriped(t, counters.Config{Mode: mode, System: counters.Off, Granularities: []counters.Granularity{"1h"}, Striped: []string{"hot*"}, Slots: 1})
+			for _, name := range []string{"hot a", "hot b", "z"} {
+				if err := s.Track(ctx, name, at, counters.Values{"n": 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			holder, err := pool.Begin(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer holder.Rollback(ctx)
+			if _, err := holder.Exec(ctx, `SELECT FROM howdah.counter_slots WHERE tbl = format('%I.trifle_stats', current_schema()) FOR UPDATE`); err != nil {
+				t.Fatal(err)
+			}
+			exported := func(s *counters.Store, prefix string, first func()) (keys []string) {
+				for r, err := range s.Export(ctx, prefix) {
+					if err != nil {
+						t.Fatal(err)
+					}
+					if first != nil {
+						first()
+						first = nil
+					}
+					keys = append(keys, fmt.Sprint(r.Key, r.Values["n"]))
+				}
+				return keys
+			}
+			if got := exported(s, "", nil); !slices.Equal(got, []string{"z1", "hot a1", "hot b1"}) {
+				t.Errorf("beside who holds them: %q", got)
+			}
+			if got := exported(s, "hot b", nil); !slices.Equal(got, []string{"hot b1"}) {
+				t.Errorf("those of a prefix: %q", got)
+			}
+			if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
+				if got := exported(s.WithTx(tx), "", nil); len(got) != 3 {
+					t.Errorf("in a transaction: %q", got)
+				}
+				return nil
+			}); err != nil {
+				t.Error(err)
+			}
+			// What is folded meanwhile has a row before those that were read.
+			if got := exported(s, "", func() {
+				if err := holder.Rollback(ctx); err != nil {
+					t.Error(err)
+				}
+				if n, err := s.Fold(ctx); n != 2 || err != nil {
+					t.Errorf("Fold = %d, %v", n, err)
+				}
+			}); !slices.Equal(got, []string{"z1", "hot a1", "hot b1"}) {
+				t.Errorf("folded meanwhile: %q", got)
+			}
+			if got := exported(s, "", nil); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
+				t.Errorf("in rows: %q", got)
+			}
+		})
+	}
+}

@@ -64,7 +64,7 @@ func (s *Store) waitingKeys(ctx context.Context, t *table, after string) (keys [
 	err = pg.Retry(ctx, s.db, func() error {
 		rows, err := s.db.Query(ctx, `
 			SELECT key
-			FROM howdah.counter_slots
+			FROM `+t.readable+`
 			WHERE tbl = $1 AND key > $2
 			ORDER BY key
 			LIMIT $3`, t.name, after, maxPart)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"slices"
 
@@ -12,8 +13,8 @@ import (
 	"github.com/howdah-db/howdah/fault"
 )
 
-// ErrReused reports an ID that was applied before, with another hash: it is not the
-// same event.
+// ErrReused reports an ID that was applied before, with other values or another hash: it
+// is not the same event.
 var ErrReused = fmt.Errorf("the ID was used for something else: %w", fault.Conflict)
 
 // ids are those of a transaction's events.
@@ -24,6 +25,35 @@ type ids struct {
 
 func hasIDs(events []prepared) bool {
 	return slices.ContainsFunc(events, func(e prepared) bool { return e.ID != "" })
+}
+
+// hash gives events with an ID that have no Hash one of what they ask for: of all that
+// share the ID, which stand or fall together.
+func hash(events []prepared) {
+	var shared map[string][]byte
+	for _, e := range events {
+		if e.ID != "" && e.Hash == nil {
+			if shared == nil {
+				shared = map[string][]byte{}
+			}
+			shared[e.ID] = e.content(shared[e.ID])
+		}
+	}
+	for i, e := range events {
+		if e.Hash == nil {
+			events[i].Hash = shared[e.ID]
+		}
+	}
+}
+
+// content is a digest of what an event asks for, after that of what comes before it.
+// When it happened is no part of it: who tries again may mean now.
+func (p prepared) content(before []byte) []byte {
+	b := bytes.NewBuffer(before[:len(before):len(before)])
+	fmt.Fprintf(b, "%q %t %q ", p.Key, p.Untracked, p.Granularities)
+	p.write.values(b)
+	sum := sha256.Sum256(b.Bytes())
+	return sum[:16]
 }
 
 // claim keeps the IDs of events that are not there. One that another transaction is

@@ -51,8 +51,8 @@ func Hist(v any) Leaf { return Leaf{leafHist, v} }
 // own.
 func Distinct(member string) Leaf { return Leaf{leafDistinct, member} }
 
-// ParseLeaf returns the leaf of a kind: max, min, put, stat, hist or distinct, whose
-// value is a text. Another kind, or another value of distinct, is Invalid.
+// ParseLeaf returns the leaf of a kind: max, min, put, stat, hist or distinct. Another
+// kind, and a distinct of what is no text, are Invalid.
 func ParseLeaf(kind string, v any) (Leaf, error) {
 	switch leafKind(kind) {
 	case leafMax, leafMin, leafPut, leafStat, leafHist:

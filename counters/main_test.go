@@ -2,7 +2,10 @@ package counters_test
 
 import (
 	"context"
+	"flag"
 	"log/slog"
+	"math/rand/v2"
+	"strconv"
 	"testing"
 	"time"
 
@@ -13,7 +16,13 @@ import (
 	"github.com/howdah-db/howdah/pg/migrate"
 )
 
-func TestMain(m *testing.M) { pgtest.Main(m) }
+func TestMain(m *testing.M) {
+	// A seed that tests can log; -rapid.seed takes its place.
+	if err := flag.Set("rapid.seed", strconv.FormatUint(rand.Uint64()|1, 10)); err != nil {
+		panic(err)
+	}
+	pgtest.Main(m)
+}
 
 // newPool returns a pool on a schema of the test's own, in a database that has been
 // migrated: its tables are the test's to make.

@@ -15,8 +15,8 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// What a number that is written may have: digits that mean something, and powers
-// of ten of the first of them. What others stored may have more, and is read.
+// Limits of numbers that are written: significant digits, and the power of ten of the
+// first of them, either way. What others stored may have more, and is read.
 const (
 	MaxDigits   = 100
 	MaxExponent = 100

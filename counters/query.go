@@ -31,7 +31,7 @@ const SystemKey = systemKey
 const MaxPoints = 1_000_000
 
 // Values returns the buckets of a metric, blank ones too where q does not skip them:
-// none where From is later than To. More than its Limit are Invalid.
+// none where From is later than To. More points than its Limit are Invalid.
 func (s *Store) Values(ctx context.Context, q Query) (*Series, error) {
 	const op = "counters: values"
 	t, err := s.asked(ctx, q)
@@ -299,7 +299,7 @@ func (s *Store) stored(ctx context.Context, t *table, q Query, first, last int64
 	if t.slotted(q.Key) {
 		p := len(args) + 1
 		sql = "(" + sql + `)
-			UNION ALL (` + byKey("howdah.counter_slots", p) + " AND tbl = $" + strconv.Itoa(p+3) + inOrder + limit + `)
+			UNION ALL (` + byKey(t.readable, p) + " AND tbl = $" + strconv.Itoa(p+3) + inOrder + limit + `)
 			ORDER BY at` + limit
 		args = slices.Concat(args, keys, []any{t.name})
 	}

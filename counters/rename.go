@@ -9,7 +9,7 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// ErrExists reports that there are rows of the metric that another was to become.
+// ErrExists reports that a metric cannot be renamed: there are rows of its new name.
 var ErrExists = fmt.Errorf("there is such a metric: %w", fault.Conflict)
 
 // Rename gives the rows of a metric another name, all at once, and returns how many

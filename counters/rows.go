@@ -305,8 +305,8 @@ func (s *Store) read(ctx context.Context, t *table, rows []rowID, have func(i in
 			UNION ALL
 			SELECT k.n, s.data
 			FROM unnest($%d::bigint[], $%d::text[]) AS k(n, key)
-			JOIN howdah.counter_slots s ON s.key = k.key AND s.tbl = $%d
-			ORDER BY n`, t.next, t.next+1, t.next+2)
+			JOIN %s s ON s.key = k.key AND s.tbl = $%d
+			ORDER BY n`, t.next, t.next+1, t.readable, t.next+2)
 			args = append(args, n, keys, t.name)
 		}
 		err := pg.Retry(ctx, s.db, func() error {

@@ -47,7 +47,7 @@ const (
 	FnStddev Fn = "stddev" // of a Stat, as of a sample: null of fewer than two
 )
 
-// Fns are the names of all functions.
+// Fns are the names of all functions of [Series.Aggregate].
 var Fns = []string{string(FnSum), string(FnMean), string(FnMin), string(FnMax), string(FnStddev)}
 
 // Aggregate returns what fn makes of the numbers at path, one for each slice. Points

@@ -50,9 +50,10 @@ type table struct {
 	*layout
 	name          string // schema and name, quoted
 	mode          Mode
-	bytewise      bool // an index has the keys in the order of their bytes
-	ping          bool // there is a ping table
-	migrated      bool // there are records, and slots
+	bytewise      bool   // an index has the keys in the order of their bytes
+	ping          bool   // there is a ping table
+	migrated      bool   // there are records, and slots
+	readable      string // howdah.counter_slots, or what this role may see of it
 	separator     string
 	calendar      Calendar
 	granularities []Granularity
@@ -193,10 +194,14 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 					WHERE i.indrelid = c.oid AND i.indisvalid AND i.indpred IS NULL),
 				to_regclass($2) IS NOT NULL,
 				EXISTS (SELECT FROM pg_class r JOIN pg_namespace h ON h.oid = r.relnamespace WHERE h.nspname = 'howdah' AND r.relname = 'counter_tables'),
+				'howdah.' || coalesce((SELECT min(r.relname::text)
+					FROM pg_class r
+					JOIN pg_namespace h ON h.oid = r.relnamespace
+					WHERE h.nspname = 'howdah' AND r.relname IN ('counter_slots', 'counter_slots_readable') AND has_table_privilege(r.oid, 'SELECT')), 'counter_slots'),
 				current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
 			FROM pg_class c
 			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.old)
+			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.readable, &t.old)
 	})
 	t.old = t.old && pg.InTx(s.db)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -340,9 +345,9 @@ func either[T comparable](all ...T) (one T) {
 
 // Setup creates the table, and the ping table beside it, where they are missing, and
 // records the settings. It may be called any number of times, by several at once. A
-// table that exists keeps its mode, and what was recorded of it; granularities,
-// system rows and striped names may change, and number of slots. It returns [ErrSettings] where the Config says otherwise of
-// the others, and Invalid where the table is none of counters.
+// table that exists keeps its mode, time zone, week start, separator and paths: where
+// the Config says otherwise of them it returns [ErrSettings]. All other settings may
+// change. A table that is none of counters is Invalid.
 func (s *Store) Setup(ctx context.Context) error {
 	return pg.Wrap("counters: setup", s.setup(ctx))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"maps"
 	"testing"
@@ -144,10 +145,8 @@ func callsOf(leaf *rapid.Generator[any]) *rapid.Generator[call] {
 // one after the other; and just those of them fail.
 func TestFoldIsTheSame(t *testing.T) {
 	t.Parallel()
-	programs := 100 // of each of rapid's 100 checks
-	if testing.Short() {
-		programs = 10
-	}
+	const programs = 100 // of each of rapid's 100 checks: 10,000
+	t.Logf("seed %s", flag.Lookup("rapid.seed").Value)
 	rows := func(key string) []string { return []string{key + "::1d::1746489600"} }
 	someCall := callsOf(someLeaf)
 	rapid.Check(t, func(t *rapid.T) {

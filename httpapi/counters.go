@@ -60,7 +60,7 @@ type eventInput struct {
 	Body struct {
 		At        moment          `json:"at,omitempty"`
 		Values    json.RawMessage `json:"values,omitempty" example:"{\"count\":1,\"revenue\":12.5}" doc:"Nested names; numbers keep all their digits. Of a track, {\"$max\":120} and $min, $put, $stat, $hist and $distinct stand for what is no plain sum."`
-		ID        string          `json:"id,omitempty" example:"order-17" doc:"Counted once in 7 days, however often it is sent."`
+		ID        string          `json:"id,omitempty" example:"order-17" doc:"Counted once in 7 days, however often it is sent; with other values it is refused."`
 		Untracked bool            `json:"untracked,omitempty" doc:"Count it in the system row without its name."`
 	}
 }
@@ -96,7 +96,7 @@ func (a *api) apply(ctx context.Context, in *eventInput, op counters.Op) (*appli
 	n, err := a.client.Writers.Counters.Apply(ctx, e)
 	out := new(appliedOutput)
 	out.Body.Applied = n
-	return out, err
+	return out, in.refused(err)
 }
 
 // readValues reads an object with all digits of its numbers; none is empty.

@@ -50,6 +50,17 @@ func (o OnceHeader) identify(e *counters.Event, digest []byte) error {
 	return nil
 }
 
+// refused says of a request whose key another one had that this is why.
+func (o OnceHeader) refused(err error) error {
+	if o.Once == "" || !errors.Is(err, counters.ErrReused) {
+		return err
+	}
+	p := newProblem(http.StatusUnprocessableEntity, "the Idempotency-Key was used for another request: %s", err)
+	p.Type = "urn:howdah:idempotency-key-reused"
+	p.Errors = []ProblemField{{Location: "header.Idempotency-Key", Message: counters.ErrReused.Error()}}
+	return p
+}
+
 // parseEvent reads the object of an event; what is wrong with all of it has no field.
 func parseEvent(text []byte) (counters.Event, error) {
 	e, err := counters.ParseEvent(text, time.Now())
@@ -157,7 +168,7 @@ func (a *api) applyArray(ctx context.Context, in *eventsInput) (int, error) {
 	if len(events) == 1 {
 		err = inArray(0, err)
 	}
-	return n, err
+	return n, in.refused(err)
 }
 
 // inArray says of which element of an array err is.

@@ -59,7 +59,8 @@ func TestEventsArray(t *testing.T) {
 	s := serve(t, "", httpapi.Config{MaxBody: 1 << 20})
 	background(t, s)
 	wantJSON(t, s.post(someEvents, "["+event(`{"n":1}`)+","+event(`{"n":{"$max":9}}`)+","+event(`{"state":"up"}`, `,"op":"assert","id":"a"`)+"]"), `{"applied":3}`)
-	wantJSON(t, s.post(someEvents, "["+event(`{"n":1}`, `,"id":"a"`)+"]"), `{"applied":0}`)
+	wantJSON(t, s.post(someEvents, "["+event(`{"state":"up"}`, `,"op":"assert","id":"a"`)+"]"), `{"applied":0}`)
+	wantProblem(t, s.post(someEvents, "["+event(`{"n":1}`)+","+event(`{"n":1}`, `,"id":"a"`)+"]"), 409, `"a": the ID was used for something else`)
 	wantJSON(t, s.post(someEvents, "[]"), `{"applied":0}`)
 	for body, want := range map[string][2]string{
 		"[" + event(`{"n":1}`) + "," + event(`{"n":"x"}`) + "]":         {"want a number", "body[1].values.n"},

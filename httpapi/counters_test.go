@@ -16,7 +16,8 @@ func TestCounters(t *testing.T) {
 	wantJSON(t, s.get(day), `{"at":["2025-05-06T00:00:00Z"],"values":[{}]}`)
 	wantJSON(t, s.post(orders+"/track", `{"at":"2025-05-06T09:15:00Z","values":{"count":1,"revenue":12.50,"big":123456789012345678901234567890.1,"peak":{"$max":7}}}`), `{"applied":1}`)
 	wantJSON(t, s.post(orders+"/track", `{"at":1746522900.5,"values":{"count":1,"peak":{"$max":5}},"id":"one","untracked":true}`), `{"applied":1}`)
-	wantJSON(t, s.post(orders+"/track", `{"at":1746522900,"values":{"count":1},"id":"one"}`), `{"applied":0}`)
+	wantJSON(t, s.post(orders+"/track", `{"values":{"count":1.0,"peak":{"$max":5}},"id":"one","untracked":true}`), `{"applied":0}`)
+	wantProblem(t, s.post(orders+"/track", `{"at":1746522900,"values":{"count":2},"id":"one"}`), 409, `"one": the ID was used for something else`)
 	wantJSON(t, s.post(orders+"/assert", `{"at":1746522900,"values":{"state":{"note":"open"}}}`), `{"applied":1}`)
 	r := s.get(day)
 	if want := `{"at":["2025-05-06T00:00:00Z"],"values":[{"big":123456789012345678901234567890.1,"count":2,"peak":7,"revenue":12.5,"state":{"note":"open"}}]}`; strings.TrimSpace(r.body) != want {

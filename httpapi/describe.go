@@ -19,8 +19,10 @@ func mayConflict(op *huma.Operation) { fails(op, http.StatusConflict) }
 // mayBeAway is an operation that asks the database.
 func mayBeAway(op *huma.Operation) { fails(op, http.StatusServiceUnavailable) }
 
-// mayBeReused is an operation whose Idempotency-Key another request may have had.
-func mayBeReused(op *huma.Operation) { fails(op, http.StatusUnprocessableEntity) }
+// mayBeReused is an operation whose id, or Idempotency-Key, another request may have had.
+func mayBeReused(op *huma.Operation) {
+	fails(op, http.StatusConflict, http.StatusUnprocessableEntity)
+}
 
 func fails(op *huma.Operation, statuses ...int) {
 	for _, status := range statuses {

@@ -86,11 +86,6 @@ func (a *api) problem(ctx context.Context, op *huma.Operation, err error) *Probl
 		return p
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return newProblem(499, "the client went away") // nobody reads it
-	case errors.Is(err, counters.ErrReused): // only requests have hashes
-		p := newProblem(http.StatusUnprocessableEntity, "the Idempotency-Key was used for another request: %s", err)
-		p.Type = "urn:howdah:idempotency-key-reused"
-		p.Errors = []ProblemField{{Location: "header.Idempotency-Key", Message: counters.ErrReused.Error()}}
-		return p
 	case kind == "":
 		a.cfg.Log.ErrorContext(ctx, "request failed", "operation", op.OperationID, "error", err)
 		return newProblem(http.StatusInternalServerError, "the server's log says more")
@@ -182,6 +177,7 @@ var sentinels = map[error]string{
 	changes.ErrAhead:      "position-ahead",
 	changes.ErrParked:     "parked",
 	checklists.ErrChanged: "source-changed",
+	counters.ErrReused:    "id-reused",
 }
 
 // ours marks operations of this package: huma keeps the making of errors in a

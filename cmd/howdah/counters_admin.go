@@ -1,11 +1,8 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"strings"
 	"time"
@@ -125,10 +122,8 @@ func (c *cli) countersDelete() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if !yes {
-					if sure, err := c.sureToDelete(ctx, args[0], granularities, span); err != nil || !sure {
-						return err
-					}
+				if err := c.sure(ctx, yes, deletion(args[0], granularities, span)); err != nil {
+					return err
 				}
 				n, err := client.Counters.Delete(ctx, args[0], buckets, from, to)
 				if err != nil {
@@ -144,8 +139,8 @@ func (c *cli) countersDelete() *cobra.Command {
 	return cmd
 }
 
-// sureToDelete says what is to go, and asks.
-func (c *cli) sureToDelete(ctx context.Context, key string, granularities []string, span interval) (bool, error) {
+// deletion says what is to go.
+func deletion(key string, granularities []string, span interval) string {
 	words := "delete all buckets"
 	if len(granularities) > 0 {
 		words = "delete the buckets of " + strings.Join(granularities, ", ")
@@ -157,16 +152,7 @@ func (c *cli) sureToDelete(ctx context.Context, key string, granularities []stri
 	if span.to != "" {
 		words += " to " + span.to
 	}
-	fmt.Fprintf(c.err, "%s? [y/N] ", words)
-	answer, err := interruptible(ctx, func() (string, error) { return bufio.NewReader(c.in).ReadString('\n') })
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer == "y" || answer == "yes" {
-		return true, nil
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	c.note("nothing was deleted")
-	return false, nil
+	return words
 }
 
 func (c *cli) countersRename() *cobra.Command {

@@ -252,6 +252,23 @@ func refusals(db pg.DB) []refused {
 			kind: fault.Invalid, says: "Mars/Olympus",
 		},
 		refused{
+			what: "an unknown mode",
+			library: func(ctx context.Context, s *counters.Store) error {
+				return counters.New(db, counters.Config{Table: pgx.Identifier{"half"}, Mode: "half"}).Setup(ctx)
+			},
+			line: []string{"setup", "--table", "half", "--mode", "half"},
+			kind: fault.Invalid, says: `mode: "half"; want full, partial or separated`,
+		},
+		refused{
+			what: "another event with an ID",
+			library: func(ctx context.Context, s *counters.Store) error {
+				_, err := s.Apply(ctx, counters.Event{ID: "once", Key: "k", At: refusedAt, Values: counters.Values{"n": 2}})
+				return err
+			},
+			line: []string{"track", "k", "--at", refusedDay, "--id", "once", "n=2"}, request: `POST /keys/k/track {"at":"` + refusedDay + `","values":{"n":2},"id":"once"}`,
+			kind: fault.Conflict, says: `"once": the ID was used for something else`,
+		},
+		refused{
 			what: "other settings",
 			library: func(ctx context.Context, s *counters.Store) error {
 				return counters.New(db, counters.Config{Table: pgx.Identifier{"shop"}, Location: time.UTC}).Setup(ctx)
@@ -328,6 +345,8 @@ func TestCountersRefuse(t *testing.T) {
 	sure(err)
 	sure(counters.New(client.Pool, counters.Config{Table: pgx.Identifier{"shop"}, Mode: counters.Separated, Location: newYork}).Setup(ctx))
 	sure(s.Assert(ctx, "k", refusedAt, counters.Values{"note": "text", "list": []any{1}, "yes": true, "nan": "NaN", "n": 1}))
+	_, err = s.Apply(ctx, counters.Event{ID: "once", Key: "k", At: refusedAt, Values: counters.Values{"n": 1}})
+	sure(err)
 	sure(s.Track(ctx, "taken", refusedAt, counters.Values{"n": 1}))
 	_, err = client.Pool.Exec(ctx, `CREATE TABLE other (id int, data jsonb)`)
 	sure(err)

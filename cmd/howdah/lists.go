@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,14 +123,13 @@ what it kept as done. It asks before it does.`,
 		Example: "  howdah checklists drop downloads --yes",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if !yes && !isTerminal(c.in) {
-				return pg.Refuse("--yes", "is missing: this takes the list away with all that is known of it")
-			}
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				if !yes {
-					if sure, err := c.sureToDrop(ctx, client.Checklists, args[0]); err != nil || !sure {
-						return err
-					}
+				words, err := dropping(ctx, client.Checklists, args[0])
+				if err != nil {
+					return err
+				}
+				if err := c.sure(ctx, yes, words); err != nil {
+					return err
 				}
 				n, err := client.Checklists.Drop(ctx, args[0])
 				if err != nil {
@@ -147,24 +143,14 @@ what it kept as done. It asks before it does.`,
 	return cmd
 }
 
-// sureToDrop says what there is of a list and asks.
-func (c *cli) sureToDrop(ctx context.Context, s *checklists.Store, list string) (bool, error) {
-	words := ""
+// dropping says what there is of a list that is to go.
+func dropping(ctx context.Context, s *checklists.Store, list string) (string, error) {
 	p, err := s.Progress(ctx, list)
 	switch {
-	case err == nil:
-		words = " (" + progressWords(p) + ")"
-	case !errors.Is(err, checklists.ErrPlain):
-		return false, err
+	case errors.Is(err, checklists.ErrPlain):
+		return "drop " + printable(list), nil
+	case err != nil:
+		return "", err
 	}
-	fmt.Fprintf(c.err, "drop %s%s? [y/N] ", printable(list), words)
-	answer, err := interruptible(ctx, func() (string, error) { return bufio.NewReader(c.in).ReadString('\n') })
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer == "y" || answer == "yes" {
-		return true, nil
-	}
-	if err != nil && !errors.Is(err, io.EOF) {
-		return false, err
-	}
-	c.note("nothing was dropped")
-	return false, nil
+	return "drop " + printable(list) + " (" + progressWords(p) + ")", nil
 }
