@@ -219,7 +219,8 @@ func (s *Store) extents(ctx context.Context, t *table, heads []head) (map[head]E
 	}
 	sql = s.names.SQL(`
 		SELECT *
-		FROM (` + sql + `) AS ends
+		FROM (` + sql + `
+			OFFSET 0) AS ends -- or first would be looked for twice
 		WHERE first IS NOT NULL`)
 	for done := 0; done < len(heads); done += maxNamed {
 		part := heads[done:min(done+maxNamed, len(heads))]
