@@ -22,7 +22,7 @@ func TestDeleteOfMany(t *testing.T) {
 				counters.Partial:   `name || '::' || g, to_timestamp(i * 60)`,
 				counters.Separated: `name, g, to_timestamp(i * 60)`,
 			}[mode]
-			const each = 12_345
+			const each = 6_789
 			if _, err := pool.Exec(ctx, `
 				INSERT INTO trifle_stats
 				SELECT `+row+`, '{"n": 1}'
