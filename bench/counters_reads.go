@@ -132,14 +132,14 @@ func openSeries(ctx context.Context, lab *Lab, rows, minutes, times int) (contro
 		}}, err
 }
 
-// openCounterGrowth makes a table of size rows, 1,000 of each metric, and returns the
+// openCounterGrowth makes a table of size rows, 100 of each metric, and returns the
 // core calls on any of them.
 func openCounterGrowth(ctx context.Context, lab *Lab, size int) ([]Op, error) {
 	s, err := openCounters(ctx, lab, fmt.Sprint("of_", size), counters.Config{System: counters.Off, Granularities: []counters.Granularity{"1m"}})
 	if err != nil {
 		return nil, err
 	}
-	const each = 1000
+	const each, page = 100, 100
 	metrics := size / each
 	err = lab.Exec(ctx, fmt.Sprintf(`
 		INSERT INTO %s (key, data)
@@ -158,6 +158,17 @@ func openCounterGrowth(ctx context.Context, lab *Lab, size int) ([]Op, error) {
 			series, err := s.Values(ctx, counters.Query{Key: metric(), From: counterStart, To: counterStart.Add(99 * time.Minute), Granularity: "1m"})
 			if err == nil && len(series.Values[99]) == 0 {
 				err = fmt.Errorf("a blank")
+			}
+			return err
+		}},
+		{"Page of 100", func(ctx context.Context) error {
+			after := ""
+			if first := random.IntN(metrics - page + 1); first > 0 {
+				after = fmt.Sprintf("metric %06d", first-1)
+			}
+			keys, err := s.Page(ctx, after, page)
+			if err == nil && len(keys) != page {
+				err = fmt.Errorf("%d metrics after %q", len(keys), after)
 			}
 			return err
 		}},

@@ -26,7 +26,7 @@ import (
 // suite is every row there is, by service.
 var suite = []Service{
 	{Name: "checklists", Rows: slices.Concat(checklistsRows, leaseRows, singleRows)},
-	{Name: "counters", Rows: slices.Concat(countersRows, counterReads)},
+	{Name: "counters", Rows: slices.Concat(countersRows, counterHot, counterReads, counterLines)},
 	{Name: "pg.Batcher", Rows: batcherRows},
 	{Name: "changes", Rows: changesRows},
 }

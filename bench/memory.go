@@ -24,18 +24,30 @@ func (Memory) Title() string { return "peak memory" }
 
 // Measure implements Row.
 func (Memory) Measure(ctx context.Context, lab *Lab) (results []Result, err error) {
+	err = withHowdah(ctx, lab, func(h howdah) error {
+		results, err = measureMemory(ctx, lab, h)
+		return err
+	})
+	return results, err
+}
+
+// withHowdah builds the program, for as long as fn does something with it.
+func withHowdah(ctx context.Context, lab *Lab, fn func(howdah) error) (err error) {
 	lab.Say("building howdah")
 	dir, err := os.MkdirTemp("", "howdah-bench-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	binary := filepath.Join(dir, "howdah")
 	build := exec.CommandContext(ctx, "go", "build", "-C", "..", "-o", binary, "./cmd/howdah")
 	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out)
+		return fmt.Errorf("%w\n%s", err, out)
 	}
-	h := howdah{binary: binary, url: lab.URL}
+	return fn(howdah{binary: binary, url: lab.URL})
+}
+
+func measureMemory(ctx context.Context, lab *Lab, h howdah) ([]Result, error) {
 	idle, err := h.idle(ctx)
 	if err != nil {
 		return nil, err

@@ -75,8 +75,10 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 	}
 	var f fold
 	if !hasIDs(all) {
-		if i, err := f.all(all); err != nil {
-			return 0, inEvent(i, len(events), err)
+		for i, e := range all {
+			if err := e.into(&f); err != nil {
+				return 0, inEvent(i, len(events), err)
+			}
 		}
 		if err := s.write(ctx, t, &f); err != nil {
 			return 0, err

@@ -65,12 +65,27 @@ func (s *Store) page(ctx context.Context, after string, n int) ([]KeyInfo, error
 		if err != nil {
 			return nil, err
 		}
-		more, err := s.infos(ctx, t, found)
+		labels := t.labels(found)
+		if some := ofNames(found, n-len(page)); len(some) < len(found) { // metrics of few granularities
+			found, next = some, t.past(some[len(some)-1])
+		}
+		more, err := s.infos(ctx, t, found, labels)
 		if page = append(page, more...); err != nil || len(page) >= n || next == "" {
 			return page[:min(n, len(page))], err
 		}
 		w.from = next
 	}
+}
+
+// ofNames returns the first of heads, those of so many names.
+func ofNames(heads []head, names int) []head {
+	seen := map[string]bool{}
+	for i, h := range heads {
+		if seen[h.name] = true; len(seen) > names {
+			return heads[:i]
+		}
+	}
+	return heads
 }
 
 // pageOfAll is a page where the index does not know the order of bytes.
@@ -147,11 +162,11 @@ func (t *table) labels(seen []head) []Granularity {
 // infos returns the metrics of heads, each where its first head is. Between the heads
 // of one there may be those of others: http::1h, http::404::1h, http::5m. So each is
 // asked for all granularities at its first head, and passed over at others.
-func (s *Store) infos(ctx context.Context, t *table, found []head) ([]KeyInfo, error) {
+func (s *Store) infos(ctx context.Context, t *table, found []head, labels []Granularity) ([]KeyInfo, error) {
 	asked := found
 	if t.mode != Separated {
 		asked = nil
-		labels, seen := t.labels(found), map[string]bool{}
+		seen := map[string]bool{}
 		for _, h := range found {
 			if seen[h.name] {
 				continue
@@ -219,7 +234,8 @@ func (s *Store) extents(ctx context.Context, t *table, heads []head) (map[head]E
 	}
 	sql = s.names.SQL(`
 		SELECT *
-		FROM (` + sql + `) AS ends
+		FROM (` + sql + `
+			OFFSET 0) AS ends -- or first would be looked for twice
 		WHERE first IS NOT NULL`)
 	for done := 0; done < len(heads); done += maxNamed {
 		part := heads[done:min(done+maxNamed, len(heads))]

@@ -2,7 +2,6 @@ package counters
 
 import (
 	"slices"
-	"strings"
 )
 
 // fold is what a transaction writes: each row once.
@@ -26,6 +25,7 @@ type rowFold struct {
 type round struct {
 	fields []field
 	at     map[string]int // of fields by their paths, where they are many
+	shared bool           // fields are those of an event, which other rows have too
 }
 
 // few is how many fields are looked through faster than looked up.
@@ -51,20 +51,38 @@ func (r *round) find(path string, near int) int {
 }
 
 func (r *round) add(f field) {
+	r.own()
 	r.fields = append(r.fields, f)
 	switch n := len(r.fields); {
 	case r.at != nil:
 		r.at[f.path] = n - 1
 	case n > few:
-		r.at = make(map[string]int, 2*n)
-		for i, f := range r.fields {
-			r.at[f.path] = i
-		}
+		r.index(2 * n)
+	}
+}
+
+// index makes fields to be looked up, with room for so many.
+func (r *round) index(room int) {
+	r.at = make(map[string]int, room)
+	for i, f := range r.fields {
+		r.at[f.path] = i
+	}
+}
+
+// own makes fields the round's own, before they are changed.
+func (r *round) own() {
+	if !r.shared {
+		return
+	}
+	r.fields, r.shared = slices.Clone(r.fields), false
+	if n := len(r.fields); n > few {
+		r.index(n)
 	}
 }
 
 // drop takes a field out, and puts the last in its place.
 func (r *round) drop(i int) {
+	r.own()
 	last := len(r.fields) - 1
 	delete(r.at, r.fields[i].path)
 	if i != last {
@@ -74,11 +92,6 @@ func (r *round) drop(i int) {
 		}
 	}
 	r.fields = r.fields[:last]
-}
-
-// sorted returns the fields in the order of their paths.
-func (r *round) sorted() []field {
-	return slices.SortedFunc(slices.Values(r.fields), func(a, b field) int { return strings.Compare(a.path, b.path) })
 }
 
 // change is what was done to a row: it was made, or a field was added to a round of it,
@@ -102,10 +115,14 @@ func (f *fold) take(id rowID, fields []field) error {
 	if row == nil {
 		row = new(rowFold)
 		row.rounds = row.first[:]
-		row.rounds[0].fields = make([]field, 0, len(fields))
 		f.rows[id] = row
 		if f.undoes {
 			f.undo = append(f.undo, change{id: id, made: true})
+		}
+		if f.stored[id] == nil { // most rows are those of one event: then it keeps them
+			row.rounds[0] = round{fields: fields, shared: true}
+			f.words = f.words || slices.ContainsFunc(fields, field.isWord)
+			return nil
 		}
 	}
 	for near := range fields {
@@ -151,13 +168,17 @@ func (f *fold) takeField(id rowID, row *rowFold, later *field, near int) error {
 		f.undo = append(f.undo, c)
 	}
 	if at >= 0 {
+		r.own()
 		r.fields[at] = one
 	} else {
 		r.add(one)
 	}
-	f.words = f.words || one.op == OpPut && !one.number.known && one.other != nil
+	f.words = f.words || one.isWord()
 	return nil
 }
+
+// isWord reports whether what is no number is put.
+func (f field) isWord() bool { return f.op == OpPut && !f.number.known && f.other != nil }
 
 // all takes what several events write, or nothing of it where some field of the i-th
 // is refused.

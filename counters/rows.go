@@ -146,27 +146,28 @@ const (
 // its rows in one order, and the others find them held.
 func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 	b := new(pgx.Batch)
-	var fields []field
-	var text []byte
 	for round, all := 0, f.sorted(); len(all) > 0; round++ {
 		var rows [len(ops)][]rowID
 		var data [len(ops)][]string
+		var texts [len(ops)]string
+		var of *field // the first of those that texts are of
 		more := all[:0:0]
 		for _, id := range all {
 			rounds := f.rows[id].rounds
-			fields = append(fields[:0], rounds[round].fields...)
-			for _, field := range rounds[round].fields {
-				if field.over { // fails where no number is
-					fields = append(fields, fieldOver(field))
+			if r := &rounds[round]; !r.shared || len(r.fields) == 0 || of != &r.fields[0] {
+				texts, of = r.texts(), nil
+				if r.shared && len(r.fields) > 0 {
+					of = &r.fields[0] // rows of one event are beside each other
 				}
 			}
-			slices.SortFunc(fields, func(a, b field) int { return strings.Compare(a.path, b.path) })
 			for i, op := range ops {
-				has := slices.ContainsFunc(fields, func(f field) bool { return f.op == op })
-				if has || round == 0 && op == OpAdd {
-					text = appendFields(text[:0], fields, op)
+				text := texts[i]
+				if round == 0 && op == OpAdd {
+					text = either(text, "{}")
+				}
+				if text != "" {
 					rows[i] = append(rows[i], id)
-					data[i] = append(data[i], string(text))
+					data[i] = append(data[i], text)
 				}
 			}
 			if round+1 < len(rounds) {
@@ -181,6 +182,22 @@ func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 		all = more
 	}
 	return b
+}
+
+// texts are the objects that the operations of a round write, "" of those that it has not.
+func (r *round) texts() (texts [len(ops)]string) {
+	fields := r.fields
+	for _, f := range r.fields {
+		if f.over { // fails where no number is
+			fields = append(fields[:len(fields):len(fields)], fieldOver(f))
+		}
+	}
+	for i, op := range ops {
+		if slices.ContainsFunc(fields, func(f field) bool { return f.op == op }) {
+			texts[i] = string(appendFields(nil, fields, op))
+		}
+	}
+	return texts
 }
 
 // ops are the operations in the order of their statements.

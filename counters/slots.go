@@ -210,7 +210,7 @@ func (s *Store) fill(b *pgx.Batch, t *table, f *fold, rows []rowID) {
 		} else {
 			slots[i] = int16(slot % uint32(t.slots))
 		}
-		data[i] = string(appendFields(nil, f.rows[id].rounds[0].sorted(), OpAdd))
+		data[i] = string(appendFields(nil, f.rows[id].rounds[0].fields, OpAdd))
 	}
 	b.Queue(`
 		INSERT INTO howdah.counter_slots AS t (tbl, key, slot, data)

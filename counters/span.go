@@ -3,12 +3,15 @@ package counters
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -45,17 +48,17 @@ const (
 const seconds = `0|-?[1-9][0-9]{0,11}`
 
 // spans is the SQL of the rows r of spans s in a mode, in the order in which rows are
-// locked. In Full only the seconds themselves say whether a key is of the span: those
+// locked, and their place in it. In Full only the seconds themselves say whether a key is of the span: those
 // of other lengths lie between those of ten digits.
-var spans = map[Mode]struct{ arrays, columns, where, order string }{
+var spans = map[Mode]struct{ arrays, columns, where, order, place string }{
 	Full: {`$1::text[], $2::text[], $3::int[], $4::bigint[], $5::bigint[]`, `lo, hi, n, first, last`, `
 				key COLLATE "C" >= s.lo AND key COLLATE "C" <= s.hi AND CASE
 					WHEN right(key, -s.n) ~ '^(` + seconds + `)$' THEN right(key, -s.n)::bigint BETWEEN s.first AND s.last
-					ELSE false END`, `key COLLATE "C"`},
+					ELSE false END`, `key COLLATE "C"`, `key::text`},
 	Partial: {`$1::text[], $2::timestamptz[], $3::timestamptz[]`, `key, first, last`, `
-				key = s.key AND at >= s.first AND at <= s.last`, `at`},
+				key = s.key AND at >= s.first AND at <= s.last`, `at`, `at`},
 	Separated: {`$1::text[], $2::timestamptz[], $3::timestamptz[], $4::text[]`, `key, first, last, granularity`, `
-				key = s.key AND granularity = s.granularity AND at >= s.first AND at <= s.last`, `at`},
+				key = s.key AND granularity = s.granularity AND at >= s.first AND at <= s.last`, `at`, `at`},
 }
 
 // spanArgs are the parameters that name spans.
@@ -97,40 +100,60 @@ func (t *table) keySpans(all []span, prefixes []string) []any {
 const maxSwept = 10_000
 
 // sweep deletes the rows of spans, 10,000 at a time: on a pool each time is a
-// transaction. It locks them in the order in which others do.
+// transaction. It locks them in the order in which others do. Each time begins where the
+// one before ended: what was deleted there is still in the index.
 func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, err error) {
-	if len(all) == 0 {
-		return 0, nil
-	}
-	args := t.spanArgs(all)
 	l := spans[t.mode]
-	limit := "$" + strconv.Itoa(len(args)+1)
-	sql := s.names.SQL(`
-		WITH doomed AS MATERIALIZED (
-			SELECT r.*
-			FROM unnest(` + l.arrays + `) AS s(` + l.columns + `), LATERAL (
-				SELECT ` + t.columns + `
-				FROM {table}
-				WHERE` + l.where + `
-				ORDER BY ` + l.order + `
-				LIMIT ` + limit + `
-				FOR UPDATE) AS r
-			LIMIT ` + limit + `)
-		DELETE FROM {table} t
-		USING doomed k
-		WHERE ` + t.join)
-	args = append(args, maxSwept)
-	for {
+	var from string // in Full, in the first span
+	for len(all) > 0 {
+		args := t.spanArgs(all)
+		if lows, ok := args[0].([]string); ok && from != "" {
+			lows[0] = from
+		}
+		limit := "$" + strconv.Itoa(len(args)+1)
+		sql := s.names.SQL(`
+			WITH doomed AS MATERIALIZED (
+				SELECT s.i, r.*
+				FROM unnest(` + l.arrays + `) WITH ORDINALITY AS s(` + l.columns + `, i), LATERAL (
+					SELECT ` + t.columns + `
+					FROM {table}
+					WHERE` + l.where + `
+					ORDER BY ` + l.order + `
+					LIMIT ` + limit + `
+					FOR UPDATE) AS r
+				LIMIT ` + limit + `),
+			gone AS (
+				DELETE FROM {table} t
+				USING doomed k
+				WHERE ` + t.join + `
+				RETURNING 1)
+			SELECT (SELECT count(*) FROM gone), i, ` + l.place + `
+			FROM doomed
+			ORDER BY i DESC, ` + l.order + ` DESC
+			LIMIT 1`)
 		var n int64
+		i, key, at := 1, "", time.Time{}
+		place := any(&at)
+		if t.mode == Full {
+			place = &key
+		}
 		err := pg.Retry(ctx, s.db, func() error {
-			tag, err := s.db.Exec(ctx, sql, args...)
-			n = tag.RowsAffected()
+			err := s.db.QueryRow(ctx, sql, append(args, maxSwept)...).Scan(&n, &i, place)
+			if errors.Is(err, pgx.ErrNoRows) {
+				n, err = 0, nil
+			}
 			return err
 		})
 		if swept += n; err != nil || n < maxSwept {
 			return swept, pg.Written(s.db, s.told(err))
 		}
+		if all = all[i-1:]; t.mode == Full {
+			from = key
+		} else {
+			all[0].first = at.Unix()
+		}
 	}
+	return swept, nil
 }
 
 // bucketPattern is the regular expression of the keys of buckets in a mode Full table;
