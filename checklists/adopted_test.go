@@ -236,7 +236,7 @@ func TestPlansOnAnAdoptedTable(t *testing.T) {
 	execute(t, pool, `
 		INSERT INTO lists (list, item)
 		SELECT CASE WHEN i % 10 = 0 THEN 'list-' || to_char(i / 10 % 1000, 'FM0000') ELSE 'big' END, 'item-' || to_char(i, 'FM0000000')
-		FROM generate_series(1, 1000000) AS i`)
+		FROM generate_series(1, $1) AS i`, pgtest.Size(1_000_000, 100_000))
 	mustAdopt(t, s)
 	execute(t, pool, `
 		UPDATE lists

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // model is what rows hold, by key and field.
@@ -144,10 +145,7 @@ func callsOf(leaf *rapid.Generator[any]) *rapid.Generator[call] {
 // one after the other; and just those of them fail.
 func TestFoldIsTheSame(t *testing.T) {
 	t.Parallel()
-	programs := 100 // of each of rapid's 100 checks
-	if testing.Short() {
-		programs = 10
-	}
+	programs := pgtest.Size(100, 10) // of each of rapid's checks
 	rows := func(key string) []string { return []string{key + "::1d::1746489600"} }
 	someCall := callsOf(someLeaf)
 	rapid.Check(t, func(t *rapid.T) {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/howdah-db/howdah/httpapi"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 func TestChecklists(t *testing.T) {
@@ -131,7 +132,7 @@ func escape(s string) string {
 func TestManyItemsInOneRequest(t *testing.T) {
 	t.Parallel()
 	s := serve(t, "", httpapi.Config{})
-	const n = 100_000
+	n := pgtest.Size(100_000, 10_000)
 	names := make([]string, n)
 	for i := range names {
 		names[i] = fmt.Sprintf("%06d", i)
