@@ -57,7 +57,7 @@ func watch(t *testing.T, tail *changes.Tail, after changes.Position, f changes.F
 
 func watched(t *testing.T) (url string, l *changes.Log, pool *pgxpool.Pool) {
 	t.Helper()
-	url = pgtest.Database(t)
+	url = migrated.Database(t)
 	l, pool = logOf(t, url)
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int)`)
 	capture(t, l, changes.Capture{Table: "public.a"}, changes.Capture{Table: "public.b"})

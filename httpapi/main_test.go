@@ -22,6 +22,18 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
+// migrated is a database with all services.
+var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
+	cfg := howdah.Config{Log: slog.New(slog.DiscardHandler)}
+	cfg.Database.URL = url
+	db, err := howdah.OpenConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Migrate(ctx)
+}}
+
 // server is the API on a database of the test's own.
 type server struct {
 	*httptest.Server
@@ -40,7 +52,7 @@ func serve(t testing.TB, url string, cfg httpapi.Config) *server {
 func serveHandler(t testing.TB, url string, cfg httpapi.Config, handler func(*howdah.Client, httpapi.Config) http.Handler) *server {
 	t.Helper()
 	if url == "" {
-		url = pgtest.Database(t)
+		url = migrated.Database(t)
 	}
 	s := &server{t: t, log: &lines{}}
 	cfg.Log = slog.New(slog.NewTextHandler(s.log, nil))

@@ -114,7 +114,7 @@ func startShared() {
 func stopShared() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	err := dropCommon(ctx)
+	err := dropKept()
 	if shared.server == nil {
 		return err
 	}
