@@ -134,7 +134,7 @@ func positions(t testing.TB, l *changes.Log, f changes.Filter) (all []string) {
 // consumed is a database with captured tables a and b, and effects.
 func consumed(t testing.TB) (url string, l *changes.Log, pool *pgxpool.Pool) {
 	t.Helper()
-	url = pgtest.Database(t)
+	url = migrated.Database(t)
 	l, pool = logOf(t, url)
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int)`)
 	capture(t, l, changes.Capture{Table: "public.a"}, changes.Capture{Table: "public.b"})

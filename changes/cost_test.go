@@ -48,12 +48,12 @@ func pagePlan(t *testing.T, e *pgtest.Explainer) string {
 // What a page and a tick read must not grow with the log.
 func TestCostInALargeLog(t *testing.T) {
 	t.Parallel()
-	const singles, large = 12_000, 200_000
+	singles, large := int64(pgtest.Size(12_000, 4000)), int64(pgtest.Size(200_000, 20_000))
 	m := newAudited(t)
 	exec(t, m.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE
 		RETURN (pg_current_xact_id()::text::bigint % 8)::smallint`)
 	exec(t, m.pool, `DO $$ BEGIN
-		FOR i IN 1..`+strconv.Itoa(singles)+` LOOP
+		FOR i IN 1..`+strconv.FormatInt(singles, 10)+` LOOP
 			INSERT INTO howdah.change (slot, op, schema_name, table_name, key, new)
 			VALUES (howdah.change_slot(), 'i', 'chk', 'load', jsonb_build_object('id', i), jsonb_build_object('id', i, 'filler', repeat('x', 50)));
 			COMMIT;

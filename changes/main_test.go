@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
@@ -22,11 +23,20 @@ func TestMain(m *testing.M) {
 	pgtest.Main(m)
 }
 
+// migrated is a database with a log.
+var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return err
+	}
+	return migrate.Up(ctx, cfg, slog.New(slog.DiscardHandler), changes.New(nil, changes.Config{}).Migrations())
+}}
+
 // newLog returns the log of a database of the test's own: schema howdah, the
 // doorbell and the locks are the database's.
 func newLog(t testing.TB) (*changes.Log, *pgxpool.Pool) {
 	t.Helper()
-	return logOf(t, pgtest.Database(t))
+	return logOf(t, migrated.Database(t))
 }
 
 func logOf(t testing.TB, url string) (*changes.Log, *pgxpool.Pool) {

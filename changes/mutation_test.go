@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
-	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // A test of the tests: each mistake that the tick avoids is put into it, and the
@@ -86,7 +85,7 @@ type auditedLog struct {
 // newAudited returns one that nobody has edited yet; table chk.a is captured.
 func newAudited(t *testing.T) *auditedLog {
 	t.Helper()
-	m := &auditedLog{url: pgtest.Database(t)}
+	m := &auditedLog{url: migrated.Database(t)}
 	m.log, m.pool = logOf(t, m.url)
 	exec(t, m.pool, truthSQL)
 	audited(t, m.pool, "a", "v int")

@@ -57,7 +57,7 @@ func watch(t *testing.T, tail *changes.Tail, after changes.Position, f changes.F
 
 func watched(t *testing.T) (url string, l *changes.Log, pool *pgxpool.Pool) {
 	t.Helper()
-	url = pgtest.Database(t)
+	url = migrated.Database(t)
 	l, pool = logOf(t, url)
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v int); CREATE TABLE b (id int PRIMARY KEY, v int)`)
 	capture(t, l, changes.Capture{Table: "public.a"}, changes.Capture{Table: "public.b"})
@@ -71,6 +71,7 @@ func TestEveryWatcherSeesTheFeed(t *testing.T) {
 	url, l, pool := watched(t)
 	tail := newTail(t, url)
 	const writers, transactions = 4, 40
+	written := make(chan struct{}) // tells some watcher that there is more, and at the end all
 	var writing sync.WaitGroup
 	for w := range writers {
 		writing.Go(func() {
@@ -88,6 +89,10 @@ func TestEveryWatcherSeesTheFeed(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
+				select {
+				case written <- struct{}{}:
+				default: // nobody is slow just now
+				}
 			}
 		})
 	}
@@ -104,12 +109,13 @@ func TestEveryWatcherSeesTheFeed(t *testing.T) {
 				}
 				got[i] = append(got[i], c)
 				if i >= len(filters) && rand.IntN(20) == 0 { // some are slow
-					time.Sleep(time.Millisecond)
+					<-written
 				}
 			}
 		})
 	}
 	writing.Wait()
+	close(written)
 	// A last one that every filter lets through tells that all have seen all.
 	exec(t, pool, `INSERT INTO a VALUES (-1, 1)`)
 	want := make([][]changes.Change, len(filters))

@@ -188,7 +188,7 @@ func TestInDoubtBulkLoadIsNotScanned(t *testing.T) {
 	load := m.begin(t)
 	m.in(t, load, `INSERT INTO chk.a VALUES (1, 1)`)
 	m.sync(t) // as somebody does every moment
-	m.in(t, load, loadSQL, 300_000)
+	m.in(t, load, loadSQL, pgtest.Size(300_000, 30_000))
 	m.ticked(t) // it reads the sequence and the catalog for the first time
 	for i := range 3 {
 		exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, 10+i)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // source yields items by name.
@@ -70,7 +71,8 @@ func TestImportIsIdempotent(t *testing.T) {
 func TestImportInChunks(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
-	const n = 250_000*2 + 1
+	chunk := pgtest.Size(250_000, 2500) // the default
+	n := 2*chunk + 1
 	shuffled := rand.New(rand.NewPCG(1, 2)).Perm(n)
 	src := func(yield func(checklists.Item, error) bool) {
 		for _, i := range shuffled {
@@ -80,10 +82,14 @@ func TestImportInChunks(t *testing.T) {
 		}
 	}
 	// Nothing of the first chunk is known, one of the second, and nothing of the third.
-	insert(t, s, "l", fmt.Sprintf("item-%07d", shuffled[300_000]))
+	insert(t, s, "l", fmt.Sprintf("item-%07d", shuffled[chunk+1000]))
 	chunks := 0
-	got, err := s.Import(t.Context(), "l", src, checklists.ImportOptions{Progress: func(checklists.Imported) { chunks++ }})
-	if want := (checklists.Imported{Added: n - 1, Skipped: 1}); err != nil || got != want || chunks != 3 {
+	opt := checklists.ImportOptions{Progress: func(checklists.Imported) { chunks++ }}
+	if chunk != 250_000 {
+		opt = opt.InChunksOf(chunk)
+	}
+	got, err := s.Import(t.Context(), "l", src, opt)
+	if want := (checklists.Imported{Added: int64(n) - 1, Skipped: 1}); err != nil || got != want || chunks != 3 {
 		t.Errorf("Import = %+v in %d chunks, %v, want %+v in 3", got, chunks, err, want)
 	}
 }
@@ -180,7 +186,8 @@ func TestImportInTheCallersTransaction(t *testing.T) {
 func TestImportsOfTheSameItemsMeet(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
-	const n, importers = 20_000, 4
+	const importers = 4
+	n := pgtest.Size(20_000, 2000)
 	var group errgroup.Group
 	added := make([]int64, importers)
 	for i := range importers {
@@ -202,7 +209,7 @@ func TestImportsOfTheSameItemsMeet(t *testing.T) {
 	for _, a := range added {
 		sum += a
 	}
-	if sum != n || len(names(t, s, "l")) != n {
+	if sum != int64(n) || len(names(t, s, "l")) != n {
 		t.Errorf("added %v, together %d, on the list %d; want %d", added, sum, len(names(t, s, "l")), n)
 	}
 }

@@ -41,10 +41,7 @@ func newList(t *testing.T, url string, n int) (*checklists.Store, *pgxpool.Pool)
 // follows a lease that ended.
 func TestWorkersThatAreKilled(t *testing.T) {
 	t.Parallel()
-	total := 100_000
-	if testing.Short() {
-		total = 10_000
-	}
+	total := pgtest.Size(100_000, 10_000)
 	url := pgtest.Database(t)
 	s, pool := newList(t, url, total)
 	c := &crew{t: t, url: url, does: "nothing", began: map[string]int{}}

@@ -13,6 +13,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // model is what rows hold, by key and field.
@@ -145,7 +146,7 @@ func callsOf(leaf *rapid.Generator[any]) *rapid.Generator[call] {
 // one after the other; and just those of them fail.
 func TestFoldIsTheSame(t *testing.T) {
 	t.Parallel()
-	const programs = 100 // of each of rapid's 100 checks: 10,000
+	programs := pgtest.Size(100, 10) // of each of rapid's 100 checks: 10,000
 	t.Logf("seed %s", flag.Lookup("rapid.seed").Value)
 	rows := func(key string) []string { return []string{key + "::1d::1746489600"} }
 	someCall := callsOf(someLeaf)

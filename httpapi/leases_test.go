@@ -27,7 +27,7 @@ func TestLeases(t *testing.T) {
 	if err := json.Unmarshal([]byte(r.body), &claim); err != nil || len(claim.Items) != 2 || claim.Items[0].Item != "a" || claim.Items[0].Attempts != 1 {
 		t.Fatalf("claim: %s, %v", r.body, err)
 	}
-	wantJSON(t, s.get("/v1/checklists/l/progress"), `{"total":3,"left":3,"leased":2,"dead":0,"done":0,"failed":0,"rate":0,"eta_seconds":null,"paused":false}`)
+	wantJSON(t, still(s.get("/v1/checklists/l/progress")), `{"total":3,"left":3,"leased":2,"dead":0,"done":0,"failed":0,"rate":0,"eta_seconds":null,"paused":false}`)
 
 	lease := "/v1/checklists/l/leases/" + claim.Lease
 	wantJSON(t, s.post(lease+"/extend", `{"lease":"10m"}`), `{"extended":2}`)
@@ -45,7 +45,7 @@ func TestLeases(t *testing.T) {
 	wantJSON(t, s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m"}`), `{"paused":false,"items":[]}`)
 	wantJSON(t, s.post("/v1/checklists/l/redrive", `{"error":"gone"}`), `{"redriven":1}`)
 	wantJSON(t, s.post("/v1/checklists/l/redrive", `{}`), `{"redriven":1}`)
-	wantJSON(t, s.get("/v1/checklists/l/progress"), `{"total":3,"left":2,"leased":0,"dead":0,"done":1,"failed":1,"rate":0,"eta_seconds":null,"paused":false}`)
+	wantJSON(t, still(s.get("/v1/checklists/l/progress")), `{"total":3,"left":2,"leased":0,"dead":0,"done":1,"failed":1,"rate":0,"eta_seconds":null,"paused":false}`)
 }
 
 // What a program has printed may be no text: a failure does not fail. A name is one.

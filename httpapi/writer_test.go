@@ -76,7 +76,7 @@ func TestManyWriteOneItemEach(t *testing.T) {
 	want("failures, two of each", failed, `{"failed":1}`+"\n", many/2)
 	want("failures, two of each", failed, "409", many/2)
 	want("done, half of it failed", each(lease+"/done", own), `{"done":1}`+"\n", many/2)
-	wantJSON(t, s.get("/v1/checklists/l/progress"),
+	wantJSON(t, still(s.get("/v1/checklists/l/progress")),
 		fmt.Sprintf(`{"total":33,"left":%d,"leased":0,"dead":0,"done":17,"failed":16,"rate":0,"eta_seconds":null,"paused":false}`, many/2))
 }
 

@@ -112,9 +112,13 @@ func soon(t testing.TB) context.Context {
 // eventually waits until ok.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
+	deadline, again := soon(t), time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for !ok() {
+		select {
+		case <-deadline.Done():
 			t.Fatalf("never: %s", what)
+		case <-again.C:
 		}
 	}
 }

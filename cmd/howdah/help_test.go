@@ -1,8 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -12,6 +16,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
@@ -80,6 +85,34 @@ func TestHelpOfEveryCommand(t *testing.T) {
 	}
 }
 
+// exemplary is a database with what the examples of the help texts are about.
+var exemplary = pgtest.Template{Make: func(ctx context.Context, url string) error {
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, `
+		CREATE TABLE users (id int PRIMARY KEY, name text, password text);
+		CREATE TABLE orders (id int PRIMARY KEY, status text);
+		CREATE FUNCTION apply_change(jsonb) RETURNS void LANGUAGE sql AS ''`); err != nil {
+		return err
+	}
+	env := map[string]string{"DATABASE_URL": url}
+	for _, args := range [][]string{{"migrate"}, {"changes", "capture", "public.users"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"},
+		{"changes", "run", "billing", "--sql", "SELECT 1", "--until", "now"}, {"counters", "beam", "worker::a", "state=up"}} {
+		var out bytes.Buffer
+		if code := run(ctx, args, func(name string) string { return env[name] }, strings.NewReader(""), &out, &out); code != 0 {
+			return fmt.Errorf("%q: %d %s", args, code, out.String())
+		}
+	}
+	_, err = conn.Exec(ctx, `
+		UPDATE iidy.lists SET due = now() + interval '1 hour', lease = '0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e' WHERE item = 'a.txt';
+		INSERT INTO iidy.lists (list, item, due, error) VALUES ('downloads', 'c.txt', 'infinity', '503 from origin');
+		INSERT INTO trifle_stats VALUES ('visits::1h::1746522000', '{"count": 1}')`)
+	return err
+}}
+
 // The examples of the help texts are commands that work.
 func TestHelpExamplesWork(t *testing.T) {
 	t.Parallel()
@@ -94,7 +127,7 @@ func TestHelpExamplesWork(t *testing.T) {
 			n++
 			t.Run(line, func(t *testing.T) {
 				t.Parallel()
-				database := pgtest.Database(t)
+				database := exemplary.Database(t)
 				env := append(os.Environ(), "DATABASE_URL="+database)
 				dir := t.TempDir()
 				for _, file := range []string{"a.txt", "b.txt", "c.txt", "names.txt", "urls.txt"} {
@@ -122,34 +155,13 @@ func TestHelpExamplesWork(t *testing.T) {
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {
 					t.Fatal(err)
 				}
-				if _, err := pgtest.Pool(t, database).Exec(t.Context(), `
-					CREATE TABLE users (id int PRIMARY KEY, name text, password text);
-					CREATE TABLE orders (id int PRIMARY KEY, status text);
-					CREATE FUNCTION apply_change(jsonb) RETURNS void LANGUAGE sql AS ''`); err != nil {
-					t.Fatal(err)
-				}
-				for _, args := range [][]string{{"migrate"}, {"changes", "capture", "public.users"}, {"checklists", "insert", "downloads", "a.txt", "b.txt"},
-					{"changes", "run", "billing", "--sql", "SELECT 1", "--until", "now"}, {"counters", "beam", "worker::a", "state=up"}} {
-					if r := program(t, map[string]string{"DATABASE_URL": database}, "", args...); r.code != 0 {
-						t.Fatal(r)
-					}
-				}
-				if _, err := pgtest.Pool(t, database).Exec(t.Context(), `
-					UPDATE iidy.lists SET due = now() + interval '1 hour', lease = '0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e' WHERE item = 'a.txt';
-					INSERT INTO iidy.lists (list, item, due, error) VALUES ('downloads', 'c.txt', 'infinity', '503 from origin');
-					INSERT INTO trifle_stats VALUES ('visits::1h::1746522000', '{"count": 1}')`); err != nil {
-					t.Fatal(err)
-				}
 				line := strings.ReplaceAll(line, elsewhere, "'"+database+"'")
 				if strings.HasPrefix(line, "howdah serve") {
 					s := startServe(t, env, strings.Fields(strings.ReplaceAll(line+" --listen 127.0.0.1:0", "'", ""))[2:]...)
 					s.stop(t)
 					return
 				}
-				follows := regexp.MustCompile(`^howdah changes (tail|run)`).MatchString(line) // and may have nothing to say
-				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
-					line = "timeout --foreground --preserve-status -s INT 2 " + line // it ends well when it is interrupted, once, after its first line
-				}
+				follows := regexp.MustCompile(`^howdah changes (tail|run)`).MatchString(line)           // and may have nothing to say
 				if follows && !strings.Contains(line, "--until") && !strings.Contains(line, "--save") { // what follows without an end has a test of its own
 					before, command, found := strings.Cut(line, " -- ")
 					line = before + " --until now"
@@ -171,10 +183,15 @@ func TestHelpExamplesWork(t *testing.T) {
 				if strings.HasPrefix(line, "howdah adopt trifle") {
 					line += " --quiet" // else it says what it does
 				}
+				output := (*exec.Cmd).Output
+				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
+					line = "exec " + line // so that it is interrupted, and not its shell
+					output = untilItSpeaks
+				}
 				run := exec.CommandContext(t.Context(), "sh", "-c", line)
 				var stderr bytes.Buffer
 				run.Dir, run.Env, run.Stderr = dir, env, &stderr
-				out, err := run.Output()
+				out, err := output(run)
 				if err != nil || stderr.Len() > 0 || len(out) == 0 && !follows && !strings.Contains(line, ">") {
 					t.Errorf("%v, stdout %q, stderr %q", err, out, stderr.String())
 				}
@@ -184,4 +201,23 @@ func TestHelpExamplesWork(t *testing.T) {
 	if n < 15 {
 		t.Errorf("%d examples", n)
 	}
+}
+
+// untilItSpeaks is [exec.Cmd.Output] of a command that has no end of its own: it is
+// interrupted after its first line.
+func untilItSpeaks(cmd *exec.Cmd) ([]byte, error) {
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	out := bufio.NewReader(stdout)
+	first, err := out.ReadBytes('\n')
+	if err == nil {
+		err = cmd.Process.Signal(os.Interrupt)
+	}
+	rest, _ := io.ReadAll(out) // what ended it is what Wait tells
+	return append(first, rest...), errors.Join(err, cmd.Wait())
 }

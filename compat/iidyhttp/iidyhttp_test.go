@@ -30,9 +30,12 @@ const (
 	batch = "/iidy/v1/batch/lists/l"
 )
 
+// gathersLess gathers less than the default where its tests have less to add.
+var gathersLess = httpapi.Config{MaxBody: int64(pgtest.Size(0, 1<<20))}
+
 func TestWhatIsThereIsNotAddedAgain(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "", httpapi.Config{})
+	s := serve(t, "", gathersLess)
 	want(t, s.post(one, ""), 201, "ADDED 1\n")
 	want(t, s.post(one, ""), 409, `Error trying to add list item: "a.txt" is on the list already`+"\n")
 	want(t, s.do("POST", one, nil, isJSON), 409, `{"error":"Error trying to add list item: \"a.txt\" is on the list already"}`+"\n")
@@ -41,7 +44,7 @@ func TestWhatIsThereIsNotAddedAgain(t *testing.T) {
 		"twice":             {"x\ny\nx\n", `"x"`},
 		"odd":               {"(a), b)\n(a), b)", `"(a), b)"`},
 		"many":              {strings.Repeat("long enough\n", 1000), `"long enough"`},
-		"more than gathers": {"q\nq\n" + lines(300_000), `"q"`},
+		"more than gathers": {"q\nq\n" + lines(pgtest.Size(300_000, 40_000)), `"q"`},
 	} {
 		r := s.post(batch, tc.body)
 		want(t, r, 409, "Error trying to add list items: "+tc.first+" is on the list already, or comes twice; nothing was added\n")
@@ -64,11 +67,11 @@ func lines(n int) string {
 // A stream longer than is gathered, too, is all or nothing.
 func TestAnAddOfAnyLength(t *testing.T) {
 	t.Parallel()
-	s := serve(t, "", httpapi.Config{})
-	const n = 400_000
+	s := serve(t, "", gathersLess)
+	n := pgtest.Size(400_000, 40_000)
 	want(t, s.post(batch, lines(n)), 201, fmt.Sprintf("ADDED %d\n", n))
 	p, err := s.db.Checklists.Progress(within(t), "l")
-	if err != nil || p.Left != n {
+	if err != nil || p.Left != int64(n) {
 		t.Errorf("Progress = %+v, %v", p, err)
 	}
 	wantPart(t, s.post("/iidy/v1/batch/lists/other", lines(n)+"a\x00b\n"), 400, fmt.Sprintf("items[%d]: a NUL byte", n))

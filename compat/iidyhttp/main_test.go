@@ -18,6 +18,18 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
+// migrated is a database with all services.
+var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
+	cfg := howdah.Config{Log: slog.New(slog.DiscardHandler)}
+	cfg.Database.URL = url
+	db, err := howdah.OpenConfig(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Migrate(ctx)
+}}
+
 // server is the whole server, on a database of the test's own.
 type server struct {
 	*httptest.Server
@@ -29,7 +41,7 @@ type server struct {
 func serve(t testing.TB, url string, cfg httpapi.Config) *server {
 	t.Helper()
 	if url == "" {
-		url = pgtest.Database(t)
+		url = migrated.Database(t)
 	}
 	cfg.Log = slog.New(slog.DiscardHandler)
 	hcfg := howdah.Config{Log: cfg.Log}

@@ -41,7 +41,7 @@ func TestParseVersion(t *testing.T) {
 // installed returns the directory of the programs that the other tests run with.
 func installed(t *testing.T) string {
 	t.Helper()
-	return start(t, localpg.Config{Dir: stateDir(t), Tied: true}).BinDir()
+	return makeOnce(t).bin
 }
 
 // fake makes a directory with an initdb and a postgres that only know their version.
@@ -64,7 +64,7 @@ func TestFindsThroughALink(t *testing.T) {
 	if err := os.Symlink(filepath.Join(bin, "postgres"), filepath.Join(path, "postgres")); err != nil {
 		t.Fatal(err)
 	}
-	server := start(t, localpg.WithPlaces(localpg.Config{Dir: stateDir(t), Tied: true}, "", path, nil, ""))
+	server := start(t, localpg.WithPlaces(localpg.Config{Dir: clusterDir(t), Tied: true}, "", path, nil, ""))
 	if server.BinDir() != bin {
 		t.Errorf("BinDir = %s, want %s", server.BinDir(), bin)
 	}
@@ -75,7 +75,7 @@ func TestFindsByPgConfig(t *testing.T) {
 	bin := installed(t)
 	path := filepath.Join(programDir(t), "path")
 	write(t, filepath.Join(path, "pg_config"), "#!/bin/sh\necho "+bin+"\n", 0o755)
-	server := start(t, localpg.WithPlaces(localpg.Config{Dir: stateDir(t), Tied: true}, "", path, nil, ""))
+	server := start(t, localpg.WithPlaces(localpg.Config{Dir: clusterDir(t), Tied: true}, "", path, nil, ""))
 	if server.BinDir() != bin {
 		t.Errorf("BinDir = %s, want %s", server.BinDir(), bin)
 	}
@@ -98,7 +98,7 @@ func TestFindsTheNewestUsable(t *testing.T) {
 		t.Fatal(err)
 	}
 	usual := []string{filepath.Join(tree, "*", "bin")}
-	server := start(t, localpg.WithPlaces(localpg.Config{Dir: stateDir(t), Tied: true}, "", "", usual, ""))
+	server := start(t, localpg.WithPlaces(localpg.Config{Dir: clusterDir(t), Tied: true}, "", "", usual, ""))
 	if server.BinDir() != bin { // PostgreSQL itself resolves the link
 		t.Errorf("BinDir = %s, want %s", server.BinDir(), bin)
 	}
@@ -108,7 +108,7 @@ func TestFindsTheNewestUsable(t *testing.T) {
 func TestFixedDirectoryIsBinding(t *testing.T) {
 	t.Parallel()
 	bin := installed(t)
-	server := start(t, localpg.WithPlaces(localpg.Config{Dir: stateDir(t), Tied: true}, bin, "", nil, ""))
+	server := start(t, localpg.WithPlaces(localpg.Config{Dir: clusterDir(t), Tied: true}, bin, "", nil, ""))
 	if server.BinDir() != bin {
 		t.Errorf("BinDir = %s, want %s", server.BinDir(), bin)
 	}

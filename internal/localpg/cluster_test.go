@@ -73,7 +73,7 @@ func TestNewCluster(t *testing.T) {
 
 func TestOnlyThePasswordOpens(t *testing.T) {
 	t.Parallel()
-	server := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
+	server := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
 	u, err := url.Parse(server.URL())
 	if err != nil {
 		t.Fatal(err)
@@ -337,7 +337,7 @@ func listing(t *testing.T, dir string) string {
 
 func TestLostPassword(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	server := start(t, localpg.Config{Dir: dir, Tied: true})
 	url := server.URL()
 	run(t, url, "CREATE TABLE kept AS SELECT 7 AS n")
@@ -356,7 +356,7 @@ func TestLostPassword(t *testing.T) {
 
 func TestLogIsRotated(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	log := filepath.Join(dir, "postgres.log")
 	write(t, log, "", 0o600)
 	if err := os.Truncate(log, 11<<20); err != nil {

@@ -59,7 +59,7 @@ func TestFourStartsMakeOneServer(t *testing.T) {
 // the next, and stopped by the last, though that one did not start it.
 func TestOrphanIsReusedAndStopped(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	w := newWorker(t, order{Dir: dir}, nil)
 	r := w.report()
 	w.kill()
@@ -78,7 +78,7 @@ func TestOrphanIsReusedAndStopped(t *testing.T) {
 // for that end and finds everything that was committed.
 func TestTiedServerEndsWithItsStarter(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	w := newWorker(t, order{Dir: dir, Tied: true}, nil)
 	r := w.report()
 	run(t, r.URL, "CREATE TABLE kept AS SELECT 7 AS n")
@@ -98,7 +98,7 @@ func TestTiedServerEndsWithItsStarter(t *testing.T) {
 func TestServerIsInAnotherGroup(t *testing.T) {
 	t.Parallel()
 	for _, tied := range []bool{true, false} {
-		server := start(t, localpg.Config{Dir: stateDir(t), Tied: tied})
+		server := start(t, localpg.Config{Dir: clusterDir(t), Tied: tied})
 		group, err := syscall.Getpgid(server.PID())
 		if err != nil {
 			t.Fatal(err)
@@ -112,7 +112,7 @@ func TestServerIsInAnotherGroup(t *testing.T) {
 // Whoever has a server tied to it and stops waits for the others a while.
 func TestTiedStarterWaitsForOthers(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	tied := start(t, localpg.Config{Dir: dir, Tied: true})
 	other := start(t, localpg.Config{Dir: dir})
 	conn, err := pgx.Connect(within(t), other.URL())
@@ -139,7 +139,7 @@ func TestTiedStarterWaitsForOthers(t *testing.T) {
 // It does not wait for ever: another that stays loses the server.
 func TestTiedStarterStopsAtLast(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	tied := start(t, localpg.Config{Dir: dir, Tied: true})
 	other := start(t, localpg.Config{Dir: dir})
 	stop(t, tied)
@@ -162,7 +162,7 @@ func locked(t *testing.T, path string) bool {
 // Many come and go: whoever has started has a server until it stops.
 func TestComingAndGoing(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
@@ -198,7 +198,7 @@ func comeAndGo(dir string) error {
 // A server that was started by hand on our data is used, and not stopped.
 func TestServerStartedByHandIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	first := start(t, localpg.Config{Dir: dir, Tied: true})
 	bin := first.BinDir()
 	stop(t, first)
@@ -240,7 +240,7 @@ func postgres(t *testing.T, bin, data string, args ...string) *exec.Cmd {
 // Somebody who repairs the cluster by hand is not disturbed.
 func TestSingleUserModeIsRespected(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	first := start(t, localpg.Config{Dir: dir, Tied: true})
 	bin := first.BinDir()
 	stop(t, first)
@@ -271,7 +271,7 @@ func TestSingleUserModeIsRespected(t *testing.T) {
 func TestStopAgain(t *testing.T) {
 	t.Parallel()
 	for _, tied := range []bool{true, false} {
-		server := start(t, localpg.Config{Dir: stateDir(t), Tied: tied})
+		server := start(t, localpg.Config{Dir: clusterDir(t), Tied: tied})
 		var all sync.WaitGroup
 		for range 3 {
 			all.Go(func() {
@@ -294,7 +294,7 @@ func TestStopThatTakesTooLong(t *testing.T) {
 	for _, tied := range []bool{true, false} {
 		t.Run(fmt.Sprint("tied ", tied), func(t *testing.T) {
 			t.Parallel()
-			dir := stateDir(t)
+			dir := clusterDir(t)
 			server := start(t, localpg.Config{Dir: dir, Tied: tied})
 			run(t, server.URL(), "CREATE TABLE kept AS SELECT 7 AS n")
 			conn, err := pgx.Connect(within(t), server.URL())

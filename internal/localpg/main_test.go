@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -30,7 +31,12 @@ func TestMain(m *testing.M) {
 	if order := os.Getenv(workerVar); order != "" {
 		os.Exit(work(order))
 	}
-	pgtest.Main(m)
+	code := pgtest.Run(m)
+	if err := os.RemoveAll(made.dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // order is what a worker is to do, report what it tells about its server.
@@ -167,6 +173,47 @@ func stateDir(t *testing.T) string {
 	return pgtest.StateDir(t)
 }
 
+// made is a state directory that tests get copies of: to make a cluster takes longer
+// than most of what they do with it.
+var made cluster
+
+type cluster struct {
+	once     sync.Once
+	dir, bin string
+	err      error
+}
+
+func makeOnce(t *testing.T) *cluster {
+	t.Helper()
+	made.once.Do(func() {
+		if made.dir, made.err = os.MkdirTemp("", fmt.Sprintf("howdah-test-%d-*", os.Getpid())); made.err != nil {
+			return
+		}
+		if made.err = os.Chmod(made.dir, 0o711); made.err != nil {
+			return
+		}
+		server, err := localpg.Start(within(t), localpg.Config{Dir: made.dir, Tied: true, Log: quiet})
+		if made.err = err; err == nil {
+			made.bin = server.BinDir()
+			made.err = server.Stop(within(t))
+		}
+	})
+	if made.err != nil {
+		t.Fatal(made.err)
+	}
+	return &made
+}
+
+// clusterDir makes a state directory with a cluster.
+func clusterDir(t *testing.T) string {
+	t.Helper()
+	dir := stateDir(t)
+	if out, err := exec.Command("cp", "-a", makeOnce(t).dir+"/.", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}
+
 // programDir makes a directory for programs that the server's user can reach,
 // which it could not below t.TempDir. Memory may be mounted noexec.
 func programDir(t *testing.T) string {
@@ -188,7 +235,7 @@ func programDir(t *testing.T) string {
 
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

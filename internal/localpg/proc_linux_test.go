@@ -33,8 +33,8 @@ func TestArgued(t *testing.T) {
 // known by its arguments.
 func TestServesOfAnotherUser(t *testing.T) {
 	t.Parallel()
-	one := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
-	two := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
+	one := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
+	two := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
 	for _, test := range []struct {
 		pid  int
 		want bool

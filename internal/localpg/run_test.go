@@ -47,7 +47,7 @@ func answers(t *testing.T, url string) time.Duration {
 func TestRunBringsTheServerBack(t *testing.T) {
 	t.Parallel()
 	for _, tied := range []bool{true, false} {
-		server := start(t, localpg.Config{Dir: stateDir(t), Tied: tied})
+		server := start(t, localpg.Config{Dir: clusterDir(t), Tied: tied})
 		url := server.URL()
 		end := supervise(t, server)
 		run(t, url, "CREATE TABLE kept (n int)")
@@ -84,7 +84,7 @@ func TestRunBringsTheServerBack(t *testing.T) {
 // One who only reuses a server takes over when its starter dies with it.
 func TestRunTakesOver(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	w := newWorker(t, order{Dir: dir, Tied: true}, nil)
 	r := w.report()
 	server := start(t, localpg.Config{Dir: dir, Tied: true})
@@ -102,7 +102,7 @@ func TestRunTakesOver(t *testing.T) {
 
 func TestRunEndsWithStop(t *testing.T) {
 	t.Parallel()
-	server := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
+	server := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
 	result := make(chan error, 1)
 	go func() { result <- server.Run(context.Background()) }()
 	stop(t, server)
@@ -117,7 +117,7 @@ func TestRunEndsWithStop(t *testing.T) {
 // Stop may come at any moment of a new start, and nothing is left.
 func TestStopWhileRunStarts(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	for _, tied := range []bool{true, false} {
 		for _, wait := range []time.Duration{0, time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond, 60 * time.Millisecond} {
 			server := start(t, localpg.Config{Dir: dir, Tied: tied, Log: quiet})

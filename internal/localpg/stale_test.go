@@ -53,7 +53,7 @@ func zombie(t *testing.T, data string) int {
 // a zombie. PostgreSQL takes both for the server and refuses to start.
 func TestStaleFiles(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	data, socket := filepath.Join(dir, "data"), filepath.Join(dir, "run", ".s.PGSQL.5432")
 	server := start(t, localpg.Config{Dir: dir, Tied: true})
 	run(t, server.URL(), "CREATE TABLE kept AS SELECT 7 AS n")
@@ -101,7 +101,7 @@ func TestStaleFiles(t *testing.T) {
 // computes does not notice that the postmaster is gone.
 func TestOrphanedBackends(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	server := start(t, localpg.Config{Dir: dir})
 	run(t, server.URL(), "CREATE TABLE kept AS SELECT 7 AS n")
 	conn, err := pgx.Connect(within(t), server.URL())
@@ -135,8 +135,8 @@ func TestOrphanedBackends(t *testing.T) {
 // A server counts as ours only if it works on our data, not on another's.
 func TestServes(t *testing.T) {
 	t.Parallel()
-	one := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
-	two := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
+	one := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
+	two := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
 	for _, test := range []struct {
 		pid  int
 		data string

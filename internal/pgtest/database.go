@@ -3,6 +3,7 @@ package pgtest
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -19,7 +20,7 @@ import (
 // or extensions, or need whole schemas; others take a [Schema], which is faster.
 func Database(t testing.TB) string {
 	t.Helper()
-	return database(t, "")
+	return database(t, template0, "")
 }
 
 // ICUDatabase is [Database] whose texts are in the order of locale, as ICU has it.
@@ -37,14 +38,14 @@ func ICUDatabase(t testing.TB, locale string) (url string, ok bool) {
 	if !ok {
 		return "", false
 	}
-	return database(t, " LOCALE_PROVIDER icu ICU_LOCALE '"+locale+"'"), true
+	return database(t, template0, " LOCALE_PROVIDER icu ICU_LOCALE '"+locale+"'"), true
 }
 
-// database creates a database with options of CREATE DATABASE.
-func database(t testing.TB, options string) string {
+// database creates a copy of template with options of CREATE DATABASE.
+func database(t testing.TB, template, options string) string {
 	t.Helper()
 	name := uniqueName()
-	if err := execute(URL(t), createDatabase(name)+options); err != nil {
+	if err := execute(URL(t), createDatabase(name, template)+options); err != nil {
 		t.Fatalf("pgtest: create database: %v", err)
 	}
 	t.Cleanup(func() {
@@ -69,7 +70,9 @@ func Schema(t testing.TB) *pgxpool.Pool {
 	server := URL(t)
 	common.once.Do(func() {
 		common.name = uniqueName()
-		common.err = execute(server, createDatabase(common.name))
+		if common.err = execute(server, createDatabase(common.name, template0)); common.err == nil {
+			kept.add(common.name)
+		}
 	})
 	if common.err != nil {
 		t.Fatalf("pgtest: create database: %v", common.err)
@@ -130,19 +133,17 @@ func open(t testing.TB, cfg *pgxpool.Config, clean func(context.Context, *pgxpoo
 	return pool
 }
 
-// dropCommon removes the database of the schemas where the server goes on
-// without us.
-func dropCommon(ctx context.Context) error {
-	if shared.server != nil || common.name == "" || common.err != nil {
+// dropKept removes the databases of this process where the server goes on without
+// us.
+func dropKept() error {
+	if shared.server != nil {
 		return nil
 	}
-	conn, err := pgx.Connect(ctx, shared.url)
-	if err != nil {
-		return err
+	var errs []error
+	for _, name := range kept.names {
+		errs = append(errs, execute(shared.url, dropDatabase(name)))
 	}
-	defer conn.Close(ctx)
-	_, err = conn.Exec(ctx, dropDatabase(common.name))
-	return err
+	return errors.Join(errs...)
 }
 
 // execute runs one statement on a connection of its own, so that nothing which
@@ -159,10 +160,12 @@ func execute(url, sql string) error {
 	return err
 }
 
-// createDatabase copies template0, to which nobody can be connected: a copy of
-// template1 fails while anybody is.
-func createDatabase(name string) string {
-	return "CREATE DATABASE " + name + " TEMPLATE template0"
+// template0 is empty, and nobody can be connected to it: a copy of template1 fails
+// while anybody is.
+const template0 = "template0"
+
+func createDatabase(name, template string) string {
+	return "CREATE DATABASE " + name + " TEMPLATE " + template
 }
 
 func dropDatabase(name string) string {

@@ -13,6 +13,6 @@ func ForExample() (url string, drop func()) {
 		}
 	}
 	must(shared.err)
-	must(execute(shared.url, createDatabase(name)))
+	must(execute(shared.url, createDatabase(name, template0)))
 	return withDatabase(shared.url, name), func() { must(execute(shared.url, dropDatabase(name))) }
 }

@@ -16,10 +16,12 @@ package pgtest
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -47,6 +49,9 @@ func Main(m *testing.M) { os.Exit(Run(m)) }
 // Run runs the tests, stops and removes the server if one was started, fails if
 // a goroutine is left, and returns the exit code.
 func Run(m *testing.M) int {
+	if examples := flag.Lookup("rapid.checks"); examples != nil { // the command line has the last word
+		_ = examples.Value.Set(strconv.Itoa(Size(100, 25)))
+	}
 	code := m.Run()
 	if err := stopShared(); err != nil {
 		fmt.Fprintln(os.Stderr, "pgtest:", err)
@@ -109,7 +114,7 @@ func startShared() {
 func stopShared() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	err := dropCommon(ctx)
+	err := dropKept()
 	if shared.server == nil {
 		return err
 	}
