@@ -31,12 +31,10 @@ type batch struct {
 	late   bool   // the handler took too long
 }
 
-// failpoint is called at each step of a batch; tests set it.
-var failpoint func(step string)
-
+// reach says that the batch has come to a step.
 func (b *batch) reach(step string) {
-	if failpoint != nil {
-		failpoint(step)
+	if b.failpoint != nil {
+		b.failpoint(b, step)
 	}
 }
 
