@@ -279,8 +279,9 @@ func (w *workshop) violations(all []changes.Change) (broken []string) {
 	// The places that each shard came to, one after the other, and what was done on the
 	// way to each.
 	rows, _ := w.pool.Query(context.Background(), `
-		SELECT p.shard, p.seq, p.n, p.id, ARRAY(SELECT e.position FROM done.effect e WHERE e.xid = p.xid ORDER BY e.i)
+		SELECT p.shard, p.seq, p.n, p.id, coalesce(e.positions, '{}')
 		FROM done.place p
+		LEFT JOIN (SELECT xid, array_agg(position ORDER BY i) AS positions FROM done.effect GROUP BY xid) e USING (xid)
 		ORDER BY p.shard, p.seq`)
 	var shard int
 	var seq int64
