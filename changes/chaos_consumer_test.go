@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,15 +69,17 @@ const doneSQL = `
 
 // workshop is where consumers work while the chaos lasts: three instances of "c", of
 // four shards, that are stricken at every step of their batches, and two of "copy", which
-// begins with the rows of all tables.
+// begins with the rows of all tables and cannot handle some of them before the end.
 type workshop struct {
 	*chaos
 	random func(n int) int
 	ends   []func() // of instances that run, and wait for it
 	armed  atomic.Pointer[strike]
 
+	cured   atomic.Bool    // copy can handle all
 	strikes map[string]int // by what was done
 	failed  atomic.Int64   // calls of a handler
+	parked  int64          // changes, at the end of the chaos
 	longest time.Duration  // until another went on
 }
 
@@ -171,8 +173,15 @@ func (w *workshop) handle(ctx context.Context, tx pgx.Tx, cs []changes.Change) e
 }
 
 func (w *workshop) copy(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
-	_, err := tx.Exec(ctx, `SELECT done.take($1::jsonb[])`, cs)
-	return err
+	if _, err := tx.Exec(ctx, `SELECT done.take($1::jsonb[])`, cs); err != nil {
+		return err
+	}
+	for _, c := range cs {
+		if poison := c.Table == "stock" && strings.HasSuffix(string(c.Key), "77}") || c.Table == "wiped" && string(c.Key) == `{"id":2}`; poison && !w.cured.Load() {
+			return errors.New("poison")
+		}
+	}
+	return nil
 }
 
 // reached does the harm that is to be done at this step.
@@ -232,11 +241,9 @@ func (w *workshop) strike(ctx context.Context) error {
 		}
 		began := time.Now()
 		if slices.Contains(handing, s.step) {
-			eventually(w.t, fmt.Sprintf("C5: shard %d, of an instance with which this was done %s: %s, is moved on", s.shard, s.step, s.how), func() bool {
-				var seq int64
-				err := w.pool.QueryRow(context.Background(), `SELECT coalesce(max(seq), 0) FROM done.place WHERE shard = $1`, s.shard).Scan(&seq)
-				return err == nil && seq > h.seq
-			})
+			if err := w.movedOn(s.shard, h.seq); err != nil {
+				return fmt.Errorf("%s at step %s of instance %d: %w", s.how, s.step, h.instance, err)
+			}
 		}
 		close(s.over)
 		w.strikes[s.how]++
@@ -251,16 +258,54 @@ func (w *workshop) strike(ctx context.Context) error {
 			}
 			w.strikes["somebody"]++
 		}
+		if w.random(30) == 0 {
+			if err := w.log.Pause(context.Background(), "c", "for a moment"); err != nil {
+				return err
+			}
+			if err := w.log.Resume(context.Background(), "c"); err != nil {
+				return err
+			}
+			w.strikes["pause"]++
+		}
 	}
 	return nil
 }
 
+// movedOn returns when a shard of c has a checkpoint behind seq.
+func (w *workshop) movedOn(shard int, seq int64) error {
+	ctx := context.Background()
+	var at int64
+	var state, reason string
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); rest(ctx, 2*time.Millisecond) {
+		if err := w.pool.QueryRow(ctx, `
+			SELECT state, reason, (SELECT max(seq) FROM howdah.change_checkpoint WHERE consumer = name AND shard = $1)
+			FROM howdah.change_consumer
+			WHERE name = 'c'`, shard).Scan(&state, &reason, &at); err != nil || at > seq {
+			return err
+		}
+		if state != "running" {
+			break
+		}
+	}
+	return fmt.Errorf("C5: shard %d stays at checkpoint %d; c is %s (%s)", shard, at, state, reason)
+}
+
 // close waits until all has been handled, and ends the instances.
 func (w *workshop) close() {
+	w.parked = status(w.t, w.log, "copy").Parked
+	w.cured.Store(true)
 	for _, name := range []string{"c", "copy"} {
 		eventually(w.t, name+" has handled all", func() bool {
 			s := status(w.t, w.log, name)
-			return s.State == "running" && s.Lag == 0 && s.Parked == 0 && len(s.Backfill) == 0
+			if s.State == "paused" || s.State == "expired" {
+				w.t.Fatalf("%s is %s: %s", name, s.State, s.Reason)
+			}
+			if s.Dead > 0 {
+				if _, err := w.log.Retry(w.t.Context(), name); err != nil {
+					w.t.Fatal(err)
+				}
+			}
+			return s.Lag == 0 && s.Parked == 0 && len(s.Backfill) == 0
 		})
 	}
 	for _, end := range w.ends {
@@ -357,8 +402,8 @@ func (w *workshop) violations(all []changes.Change) (broken []string) {
 			say("C7: the copy of %s differs in %d rows, %v", table, differ, err)
 		}
 	}
-	w.t.Logf("%d changes handled in %d transactions, %d calls failed, %v, longest pause %v", n, transactions, w.failed.Load(), w.strikes, w.longest.Round(time.Millisecond))
-	if w.failed.Load() == 0 || len(slices.Collect(maps.Keys(w.strikes))) < 5 || transactions < 50 {
+	w.t.Logf("%d changes handled in %d transactions, %d calls failed, %d parked elsewhere, %v, longest pause %v", n, transactions, w.failed.Load(), w.parked, w.strikes, w.longest.Round(time.Millisecond))
+	if w.failed.Load() == 0 || w.parked == 0 || len(w.strikes) < 5 || transactions < 50 {
 		say("too little happened to the consumers")
 	}
 	return broken
