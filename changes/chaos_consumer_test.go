@@ -240,12 +240,14 @@ func (w *workshop) strike(ctx context.Context) error {
 			h = <-s.hit
 		}
 		began := time.Now()
+		var err error
 		if slices.Contains(handing, s.step) {
-			if err := w.movedOn(s.shard, h.seq); err != nil {
-				return fmt.Errorf("%s at step %s of instance %d: %w", s.how, s.step, h.instance, err)
-			}
+			err = w.movedOn(s.shard, h.seq)
 		}
 		close(s.over)
+		if err != nil {
+			return fmt.Errorf("%s at step %s of instance %d: %w", s.how, s.step, h.instance, err)
+		}
 		w.strikes[s.how]++
 		if s.how != "freeze" {
 			w.longest = max(w.longest, time.Since(began))

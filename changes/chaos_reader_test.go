@@ -22,28 +22,38 @@ func (c *chaos) retain() {
 	exec(c.t, c.pool, `INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id) SELECT 'follower' || i, 0, 1, 0, 0 FROM generate_series(0, 3) i`)
 }
 
-// tend lets go of what nobody needs, until all is over: then something has gone.
+// tend lets go of what nobody needs, until all is over and something has gone.
 func (c *chaos) tend(drained context.Context) error {
 	ctx := context.Background()
-	for {
-		over := drained.Err() != nil
+	tended := func() (floor int64, err error) {
 		if err := c.log.Tend(ctx); err != nil {
+			return 0, err
+		}
+		err = c.pool.QueryRow(ctx, `SELECT floor FROM howdah.change_state`).Scan(&floor)
+		return floor, err
+	}
+	for drained.Err() == nil {
+		if _, err := tended(); err != nil {
 			return err
 		}
-		var floor int64
-		if err := c.pool.QueryRow(ctx, `SELECT floor FROM howdah.change_state`).Scan(&floor); err != nil {
+		rest(drained, 50*time.Millisecond)
+	}
+	floor, err := tended()
+	c.t.Logf("the log begins after %d", floor)
+	for deadline := time.Now().Add(time.Minute); err == nil && floor == 0; floor, err = tended() {
+		if time.Now().After(deadline) {
+			return errors.New("C8: nothing is let go of, though nobody needs it")
+		}
+		// Who was open at the last tick keeps what is younger: there has to be another.
+		if _, err := c.pool.Exec(ctx, `SELECT nextval('howdah.change_id')`); err != nil {
 			return err
 		}
-		if over {
-			if floor > 0 {
-				return nil
-			}
-			if _, err := c.log.Sync(ctx); err != nil {
-				return err
-			}
+		if _, err := c.log.Sync(ctx); err != nil {
+			return err
 		}
 		rest(ctx, 50*time.Millisecond)
 	}
+	return err
 }
 
 // straggler reads the feed and has no name. Now and then it is so slow that what it is
