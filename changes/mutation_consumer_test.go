@@ -44,8 +44,7 @@ func movedBeforeTheLock(t *testing.T, planted bool) []string {
 	cfg := changes.ConsumerConfig{Name: "c", From: "start"}
 	var mu sync.Mutex
 	handed := map[string]int{}
-	handle := func(c *changes.Consumer) {
-		c.Hurry()
+	handle := func(c *changes.Consumer) { // not in a hurry: nobody is to fail for want of time
 		c.Handle("*", func(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
 			mu.Lock()
 			defer mu.Unlock()
@@ -119,7 +118,6 @@ func cutBeforeTheCheckpoint(t *testing.T, planted bool) []string {
 	exec(t, pool, `INSERT INTO a VALUES (1, 1), (2, 1)`)
 	var once sync.Once
 	start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) {
-		c.Hurry()
 		c.Handle("*", effect("c"))
 		c.Failpoint(func(b changes.Batch) {
 			if b.Step != "called" {
