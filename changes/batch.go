@@ -31,12 +31,10 @@ type batch struct {
 	late   bool   // the handler took too long
 }
 
-// failpoint is called at each step of a batch; tests set it.
-var failpoint func(step string)
-
+// reach says that the batch has come to a step.
 func (b *batch) reach(step string) {
-	if failpoint != nil {
-		failpoint(step)
+	if b.failpoint != nil {
+		b.failpoint(b, step)
 	}
 }
 
@@ -60,7 +58,7 @@ func (b *batch) standing() (st standing, err error) {
 	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
-		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, p.backfill,
+		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, `+timeline+`, p.backfill,
 			`+anyOf("true")+`,
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
@@ -78,9 +76,9 @@ func (b *batch) standing() (st standing, err error) {
 		QueryRow(func(row pgx.Row) error {
 			var seq, n, id *int64 // there are fewer shards now
 			var failures *int
-			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &st.saved, &seq, &n, &id, &failures, &st.backfill, &st.parked, &seconds)
+			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &st.saved, &seq, &n, &id, &failures, &st.timeline, &st.backfill, &st.parked, &seconds)
 			if seq != nil {
-				st.mark = mark{*seq, Position{*n, *id}, *failures}
+				st.mark = mark{*seq, Position{*n, *id}, *failures, st.timeline}
 			}
 			if errors.Is(err, pgx.ErrNoRows) {
 				return nil

@@ -47,19 +47,23 @@ func chaosSeed(t testing.TB) uint64 {
 }
 
 // TestChaos lets sixteen writers do what writers do, four readers tick at once,
-// transactions sleep here and in another database, and holds the feed against
-// the truth.
+// transactions sleep here and in another database, consumers be killed and the log be
+// emptied all the time, and holds the feed, and what was done, against the truth.
 func TestChaos(t *testing.T) {
 	t.Parallel()
 	c := newChaos(t)
 	var readers errgroup.Group
-	drained := make(chan struct{})
+	drained, drain := context.WithCancel(context.WithoutCancel(t.Context()))
 	followers := make([]*follower, 4)
 	for i := range followers {
-		f := &follower{c: c, r: c.random(100 + i)}
+		f := &follower{c: c, r: c.random(100 + i), name: fmt.Sprintf("follower%d", i)}
 		followers[i] = f
 		readers.Go(func() error { return f.run(drained) })
 	}
+	s := &straggler{c: c, r: c.random(110)}
+	readers.Go(func() error { return s.run(drained) })
+	readers.Go(func() error { return c.tend(drained) })
+	w := c.open()
 
 	ctx, cancel := context.WithTimeout(t.Context(), chaosFor(t))
 	defer cancel()
@@ -70,25 +74,29 @@ func TestChaos(t *testing.T) {
 	writers.Go(func() error { return c.sleep(ctx, c.url, c.random(200)) })
 	writers.Go(func() error { return c.sleep(ctx, c.other, c.random(201)) })
 	writers.Go(func() error { return c.probe(ctx) })
+	writers.Go(func() error { return w.strike(ctx) })
 	if err := writers.Wait(); err != nil {
 		t.Error(err)
 	}
 	if _, err := c.log.Sync(t.Context()); err != nil {
 		t.Error(err)
 	}
-	close(drained)
+	w.close()
+	drain()
 	if err := readers.Wait(); err != nil {
 		t.Error(err)
 	}
 
-	all, _ := readAll(t, c.log, changes.Position{}, 1000, changes.Filter{})
+	all := followers[0].seen // the log has let go of its beginning
 	facts := truth(t, c.pool)
-	for i, f := range followers {
+	for _, f := range followers {
 		if problem := sameFeed(all, f.seen); problem != "" {
-			t.Errorf("F6: follower %d, stopped %d times: %s", i, f.stops, problem)
+			t.Errorf("F6: %s, stopped %d times: %s", f.name, f.stops, problem)
 		}
 	}
+	report(t, s.violations(all))
 	report(t, violations(all, facts, c.spans))
+	report(t, w.violations(all))
 	t.Logf("%d changes of %d transactions, %d given up, %d deadlocks, %d prepared, %d probes",
 		len(all), len(facts), c.undone.Load(), c.deadlocks.Load(), c.prepared.Load(), c.probes.Load())
 	if c.undone.Load() == 0 || c.prepared.Load() == 0 || c.probes.Load() == 0 || len(facts) < 100 {
@@ -114,24 +122,40 @@ func newChaos(t testing.TB) *chaos {
 	t.Logf("HOWDAH_SEED=%d", c.seed)
 	c.log, c.pool = logOf(t, c.url)
 	exec(t, c.pool, truthSQL)
-	audited(t, c.pool, "hot", "v int")
-	audited(t, c.pool, "parent", "v int")
-	audited(t, c.pool, "child", "parent int REFERENCES chk.parent ON DELETE CASCADE ON UPDATE CASCADE")
-	audited(t, c.pool, "moving", "v int")
-	audited(t, c.pool, "copied", "v text")
-	audited(t, c.pool, "wiped", "v int")
-	audited(t, c.pool, "prepared", "v int")
-	audited(t, c.pool, "asleep", "v int")
-	audited(t, c.pool, "probe", "v int")
-	for _, table := range []string{"hot", "parent", "child", "moving", "copied", "wiped", "asleep", "probe"} {
-		capture(t, c.log, changes.Capture{Table: "chk." + table, Payload: changes.PayloadFull})
+	exec(t, c.pool, doneSQL)
+	for _, table := range chaosTables {
+		audited(t, c.pool, table.name, table.columns)
+		wake := ""
+		if table.name == "prepared" {
+			wake = "poll"
+		}
+		capture(t, c.log, changes.Capture{Table: "chk." + table.name, Payload: changes.PayloadFull, Wake: wake})
 	}
-	capture(t, c.log, changes.Capture{Table: "chk.prepared", Payload: changes.PayloadFull, Wake: "poll"})
-	// Leaves change every 50 ms, not every four hours: transactions lie in several.
-	exec(t, c.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE
-		RETURN ((extract(epoch FROM clock_timestamp()) * 20)::bigint % 8)::smallint`)
+	c.retain()
+	exec(t, c.pool, `INSERT INTO chk.stock SELECT g, 0 FROM generate_series(1, 2000) g`)
 	exec(t, pgtest.Pool(t, c.other), `CREATE SCHEMA chk; CREATE TABLE chk.asleep (id int, v int)`)
 	return c
+}
+
+// chaosTables are what is written to. Before all else there is something in stock.
+var chaosTables = []struct{ name, columns string }{
+	{"hot", "v int"},
+	{"parent", "v int"},
+	{"child", "parent int REFERENCES chk.parent ON DELETE CASCADE ON UPDATE CASCADE"},
+	{"moving", "v int"},
+	{"copied", "v text"},
+	{"wiped", "v int"},
+	{"prepared", "v int"},
+	{"asleep", "v int"},
+	{"probe", "v int"},
+	{"stock", "v int"},
+}
+
+func (c *chaos) tables() (names []string) {
+	for _, table := range chaosTables {
+		names = append(names, "chk."+table.name)
+	}
+	return names
 }
 
 // random returns the numbers of one actor.
@@ -278,7 +302,7 @@ func (c *chaos) mark(xid string, s span) {
 // touch changes something.
 func (w *writer) touch() error {
 	id, other := w.r.IntN(12), w.r.IntN(1_000_000)
-	switch w.r.IntN(12) {
+	switch w.r.IntN(14) {
 	case 0, 1, 2:
 		return w.do(`INSERT INTO chk.hot VALUES ($1, 0) ON CONFLICT (id) DO UPDATE SET v = hot.v + 1`, id)
 	case 3:
@@ -300,6 +324,13 @@ func (w *writer) touch() error {
 		_, err := w.conn.CopyFrom(context.Background(), pgx.Identifier{"chk", "copied"}, []string{"id", "v"},
 			pgx.CopyFromSlice(1+w.r.IntN(30), func(i int) ([]any, error) { return []any{other + i, "x"}, nil }))
 		return err
+	case 11:
+		return w.do(`UPDATE chk.stock SET v = v + 1 WHERE id BETWEEN $1 AND $1 + 2`, other%2500)
+	case 12:
+		if other%2 == 0 {
+			return w.do(`DELETE FROM chk.stock WHERE id = $1`, other%2500)
+		}
+		return w.do(`INSERT INTO chk.stock VALUES ($1, 0) ON CONFLICT (id) DO UPDATE SET v = stock.v + 1`, other%2500)
 	default: // a block that fails and goes on
 		return w.do(fmt.Sprintf(`DO $$ BEGIN
 			BEGIN
@@ -376,67 +407,4 @@ func (c *chaos) probe(ctx context.Context) error {
 		rest(ctx, 10*time.Millisecond)
 	}
 	return nil
-}
-
-// follower reads the feed and is stopped now and then: in the middle of a page,
-// in the middle of a call. It goes on from the last position it kept.
-type follower struct {
-	c     *chaos
-	r     *rand.Rand
-	seen  []changes.Change
-	stops int
-}
-
-// run reads until everything has been written and read.
-func (f *follower) run(drained <-chan struct{}) error {
-	var at changes.Position
-	for {
-		over := false
-		select {
-		case <-drained:
-			over = true
-		default:
-		}
-		ctx, cancel := context.WithCancel(context.Background())
-		if !over && f.r.IntN(10) == 0 {
-			cancel()
-			ctx, cancel = context.WithTimeout(context.Background(), time.Duration(f.r.IntN(3000))*time.Microsecond)
-		}
-		page, next, err := f.c.log.Page(ctx, at, 1+f.r.IntN(300), changes.Filter{})
-		stopped := ctx.Err() != nil
-		cancel()
-		switch {
-		case err != nil && stopped:
-			f.stops++
-			continue
-		case err != nil:
-			return err
-		case len(page) > 0 && f.r.IntN(4) == 0: // not all of it was handled
-			f.stops++
-			page = page[:1+f.r.IntN(len(page))]
-			next = page[len(page)-1].Position
-		case len(page) == 0 && next == at && over:
-			return nil
-		case len(page) == 0:
-			rest(context.Background(), time.Duration(f.r.IntN(5))*time.Millisecond)
-		}
-		if len(page) > 0 && page[0].Position.Compare(at) <= 0 {
-			return fmt.Errorf("F6: %s was read and %s came after it", at, page[0].Position)
-		}
-		f.seen = append(f.seen, page...)
-		at = next
-	}
-}
-
-// sameFeed says where what a follower saw parts from the feed.
-func sameFeed(want, got []changes.Change) string {
-	for i := range min(len(want), len(got)) {
-		if got[i].Position != want[i].Position || got[i].XID != want[i].XID || string(got[i].New) != string(want[i].New) {
-			return fmt.Sprintf("change %d is %s, want %s", i, got[i].Position, want[i].Position)
-		}
-	}
-	if len(want) != len(got) {
-		return fmt.Sprintf("saw %d changes, want %d", len(got), len(want))
-	}
-	return ""
 }

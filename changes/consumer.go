@@ -68,6 +68,8 @@ type Consumer struct {
 
 	kept   bool // by Log.Save, so that it is not this instance's to make or to change
 	counts counts
+
+	failpoint func(b *batch, step string) // of tests, which do harm there
 }
 
 // counts are what an instance has done.

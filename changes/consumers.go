@@ -82,7 +82,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				WHERE consumer = c.name) p
 			CROSS JOIN LATERAL (
 				SELECT x.n, x.id, bool_or(x.stalls) OVER () AS stalls, min(x.shard) FILTER (WHERE x.stalls) OVER () AS stalled
-				FROM generate_series(0, c.shards - 1) AS g(shard)
+				FROM unnest(ARRAY(SELECT generate_series(0, c.shards - 1))) AS g(shard) -- ten for the planner, not a thousand
 				CROSS JOIN LATERAL (
 					SELECT k.n, k.id, k.shard, k.failures >= $2 AND (
 						SELECT true

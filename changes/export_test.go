@@ -35,8 +35,18 @@ func Stop(err error) error { return &stopError{err} }
 
 func Later(err error, after time.Duration) error { return &laterError{err, after} }
 
-// Failpoint has f called at each step of each batch of the process.
-func Failpoint(f func(step string)) { failpoint = f }
+// Batch is one that has come to a step.
+type Batch struct {
+	Step  string
+	Shard int
+	Seq   int64   // of the checkpoint that the shard stood at, when it was last seen
+	Tx    *pgx.Tx // may be put another in the place of
+}
+
+// Failpoint has f called at each step of each batch of c.
+func (c *Consumer) Failpoint(f func(Batch)) {
+	c.failpoint = func(b *batch, step string) { f(Batch{step, b.n, b.shard.at.seq, &b.tx}) }
+}
 
 // PathThrough is pathThrough.
 var PathThrough = pathThrough

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -26,6 +27,8 @@ const (
 	afterwards = "\tSELECT CASE WHEN is_called THEN last_value"
 	toBeRead   = "\tSELECT * INTO STRICT prev FROM howdah.change_tick ORDER BY tick DESC LIMIT 1;\n"
 	toBeLocked = "\tIF wait THEN\n"
+
+	toBeExported = "\tIF export THEN"
 )
 
 func TestMutations(t *testing.T) {
@@ -46,6 +49,7 @@ func TestMutations(t *testing.T) {
 		{"lock and read in one", []string{"\t\tPERFORM pg_advisory_xact_lock(1752135524, 1);\n", "\t\tSELECT k.* INTO prev FROM pg_advisory_xact_lock(1752135524, 1), howdah.change_tick k ORDER BY tick DESC LIMIT 1;\n", toBeRead, "\tIF NOT wait THEN\n\t" + toBeRead + "\tEND IF;\n"}, twoTickers},
 		{"two commits", []string{afterwards, halt + afterwards, "head, snap, pg_current_xact_id()", "head, pg_current_snapshot(), pg_current_xact_id()"}, commitsMeanwhile},
 		{"late snapshot", []string{numbering, halt + numbering, "pg_visible_in_snapshot(e.xid, snap)", "pg_visible_in_snapshot(e.xid, pg_current_snapshot())", "pg_snapshot_xmax(snap) AND", "pg_snapshot_xmax(pg_current_snapshot()) AND"}, commitsMeanwhile},
+		{"late export", []string{toBeExported, halt + toBeExported, toBeRead, toBeRead + "\tsnap := pg_current_snapshot();\n", "SELECT pg_current_snapshot(), set_config('howdah.snapshot', pg_export_snapshot(), true) INTO snap, line;", "PERFORM set_config('howdah.snapshot', pg_export_snapshot(), true);"}, commitsBeforeTheExport},
 	} {
 		t.Run(m.fault, func(t *testing.T) {
 			t.Parallel()
@@ -236,6 +240,43 @@ func commitsMeanwhile(t *testing.T, m *auditedLog) error {
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (3, 1)`)
 	m.commit(t, holder)
 	return <-ticked
+}
+
+// commitsBeforeTheExport: a transaction commits while the tick of a snapshot halts. What
+// the snapshot shows must not come again after it.
+func commitsBeforeTheExport(t *testing.T, m *auditedLog) error {
+	holder := m.begin(t)
+	m.in(t, holder, `SELECT pg_advisory_xact_lock(9, 9)`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	var at changes.Position
+	var shown []string
+	read := make(chan error, 1)
+	go func() {
+		read <- m.log.Snapshot(t.Context(), func(tx pgx.Tx, p changes.Position) (err error) {
+			at = p
+			rows, _ := tx.Query(t.Context(), `SELECT format('{"id":%s}', id) FROM chk.a`)
+			shown, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		})
+	}()
+	if err := waiting(t.Context(), m.pool, 9); err != nil {
+		return errors.Join(err, holder.Rollback(t.Context()), <-read)
+	}
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
+	m.commit(t, holder)
+	if err := <-read; err != nil {
+		return err
+	}
+	if _, err := m.log.Sync(t.Context()); err != nil {
+		return err
+	}
+	after, _ := readAll(t, m.log, at, 10, changes.Filter{})
+	for _, c := range after {
+		if slices.Contains(shown, string(c.Key)) {
+			return fmt.Errorf("the snapshot at %s shows %s, which was inserted at %s", at, c.Key, c.Position)
+		}
+	}
+	return nil
 }
 
 // waiting returns once somebody in this database waits for an advisory lock of

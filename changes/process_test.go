@@ -39,26 +39,6 @@ const (
 // a line for each change that its handler is called with, before it does anything.
 func consumerProcess(url string) int {
 	slog.SetDefault(slog.New(slog.DiscardHandler))
-	if step, nth, ok := strings.Cut(os.Getenv(killVar), " "); ok {
-		left, err := strconv.Atoi(nth)
-		if err != nil {
-			panic(err)
-		}
-		var mu sync.Mutex
-		changes.Failpoint(func(at string) {
-			mu.Lock()
-			defer mu.Unlock()
-			if at != step {
-				return
-			}
-			if left--; left == 0 {
-				if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
-					panic(err)
-				}
-				select {} // until it has come
-			}
-		})
-	}
 	shards, err := strconv.Atoi(os.Getenv(shardsVar))
 	if err != nil {
 		panic(err)
@@ -72,6 +52,26 @@ func consumerProcess(url string) int {
 	go hub.Run(ctx)
 	c := changes.NewConsumer(pool, hub, changes.ConsumerConfig{Name: "c", From: "start", Shards: shards, Batch: 5})
 	c.Hurry()
+	if step, nth, ok := strings.Cut(os.Getenv(killVar), " "); ok {
+		left, err := strconv.Atoi(nth)
+		if err != nil {
+			panic(err)
+		}
+		var mu sync.Mutex
+		c.Failpoint(func(b changes.Batch) {
+			mu.Lock()
+			defer mu.Unlock()
+			if b.Step != step {
+				return
+			}
+			if left--; left == 0 {
+				if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+					panic(err)
+				}
+				select {} // until it has come
+			}
+		})
+	}
 	write := effect("c")
 	c.Handle("*", func(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
 		var lines bytes.Buffer

@@ -122,7 +122,9 @@ func (l *Log) tending(ctx context.Context, fn func(pgx.Tx) error) (alone bool, e
 // settled makes sure that nobody is about to make a consumer or to move one: who is
 // holds the row until the consumer can be seen.
 func settled(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, `SET LOCAL lock_timeout = '100ms'`); err != nil {
+	// Tables so small are never analyzed: to compile what they are taken for takes longer
+	// than all of this.
+	if _, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', '100ms', true), set_config('jit', 'off', true)`); err != nil {
 		return err
 	}
 	_, err := tx.Exec(ctx, `SELECT FROM howdah.change_state FOR UPDATE`)

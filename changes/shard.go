@@ -63,11 +63,17 @@ type shard struct {
 	away   trouble
 }
 
-// mark is where a shard stands: its newest checkpoint.
+// mark is where a shard stands: its newest checkpoint, and in which history. After a
+// failover the checkpoint may be the same, and what followed it in the feed is not.
 type mark struct {
 	seq      int64
 	at       Position
 	failures int
+	timeline string
+}
+
+func (m mark) next(at Position, failures int) mark {
+	return mark{m.seq + 1, at, failures, m.timeline}
 }
 
 func newShard(c *Consumer, n, of int) *shard {
@@ -129,7 +135,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	if st.shards != s.of {
 		return pause{}, errResharded
 	}
-	if st.mark != s.at { // another instance moved it, or a person
+	if st.mark != s.at { // another instance moved it, or a person; or the server is another
 		s.at, s.ahead, s.end, s.single, s.tries = st.mark, nil, st.at, 0, 0
 		s.chunk = nil
 	}
@@ -260,7 +266,7 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 	if err != nil {
 		return pause{}, err
 	}
-	s.moved(cs, mark{st.seq + 1, to, failures})
+	s.moved(cs, st.next(to, failures))
 	s.counts.handled.Add(uint64(len(free)))
 	return pause{}, nil
 }
@@ -343,7 +349,7 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 	if err := b.move(to, failures, s.left(st, cs, to)); err != nil {
 		return err
 	}
-	s.moved(cs, mark{st.seq + 1, to, failures})
+	s.moved(cs, st.next(to, failures))
 	if failures == outage {
 		slog.WarnContext(ctx, "a consumer of changes stalls: nothing succeeds", "consumer", s.cfg.Name, "shard", s.n, "error", inShort(cause))
 	}
@@ -416,7 +422,7 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 		}
 		if b.fault == nil && err == nil {
 			s.counts.handled.Add(1)
-			s.at, s.probe = mark{st.seq + 1, st.at, 0}, 0
+			s.at, s.probe = st.next(st.at, 0), 0
 		}
 		if b.fault == nil {
 			return pause{}, err

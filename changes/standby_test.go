@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -211,6 +214,14 @@ func TestStandbyAndPromotion(t *testing.T) {
 	last := next(5)
 	before, head := readAll(t, l, changes.Position{}, 10, changes.Filter{})
 
+	// A consumer that knows both servers has handled all of it.
+	effects(t, pool)
+	both := eitherOf(t, primary.URL(), standby.URL())
+	cfg := changes.ConsumerConfig{Name: "c", From: "start", Batch: 1}
+	first := start(t, both, cfg, func(c *changes.Consumer) { c.Handle("*", effect("c")) })
+	handled(t, l, "c")
+	first.stop()
+
 	add(pool, 6)
 	replayed(t, pool, other) // but it has no number
 	cutOff(t, pool, other)
@@ -221,6 +232,23 @@ func TestStandbyAndPromotion(t *testing.T) {
 	}
 	if lost.Commit != head.Commit+2 {
 		t.Fatalf("the old primary's head is %s, want two after %s", lost, head)
+	}
+
+	// Another instance has read both of these there, and begins with the first, when the
+	// old primary goes.
+	began, gone := make(chan struct{}), make(chan struct{})
+	wait := sync.OnceFunc(func() { close(began); <-gone })
+	start(t, both, cfg, func(c *changes.Consumer) {
+		c.Handle("*", func(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
+			wait()
+			return effect("c")(ctx, tx, cs)
+		})
+	})
+	<-began
+	err = primary.Stop(ctx)
+	close(gone)
+	if err != nil {
+		t.Fatal(err)
 	}
 
 	exec(t, other, `SELECT pg_promote(true, 60)`)
@@ -254,9 +282,28 @@ func TestStandbyAndPromotion(t *testing.T) {
 	next(6)
 	next(8)
 	next(9)
+	// So does the consumer, with what this server has.
+	handled(t, mirror, "c")
+	if diff := cmp.Diff(positions(t, mirror, changes.Filter{}), effectsOf(t, other, "c")); diff != "" {
+		t.Errorf("effects of the consumer: %s", diff)
+	}
 	cancel()
 	for range followed {
 	}
+}
+
+// eitherOf is a URL that leads to the one of two servers that can be written to.
+func eitherOf(t *testing.T, urls ...string) string {
+	t.Helper()
+	var hosts, ports []string
+	for _, u := range urls {
+		c := parseURL(t, u)
+		hosts, ports = append(hosts, c.Host), append(ports, strconv.Itoa(int(c.Port)))
+	}
+	c := parseURL(t, urls[0])
+	u := url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Path: "/" + c.Database, RawQuery: url.Values{
+		"host": {strings.Join(hosts, ",")}, "port": {strings.Join(ports, ",")}, "target_session_attrs": {"read-write"}}.Encode()}
+	return u.String()
 }
 
 // cutOff lets the standby get nothing any more, as when the primary is lost.

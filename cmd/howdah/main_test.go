@@ -54,7 +54,11 @@ func TestScripts(t *testing.T) {
 				env.Setenv("HOWDAH_STATE_DIR", stateDir(t))
 				return nil
 			}
-			env.Setenv("DATABASE_URL", pgtest.Database(t))
+			url := pgtest.Database(t)
+			env.Setenv("DATABASE_URL", url)
+			if scriptName(env) == "pooler" {
+				env.Setenv("POOLER_URL", pgtest.NewPooler(t, url, 4).URL())
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
