@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -101,6 +102,10 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	var lost bool
 	var lines []line
 	var batch pgx.Batch
+	inTx := pg.InTx(l.db)
+	if inTx {
+		batch.Queue(kept)
+	}
 	batch.Queue(planned)
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
@@ -115,7 +120,8 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		ORDER BY tick DESC
 		LIMIT 1`, after.Commit, until).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo) })
-	where := f.where()
+	// One more than wanted tells which is the last of its commit.
+	conditions, args := f.where(after.Commit, after.within(), n+1, until)
 	batch.Queue(`
 		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
 			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed, e.missing
@@ -124,25 +130,13 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 			SELECT *
 			FROM howdah.change l
 			WHERE l.xid = c.xid AND l.slot = c.slot
-				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END
-				AND ($5::text[] IS NULL OR EXISTS (
-					SELECT FROM unnest($5, $6::text[], $7::boolean[], $8::text[]) AS p(schema_name, table_name, prefix, ops)
-					WHERE (p.schema_name = '' OR p.schema_name = l.schema_name)
-						AND (p.table_name = '' OR CASE WHEN p.prefix THEN starts_with(l.table_name, p.table_name) ELSE p.table_name = l.table_name END)
-						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0)))
-				AND ($9::text = '' OR strpos($9, l.op::text) > 0)
-				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
-				AND ($11::int <= 1 OR l.op = 't' OR abs(howdah.change_lane(l.schema_name, l.table_name, l.key) % $11) = $12::int)
-				AND ($13::text = '' OR l.origin IS NULL OR strpos(',' || l.origin || ',', ',' || $13 || ',') = 0)
+				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END`+conditions+`
 			ORDER BY l.id
 			LIMIT $3::int) e
 		WHERE c.n >= $1::bigint
 			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
 		ORDER BY c.n, e.id
-		LIMIT $3::int`,
-		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
-		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match,
-		f.share.shards, f.share.shard, f.share.except).
+		LIMIT $3::int`, args...).
 		Query(func(rows pgx.Rows) (err error) {
 			lines, err = collect(rows, n+1)
 			return err
@@ -152,7 +146,9 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	// reached is not whole.
 	batch.Queue(`SELECT greatest(s.floor, CASE WHEN f.is_called THEN f.last_value ELSE 0 END) FROM howdah.change_state s, howdah.change_floor f`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
-	batch.Queue(replanned)
+	if inTx {
+		batch.Queue(replanned)
+	}
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
 		return nil, after, err
 	}
@@ -176,11 +172,12 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 // To plan for every leaf takes as long as to read a page, and the plan that is kept
 // must suit leaves that were empty when it was made, and large transactions, which
 // with statistics of them would be sorted whole for each page: by the index, in its
-// order. A caller's transaction gets back what it had.
+// order. A caller's transaction gets back what it had; a batch outside of one is its own.
 const (
+	kept = `
+		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true)`
 	planned = `
-		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true),
-			set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+		SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
 			set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`
 	replanned = `
 		SELECT set_config('plan_cache_mode', p[1], true), set_config('enable_seqscan', p[2], true), set_config('enable_sort', p[3], true), set_config('jit', p[4], true)
@@ -214,26 +211,50 @@ func changesOf(lines []line, n int) []Change {
 	return page
 }
 
-// where are a filter's parts as the statement takes them.
-type where struct {
-	schemas, tables, patternOps []string
-	prefixes                    []bool
-	ops                         string
-	match                       *string
+// where returns what a filter asks of a change l, and args with its values behind
+// them. What it does not ask is left out: for each row of a page it would take as
+// long as to fetch it.
+func (f Filter) where(args ...any) (conditions string, _ []any) {
+	arg := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
+	}
+	if !f.namesAll() {
+		var schemas, tables, ops []string
+		var prefixes []bool
+		for _, p := range f.Patterns {
+			schemas, tables, prefixes, ops = append(schemas, p.schema), append(tables, p.table), append(prefixes, p.prefix), append(ops, codes(p.ops))
+		}
+		conditions += `
+				AND EXISTS (
+					SELECT FROM unnest(` + arg(schemas) + `::text[], ` + arg(tables) + `::text[], ` + arg(prefixes) + `::boolean[], ` + arg(ops) + `::text[]) AS p(schema_name, table_name, prefix, ops)
+					WHERE (p.schema_name = '' OR p.schema_name = l.schema_name)
+						AND (p.table_name = '' OR CASE WHEN p.prefix THEN starts_with(l.table_name, p.table_name) ELSE p.table_name = l.table_name END)
+						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0))`
+	}
+	if len(f.Ops) > 0 {
+		conditions += `
+				AND strpos(` + arg(codes(f.Ops)) + `::text, l.op::text) > 0`
+	}
+	if f.Match != nil {
+		match := arg(string(f.Match))
+		conditions += `
+				AND (l.new @> ` + match + `::jsonb OR l.old @> ` + match + `)`
+	}
+	if f.share.shards > 1 {
+		conditions += `
+				AND (l.op = 't' OR abs(howdah.change_lane(l.schema_name, l.table_name, l.key) % ` + arg(f.share.shards) + `::int) = ` + arg(f.share.shard) + `::int)`
+	}
+	if f.share.except != "" {
+		conditions += `
+				AND (l.origin IS NULL OR strpos(',' || l.origin || ',', ',' || ` + arg(f.share.except) + `::text || ',') = 0)`
+	}
+	return conditions, args
 }
 
-func (f Filter) where() (w where) {
-	for _, p := range f.Patterns {
-		w.schemas = append(w.schemas, p.schema)
-		w.tables = append(w.tables, p.table)
-		w.prefixes = append(w.prefixes, p.prefix)
-		w.patternOps = append(w.patternOps, codes(p.ops))
-	}
-	w.ops = codes(f.Ops)
-	if f.Match != nil {
-		w.match = new(string(f.Match))
-	}
-	return w
+// namesAll reports whether no table or operation is left out by its patterns.
+func (f Filter) namesAll() bool {
+	return len(f.Patterns) == 0 || slices.ContainsFunc(f.Patterns, func(p Pattern) bool { return p.schema == "" && p.table == "" && len(p.ops) == 0 })
 }
 
 func codes(some []Op) (text string) {
