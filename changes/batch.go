@@ -26,6 +26,7 @@ type batch struct {
 	cancel context.CancelFunc
 	tx     pgx.Tx
 	path   string // the origin of what the handler writes; "" before it is called
+	marked string // what the transaction has as its origin
 	fault  error  // of a handler, that came out after it had returned
 	lost   bool   // the database has gone, under the handler, which has not failed then
 	late   bool   // the handler took too long
@@ -50,6 +51,10 @@ func (b *batch) rollback() {
 
 // lockOf is the advisory lock of a shard, $2, of a consumer, $1.
 const lockOf = `hashtextextended('howdah.consumer ' || $1::text || ' ' || $2::int, 0)`
+
+// withPath gives what the transaction writes its origin, $1. howdah.path is what the
+// handler's own Mark is put behind, and tells whether this is still the same transaction.
+const withPath = `SELECT set_config('howdah.origin', $1::text, true), set_config('howdah.path', $1::text, true)`
 
 // standing locks the shard, unless another batch has it, and reads where it stands:
 // in a later statement, because a statement's snapshot is older than its lock.
@@ -87,9 +92,17 @@ func (b *batch) standing() (st standing, err error) {
 			}
 			return err
 		})
+	marked := ""
+	if len(b.ahead) > 0 { // likely to be handed over, so that it need not be said by itself
+		if path, err := pathThrough(b.ahead[0].Origin, b.cfg.Name); err == nil {
+			marked = path
+			pipeline.Queue(withPath, marked)
+		}
+	}
 	if err := b.tx.SendBatch(b.ctx, &pipeline).Close(); err != nil {
 		return st, err
 	}
+	b.marked = marked
 	b.reach("locked")
 	if !st.locked {
 		return st, nil
@@ -127,11 +140,11 @@ func (b *batch) call(h Handler, cs []Change) error {
 		return err
 	}
 	b.path = path
-	// howdah.path is what the handler's own Mark is put behind, and tells whether
-	// this is still the same transaction.
-	if _, err := b.tx.Exec(b.ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.path', $1, true)`, path); err != nil {
-		b.lost = true
-		return err
+	if path != b.marked {
+		if _, err := b.tx.Exec(b.ctx, withPath, path); err != nil {
+			b.lost = true
+			return err
+		}
 	}
 	b.reach("calling")
 	ctx, cancel := context.WithTimeout(withConsumer(b.parent, b.cfg.Name), b.cfg.Timeout)
