@@ -97,7 +97,7 @@ var changesRows = []Row{
 		},
 	},
 	Cost{
-		Work: "INSERT to change at a watcher, idle, p50", Control: "NOTIFY to LISTEN", Unit: "µs", Bar: 8, Most: 10_000,
+		Work: "COMMIT to change at a watcher, idle, p50", Control: "NOTIFY to LISTEN", Unit: "µs", Bar: 8, Most: 10_000,
 		Open: openWake,
 	},
 }

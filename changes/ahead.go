@@ -7,7 +7,7 @@ import "context"
 type coming struct {
 	done  chan struct{} // closed when the rest is known
 	after Position
-	cs    []Change
+	page  []Change
 	end   Position
 	more  bool // the feed goes on behind end
 	err   error
@@ -28,7 +28,7 @@ func (s *shard) readOn(b *batch) error {
 			return b.ctx.Err()
 		}
 		if c.err == nil { // else it is read again, to see
-			s.ahead, s.end = append(s.ahead, c.cs...), c.end
+			s.ahead, s.end = append(s.ahead, c.page...), c.end
 			s.readAhead(b.parent, n, filter, c.more)
 			return nil
 		}
@@ -36,12 +36,12 @@ func (s *shard) readOn(b *batch) error {
 	if s.chunk != nil {
 		filter.share.until = s.chunk.at.Commit
 	}
-	lines, end, err := b.page(n, filter)
+	page, end, more, err := b.page(n, filter)
 	if err != nil {
 		return err
 	}
-	s.ahead, s.end = changesOf(lines, n), end
-	s.readAhead(b.parent, n, filter, len(lines) > n && s.chunk == nil)
+	s.ahead, s.end = page, end
+	s.readAhead(b.parent, n, filter, more && s.chunk == nil)
 	return nil
 }
 
@@ -57,8 +57,6 @@ func (s *shard) readAhead(ctx context.Context, n int, f Filter, more bool) {
 		defer close(c.done)
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 		defer cancel()
-		var lines []line
-		lines, c.end, c.err = s.log.lines(ctx, c.after, n, f)
-		c.cs, c.more = changesOf(lines, n), len(lines) > n
+		c.page, c.end, c.more, c.err = s.log.page(ctx, c.after, n, f)
 	})
 }

@@ -120,16 +120,16 @@ func (b *batch) standing() (st standing, err error) {
 
 // page reads what follows in the feed. With a savepoint end the locks on the leaves of
 // the log: retention would wait for them as long as handlers take, of all consumers.
-func (b *batch) page(n int, f Filter) (lines []line, end Position, err error) {
+func (b *batch) page(n int, f Filter) (page []Change, end Position, more bool, err error) {
 	reading, err := b.tx.Begin(b.ctx)
 	if err != nil {
-		return nil, end, err
+		return nil, end, false, err
 	}
-	lines, end, err = New(reading, Config{}).lines(b.ctx, b.at.at, n, f)
+	page, end, more, err = New(reading, Config{}).page(b.ctx, b.at.at, n, f)
 	if err != nil {
-		return nil, end, err
+		return nil, end, false, err
 	}
-	return lines, end, reading.Rollback(b.ctx)
+	return page, end, more, reading.Rollback(b.ctx)
 }
 
 // call hands changes to a handler. The error is the handler's; b.ctx lasts from then

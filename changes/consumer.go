@@ -254,7 +254,7 @@ func held(ctx context.Context, tx pgx.Tx, p Position) error {
 	if _, err := tx.Exec(ctx, `SELECT FROM howdah.change_state FOR SHARE`); err != nil {
 		return err
 	}
-	_, _, err := New(tx, Config{}).lines(ctx, p, 1, Filter{})
+	_, _, _, err := New(tx, Config{}).page(ctx, p, 1, Filter{})
 	return err
 }
 

@@ -55,29 +55,30 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if err := f.check(); err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	lines, next, err := l.newest(ctx, after, n, f)
+	page, next, err := l.newest(ctx, after, n, f)
 	if err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	return changesOf(lines, n), next, nil
+	return page, next, nil
 }
 
-// newest reads lines as [Log.lines] does; at the end of what is numbered it first
+// newest reads a page as [Log.page] does; at the end of what is numbered it first
 // numbers what has committed meanwhile. Where another is at that, it waits: the
 // other may have begun too early.
-func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
-	lines, next, err := l.lines(ctx, after, n, f)
-	if err != nil || len(lines) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
-		return lines, next, err
+func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
+	page, next, _, err := l.page(ctx, after, n, f)
+	if err != nil || len(page) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
+		return page, next, err
 	}
 	head, err := l.tick(ctx, true)
 	if err != nil && !readOnly(err) {
 		return nil, after, err
 	}
 	if err == nil && *head == after.Commit {
-		return lines, next, nil
+		return page, next, nil
 	}
-	return l.lines(ctx, after, n, f)
+	page, next, _, err = l.page(ctx, after, n, f)
+	return page, next, err
 }
 
 // readOnly: a standby shows what was numbered and has arrived.
@@ -86,27 +87,24 @@ func readOnly(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "25006" || errors.As(err, &pgErr) && pgErr.Code == "55000"
 }
 
-// lines reads a page of what is numbered, and where to go on from. There may be
-// one line more than n, which only tells whether the one before is the last of
-// its commit.
-func (l *Log) lines(ctx context.Context, after Position, n int, f Filter) (lines []line, next Position, err error) {
+// page reads up to n changes of what is numbered, where to go on from, and whether
+// more of them are known to follow.
+func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		lines, next, err = l.readLines(ctx, after, n, f)
+		page, next, more, err = l.readPage(ctx, after, n, f)
 		return err
 	})
-	return lines, next, err
+	return page, next, more, err
 }
 
-func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
+func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	var head, floor, upTo int64
 	var lost bool
-	var lines []line
 	var batch pgx.Batch
 	inTx := pg.InTx(l.db)
 	if inTx {
 		batch.Queue(kept)
 	}
-	batch.Queue(planned)
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
@@ -115,11 +113,11 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	}
 	batch.Queue(`
 		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
-			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint)
+			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint), `+planned+`
 		FROM howdah.change_tick
 		ORDER BY tick DESC
 		LIMIT 1`, after.Commit, until).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo) })
+		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo, nil) })
 	// One more than wanted tells which is the last of its commit.
 	conditions, args := f.where(after.Commit, after.within(), n+1, until)
 	batch.Queue(`
@@ -138,7 +136,7 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		ORDER BY c.n, e.id
 		LIMIT $3::int`, args...).
 		Query(func(rows pgx.Rows) (err error) {
-			lines, err = collect(rows, n+1)
+			page, more, err = collect(rows, n)
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
@@ -150,23 +148,23 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 		batch.Queue(replanned)
 	}
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
-		return nil, after, err
+		return nil, after, false, err
 	}
 	switch {
 	case after.Commit < floor, after.Commit == floor && after.ID != 0 && floor > 0:
-		return nil, after, ErrExpired
+		return nil, after, false, ErrExpired
 	case after.Commit > head, lost:
-		return nil, after, ErrAhead
+		return nil, after, false, ErrAhead
 	}
-	if len(lines) > n { // there is more
-		return lines, lines[n-1].position(), nil
+	if more {
+		return page, page[n-1].Position, true, nil
 	}
 	// All of the commits looked at: go on after the last of them.
-	next := Position{Commit: min(head, upTo)}
-	if len(lines) > 0 {
-		next.Commit = max(next.Commit, lines[len(lines)-1].N)
+	next = Position{Commit: min(head, upTo)}
+	if len(page) > 0 {
+		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
 	}
-	return lines, next, nil
+	return page, next, false, nil
 }
 
 // To plan for every leaf takes as long as to read a page, and the plan that is kept
@@ -177,38 +175,37 @@ const (
 	kept = `
 		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true)`
 	planned = `
-		SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
-			set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`
+			concat(set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+				set_config('enable_sort', 'off', true), set_config('jit', 'off', true))`
 	replanned = `
 		SELECT set_config('plan_cache_mode', p[1], true), set_config('enable_seqscan', p[2], true), set_config('enable_sort', p[3], true), set_config('jit', p[4], true)
 		FROM string_to_array(coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto on on on'), ' ') AS p`
 )
 
-// collect reads at most n lines.
-func collect(rows pgx.Rows, n int) (lines []line, err error) {
+// collect reads up to n changes, and one more, which only tells whether the last is
+// the last of its commit. They are made while the server looks for those that follow.
+func collect(rows pgx.Rows, n int) (page []Change, more bool, err error) {
+	page = []Change{}
 	var l line
 	// Each row is scanned into the same places: by reflection into new ones it
 	// takes half as long again.
 	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing}
 	_, err = pgx.ForEachRow(rows, into, func() error {
-		if lines == nil {
-			lines = make([]line, 0, n)
+		before := len(page) - 1
+		if before >= 0 {
+			page[before].Last = page[before].Position.Commit != l.N
+		} else {
+			page = make([]Change, 0, n)
 		}
-		lines = append(lines, l)
+		if more = len(page) == n; !more {
+			page = append(page, l.change())
+		}
 		return nil
 	})
-	return lines, err
-}
-
-// changesOf makes changes of the first n lines.
-func changesOf(lines []line, n int) []Change {
-	page := make([]Change, 0, min(n, len(lines)))
-	for i := range lines[:min(n, len(lines))] {
-		c := lines[i].change()
-		c.Last = i+1 == len(lines) || lines[i+1].N != lines[i].N
-		page = append(page, c)
+	if len(page) > 0 && !more {
+		page[len(page)-1].Last = true
 	}
-	return page
+	return page, more, err
 }
 
 // where returns what a filter asks of a change l, and args with its values behind
