@@ -128,7 +128,7 @@ func (c *Consumer) checkSettings() error {
 }
 
 // room makes sure that the shards do not take all connections: handlers may want
-// one, and ticks do.
+// one, and ticks and what is read ahead do.
 func (c *Consumer) room(shards int) error {
 	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
 		return pg.Refuse("pool", "at most %d connections; %d shards want %d: pool_max_conns", most, shards, shards+2)

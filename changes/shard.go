@@ -98,6 +98,8 @@ func (s *shard) run(ctx context.Context) error {
 		case ends(err):
 			return err
 		case err != nil:
+			// What was read ahead may be of a history that is lost with the connection.
+			s.ahead, s.end, s.coming = nil, s.at.at, nil
 			if !s.away.wait(ctx, err) {
 				return nil
 			}
