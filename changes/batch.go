@@ -73,12 +73,7 @@ func (b *batch) standing() (st standing, err error) {
 			ORDER BY next_at
 			LIMIT 1)
 		FROM howdah.change_consumer c
-		LEFT JOIN LATERAL (
-			SELECT *
-			FROM howdah.change_checkpoint
-			WHERE consumer = $1 AND shard = $2::int
-			ORDER BY seq DESC
-			LIMIT 1) p ON true
+		CROSS JOIN howdah.change_place($1, $2::int) p
 		WHERE c.name = $1`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error {
 			var seq, n, id *int64 // there are fewer shards now
@@ -255,17 +250,7 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 // append puts a checkpoint in the place of the last one. It reports false where the
 // transaction is not the one that the handler was called in.
 func (b *batch) append(to Position, failures int, left *backfill) (same bool, err error) {
-	// Exactly the one before goes: those before that are dead, but would have to be
-	// passed over as long as anybody holds an old snapshot.
-	tag, err := b.tx.Exec(b.ctx, `
-		WITH appended AS (
-			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
-			SELECT consumer, shard, seq + 1, $4, $5, $6, $8::jsonb
-			FROM howdah.change_checkpoint
-			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
-			RETURNING seq)
-		DELETE FROM howdah.change_checkpoint
-		WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND EXISTS (SELECT FROM appended)`,
-		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
-	return tag.RowsAffected() > 0, err
+	err = b.tx.QueryRow(b.ctx, `SELECT howdah.change_move($1, $2, $3, $4, $5, $6, $7, $8)`,
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left).Scan(&same)
+	return same, err
 }

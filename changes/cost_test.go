@@ -1,6 +1,7 @@
 package changes_test
 
 import (
+	"context"
 	"regexp"
 	"strconv"
 	"strings"
@@ -132,5 +133,49 @@ func TestCostInALargeLog(t *testing.T) {
 	}
 	if n := buffers(t, idle); n > 700 { // a few for each of those that other tests leave in doubt, of which it bears 15
 		t.Errorf("an idle tick touches %d pages:\n%s", n, idle)
+	}
+}
+
+// Checkpoints that are no more, but that nobody can take away, are not walked through.
+func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	m.consumerAt(t, "c", changes.Position{})
+	old, err := m.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Rollback(context.WithoutCancel(t.Context()))
+	m.in(t, old, `SELECT count(*) FROM howdah.change_checkpoint`)
+	exec(t, m.pool, `DO $$ BEGIN
+		FOR i IN 1..3000 LOOP
+			PERFORM howdah.change_move('c', 0, i, i, 0, 0, '', NULL);
+			COMMIT;
+		END LOOP;
+	END $$`)
+	exec(t, m.pool, `VACUUM (ANALYZE) howdah.change_checkpoint`)
+	conn, err := m.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for _, sql := range []string{`SELECT seq FROM howdah.change_place('c', 0)`, `SELECT howdah.change_move('c', 0, 3001, 3001, 0, 0, '', NULL)`} {
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		m.in(t, tx, `SAVEPOINT before; `+sql+`; ROLLBACK TO before`) // it reads the catalog for the first time
+		rows, _ := tx.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) `+sql)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan := strings.Join(lines, "\n"); buffers(t, plan) > 40 {
+			t.Errorf("%s touches %d pages:\n%s", sql, buffers(t, plan), plan)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
