@@ -98,7 +98,7 @@ func openCheckpoints(ctx context.Context, lab *Lab) (control, ours Side, err err
 func openRetention(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 	f, err := openFeed(ctx, lab, "t")
 	if err == nil {
-		err = f.unnumbered(ctx, lab.N(1_000_000, 200_000), 10)
+		err = f.unnumbered(ctx, lab.N(1_000_000, 300_000), 10)
 	}
 	if err == nil {
 		_, err = f.Sync(ctx)

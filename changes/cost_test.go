@@ -165,13 +165,14 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		m.in(t, tx, `SET LOCAL enable_indexscan = off`) // statistics of few rows on many pages speak against it, too
 		m.in(t, tx, `SAVEPOINT before; `+sql+`; ROLLBACK TO before`) // it reads the catalog for the first time
 		rows, _ := tx.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) `+sql)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		if err != nil {
 			t.Fatal(err)
 		}
-		if plan := strings.Join(lines, "\n"); buffers(t, plan) > 40 {
+		if plan := strings.Join(lines, "\n"); buffers(t, plan) > 20 {
 			t.Errorf("%s touches %d pages:\n%s", sql, buffers(t, plan), plan)
 		}
 		if err := tx.Rollback(t.Context()); err != nil {
