@@ -165,7 +165,7 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tx.Rollback(context.WithoutCancel(t.Context()))
-		m.in(t, tx, `SET LOCAL enable_indexscan = off`) // statistics of few rows on many pages speak against it, too
+		m.in(t, tx, `SET LOCAL enable_indexscan = off`)              // statistics of few rows on many pages speak against it, too
 		m.in(t, tx, `SAVEPOINT before; `+sql+`; ROLLBACK TO before`) // it reads the catalog for the first time
 		rows, _ := tx.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) `+sql)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
