@@ -45,6 +45,26 @@ var changesRows = []Row{
 			return f.pages(ctx, err)
 		},
 	},
+	Ratio{
+		Work: "a Consumer, 100 a batch, that does nothing", Control: "page 1,000 a call, of the same", Bar: 0.50,
+		Open: func(ctx context.Context, lab *Lab) (control, ours Side, err error) {
+			rows := lab.N(200_000, 20_000)
+			f, err := openFeed(ctx, lab, "t")
+			if err == nil {
+				err = f.commits(ctx, rows)
+			}
+			control, ours = f.consumed(rows)
+			return control, ours, err
+		},
+	},
+	Ratio{
+		Work: "a Consumer, one a batch, after 100,000 checkpoints under an old snapshot", Control: "a new one", Bar: 0.80,
+		Open: openCheckpoints,
+	},
+	Cost{
+		Work: "retention of a leaf of a million changes", Control: "DELETE and VACUUM of them", Unit: "ms", Bar: 0.20,
+		Open: openRetention,
+	},
 	Cost{
 		Work: "a tick over 100,000 transactions", Control: "SELECT xid, max(id) … GROUP BY 1 over them", Unit: "ms", Bar: 10,
 		Open: openTick,
@@ -77,7 +97,7 @@ var changesRows = []Row{
 		},
 	},
 	Cost{
-		Work: "INSERT to change at a watcher, idle, p50", Control: "NOTIFY to LISTEN", Unit: "µs", Bar: 8, Most: 10_000,
+		Work: "COMMIT to change at a watcher, idle, p50", Control: "NOTIFY to LISTEN", Unit: "µs", Bar: 8, Most: 10_000,
 		Open: openWake,
 	},
 }
@@ -137,5 +157,5 @@ func openTick(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 		}), ms(func(ctx context.Context) (int64, error) {
 			at, err := f.Sync(ctx)
 			return at.Commit, err
-		}), f.unnumbered(ctx, n)
+		}), f.unnumbered(ctx, n, 1)
 }

@@ -68,8 +68,9 @@ func (f feed) load(table string, n int) Spend {
 	}
 }
 
-// unnumbered makes n transactions of one row in t, which is captured from now on.
-func (f feed) unnumbered(ctx context.Context, n int) error {
+// unnumbered writes n rows to t, which is captured from now on, in transactions of so
+// many each.
+func (f feed) unnumbered(ctx context.Context, n, each int) error {
 	if err := f.capture(ctx, changes.Capture{Table: "public.t", Wake: "poll"}); err != nil {
 		return err
 	}
@@ -83,17 +84,17 @@ func (f feed) unnumbered(ctx context.Context, n int) error {
 		_, err = conn.Exec(ctx, fmt.Sprintf(`
 			DO $$ BEGIN
 				FOR i IN 1..%d LOOP
-					INSERT INTO t (name, mail, n) VALUES (%s i);
+					INSERT INTO t (name, mail, n) SELECT %s i FROM generate_series(1, %d);
 					COMMIT;
 				END LOOP;
-			END $$`, n, userRow))
+			END $$`, n/each, userRow, each))
 	}
 	return err
 }
 
-// commits is unnumbered, and numbers them.
+// commits makes n transactions of one row, and numbers them.
 func (f feed) commits(ctx context.Context, n int) error {
-	if err := f.unnumbered(ctx, n); err != nil {
+	if err := f.unnumbered(ctx, n, 1); err != nil {
 		return err
 	}
 	_, err := f.Sync(ctx)

@@ -114,8 +114,8 @@ func (f feed) watched(n int) Spend {
 	}
 }
 
-// openWake measures from before a statement is sent to when it is known elsewhere,
-// while nothing else is going on.
+// openWake measures from before a NOTIFY, or the COMMIT of a row, is sent to when it
+// is known elsewhere, while nothing else is going on.
 func openWake(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 	f, err := openFeed(ctx, lab, "t")
 	if err == nil {
@@ -124,16 +124,21 @@ func openWake(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 	n := lab.N(15, 4)
 	// Long enough for whoever has just been busy to wait for a doorbell again.
 	const idle = 400 * time.Millisecond
-	p50 := func(ctx context.Context, send, heard func() error) (float64, error) {
+	// The first, which finds connections that have planned nothing yet, does not count.
+	p50 := func(ctx context.Context, prepare func() (send func(context.Context) error, err error), heard func() error) (float64, error) {
 		var took []float64
-		for range n {
+		for range n + 1 {
 			select {
 			case <-ctx.Done():
 				return 0, ctx.Err()
 			case <-time.After(idle):
 			}
+			send, err := prepare()
+			if err != nil {
+				return 0, err
+			}
 			began := time.Now()
-			if err := send(); err != nil {
+			if err := send(ctx); err != nil {
 				return 0, err
 			}
 			if err := heard(); err != nil {
@@ -141,7 +146,7 @@ func openWake(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 			}
 			took = append(took, float64(time.Since(began).Microseconds()))
 		}
-		return median(took), nil
+		return median(took[1:]), nil
 	}
 	control = func(ctx context.Context) (float64, error) {
 		listener, err := pgx.Connect(ctx, lab.URL)
@@ -152,7 +157,8 @@ func openWake(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 		if _, err := listener.Exec(ctx, "LISTEN bare"); err != nil {
 			return 0, err
 		}
-		return p50(ctx, func() error { return lab.Exec(ctx, "NOTIFY bare") }, func() error {
+		notify := func(ctx context.Context) error { return lab.Exec(ctx, "NOTIFY bare") }
+		return p50(ctx, func() (func(context.Context) error, error) { return notify, nil }, func() error {
 			_, err := listener.WaitForNotification(ctx)
 			return err
 		})
@@ -178,7 +184,16 @@ func openWake(ctx context.Context, lab *Lab) (control, ours Spend, err error) {
 			return nil
 		})
 		defer func() { err = errors.Join(err, end()) }()
-		return p50(ctx, func() error { return f.insert(ctx, "t", 1) }, func() error {
+		return p50(ctx, func() (func(context.Context) error, error) {
+			tx, err := lab.Pool.Begin(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if _, err := tx.Exec(ctx, "INSERT INTO t (name, mail, n) VALUES ("+userRow+"1)"); err != nil {
+				return nil, errors.Join(err, tx.Rollback(ctx))
+			}
+			return tx.Commit, nil
+		}, func() error {
 			select {
 			case err := <-seen:
 				return err

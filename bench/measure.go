@@ -88,6 +88,7 @@ type Lab struct {
 	progress *Progress
 	name     string
 	pools    []*pgxpool.Pool
+	holders  []*pgx.Conn
 }
 
 func measureRow(ctx context.Context, server string, row Row, name string, opt Options) (results []Result, err error) {
@@ -133,7 +134,21 @@ func (l *Lab) OpenPool(ctx context.Context, conns int) (*pgxpool.Pool, error) {
 	return pool, err
 }
 
+// Hold keeps a snapshot as of now until the row ends.
+func (l *Lab) Hold(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, l.URL)
+	if err != nil {
+		return err
+	}
+	l.holders = append(l.holders, conn)
+	_, err = conn.Exec(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class")
+	return err
+}
+
 func (l *Lab) close() {
+	for _, conn := range l.holders {
+		_ = conn.Close(context.Background()) // the database goes, and it with that
+	}
 	for _, pool := range l.pools {
 		pool.Close()
 	}

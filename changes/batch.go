@@ -26,6 +26,7 @@ type batch struct {
 	cancel context.CancelFunc
 	tx     pgx.Tx
 	path   string // the origin of what the handler writes; "" before it is called
+	marked string // what the transaction has as its origin
 	fault  error  // of a handler, that came out after it had returned
 	lost   bool   // the database has gone, under the handler, which has not failed then
 	late   bool   // the handler took too long
@@ -49,6 +50,10 @@ func (b *batch) rollback() {
 // lockOf is the advisory lock of a shard, $2, of a consumer, $1.
 const lockOf = `hashtextextended('howdah.consumer ' || $1::text || ' ' || $2::int, 0)`
 
+// withPath gives what the transaction writes its origin, $1. howdah.path is what the
+// handler's own Mark is put behind, and tells whether this is still the same transaction.
+const withPath = `SELECT set_config('howdah.origin', $1::text, true), set_config('howdah.path', $1::text, true)`
+
 // standing locks the shard, unless another batch has it, and reads where it stands:
 // in a later statement, because a statement's snapshot is older than its lock.
 func (b *batch) standing() (st standing, err error) {
@@ -66,12 +71,7 @@ func (b *batch) standing() (st standing, err error) {
 			ORDER BY next_at
 			LIMIT 1)
 		FROM howdah.change_consumer c
-		LEFT JOIN LATERAL (
-			SELECT *
-			FROM howdah.change_checkpoint
-			WHERE consumer = $1 AND shard = $2::int
-			ORDER BY seq DESC
-			LIMIT 1) p ON true
+		CROSS JOIN howdah.change_place($1, $2::int) p
 		WHERE c.name = $1`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error {
 			var seq, n, id *int64 // there are fewer shards now
@@ -85,9 +85,17 @@ func (b *batch) standing() (st standing, err error) {
 			}
 			return err
 		})
+	marked := ""
+	if len(b.ahead) > 0 { // likely to be handed over, so that it need not be said by itself
+		if path, err := pathThrough(b.ahead[0].Origin, b.cfg.Name); err == nil {
+			marked = path
+			pipeline.Queue(withPath, marked)
+		}
+	}
 	if err := b.tx.SendBatch(b.ctx, &pipeline).Close(); err != nil {
 		return st, err
 	}
+	b.marked = marked
 	b.reach("locked")
 	if !st.locked {
 		return st, nil
@@ -105,16 +113,16 @@ func (b *batch) standing() (st standing, err error) {
 
 // page reads what follows in the feed. With a savepoint end the locks on the leaves of
 // the log: retention would wait for them as long as handlers take, of all consumers.
-func (b *batch) page(n int, f Filter) (lines []line, end Position, err error) {
+func (b *batch) page(n int, f Filter) (page []Change, end Position, more bool, err error) {
 	reading, err := b.tx.Begin(b.ctx)
 	if err != nil {
-		return nil, end, err
+		return nil, end, false, err
 	}
-	lines, end, err = New(reading, Config{}).lines(b.ctx, b.at.at, n, f)
+	page, end, more, err = New(reading, Config{}).page(b.ctx, b.at.at, n, f)
 	if err != nil {
-		return nil, end, err
+		return nil, end, false, err
 	}
-	return lines, end, reading.Rollback(b.ctx)
+	return page, end, more, reading.Rollback(b.ctx)
 }
 
 // call hands changes to a handler. The error is the handler's; b.ctx lasts from then
@@ -125,11 +133,11 @@ func (b *batch) call(h Handler, cs []Change) error {
 		return err
 	}
 	b.path = path
-	// howdah.path is what the handler's own Mark is put behind, and tells whether
-	// this is still the same transaction.
-	if _, err := b.tx.Exec(b.ctx, `SELECT set_config('howdah.origin', $1, true), set_config('howdah.path', $1, true)`, path); err != nil {
-		b.lost = true
-		return err
+	if path != b.marked {
+		if _, err := b.tx.Exec(b.ctx, withPath, path); err != nil {
+			b.lost = true
+			return err
+		}
 	}
 	b.reach("calling")
 	ctx, cancel := context.WithTimeout(withConsumer(b.parent, b.cfg.Name), b.cfg.Timeout)
@@ -240,17 +248,7 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 // append puts a checkpoint in the place of the last one. It reports false where the
 // transaction is not the one that the handler was called in.
 func (b *batch) append(to Position, failures int, left *backfill) (same bool, err error) {
-	// Exactly the one before goes: those before that are dead, but would have to be
-	// passed over as long as anybody holds an old snapshot.
-	tag, err := b.tx.Exec(b.ctx, `
-		WITH appended AS (
-			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
-			SELECT consumer, shard, seq + 1, $4, $5, $6, $8::jsonb
-			FROM howdah.change_checkpoint
-			WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND ($7::text = '' OR current_setting('howdah.path', true) = $7)
-			RETURNING seq)
-		DELETE FROM howdah.change_checkpoint
-		WHERE consumer = $1 AND shard = $2::int AND seq = $3 AND EXISTS (SELECT FROM appended)`,
-		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left)
-	return tag.RowsAffected() > 0, err
+	err = b.tx.QueryRow(b.ctx, `SELECT howdah.change_move($1, $2, $3, $4, $5, $6, $7, $8)`,
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left).Scan(&same)
+	return same, err
 }

@@ -62,8 +62,6 @@ type line struct {
 	Missing []byte
 }
 
-func (l *line) position() Position { return Position{Commit: l.N, ID: l.ID} }
-
 // change takes over what the line holds: it can be called once.
 func (l *line) change() Change {
 	c := Change{

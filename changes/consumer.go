@@ -130,7 +130,7 @@ func (c *Consumer) checkSettings() error {
 }
 
 // room makes sure that the shards do not take all connections: handlers may want
-// one, and ticks do.
+// one, and ticks and what is read ahead do.
 func (c *Consumer) room(shards int) error {
 	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
 		return pg.Refuse("pool", "at most %d connections; %d shards want %d: pool_max_conns", most, shards, shards+2)
@@ -256,7 +256,7 @@ func held(ctx context.Context, tx pgx.Tx, p Position) error {
 	if _, err := tx.Exec(ctx, `SELECT FROM howdah.change_state FOR SHARE`); err != nil {
 		return err
 	}
-	_, _, err := New(tx, Config{}).lines(ctx, p, 1, Filter{})
+	_, _, _, err := New(tx, Config{}).page(ctx, p, 1, Filter{})
 	return err
 }
 

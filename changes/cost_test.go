@@ -1,6 +1,7 @@
 package changes_test
 
 import (
+	"context"
 	"regexp"
 	"strconv"
 	"strings"
@@ -156,5 +157,50 @@ func TestConsumersAreNotCompiled(t *testing.T) {
 	}
 	if n, err := strconv.Atoi(cost[1]); err != nil || n >= 100_000 { // jit_above_cost
 		t.Errorf("it is expected to cost %s, %v:\n%s", cost[1], err, plan)
+	}
+}
+
+// Checkpoints that are no more, but that nobody can take away, are not walked through.
+func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	m.consumerAt(t, "c", changes.Position{})
+	old, err := m.pool.BeginTx(t.Context(), pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer old.Rollback(context.WithoutCancel(t.Context()))
+	m.in(t, old, `SELECT count(*) FROM howdah.change_checkpoint`)
+	exec(t, m.pool, `DO $$ BEGIN
+		FOR i IN 1..3000 LOOP
+			PERFORM howdah.change_move('c', 0, i, i, 0, 0, '', NULL);
+			COMMIT;
+		END LOOP;
+	END $$`)
+	exec(t, m.pool, `VACUUM (ANALYZE) howdah.change_checkpoint`)
+	conn, err := m.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for _, sql := range []string{`SELECT seq FROM howdah.change_place('c', 0)`, `SELECT howdah.change_move('c', 0, 3001, 3001, 0, 0, '', NULL)`} {
+		tx, err := conn.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		m.in(t, tx, `SET LOCAL enable_indexscan = off`)              // statistics of few rows on many pages speak against it, too
+		m.in(t, tx, `SAVEPOINT before; `+sql+`; ROLLBACK TO before`) // it reads the catalog for the first time
+		rows, _ := tx.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) `+sql)
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if plan := strings.Join(lines, "\n"); buffers(t, plan) > 20 {
+			t.Errorf("%s touches %d pages:\n%s", sql, buffers(t, plan), plan)
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -151,7 +151,7 @@ const doctorServer = `
 	WHERE c = 'session_replication_role=replica' AND coalesce(d.datname, current_database()) = current_database()`
 
 const doctorLog = `
-	SELECT 'sequence-cache' AS code, 'error' AS severity, 'howdah.change_id' AS object, 'the sequence hands out numbers ahead of time: changes come out in the wrong order' AS problem,
+	SELECT 'sequence-cache' AS code, 'error' AS severity, 'howdah.change_id' AS object, 'the sequence hands out numbers ahead of time: changes come out late and in the wrong order' AS problem,
 		'ALTER SEQUENCE howdah.change_id CACHE 1' AS cure
 	FROM pg_sequence
 	WHERE seqrelid = 'howdah.change_id'::regclass AND seqcache > 1

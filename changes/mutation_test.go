@@ -24,7 +24,8 @@ import (
 const (
 	halt       = "\tPERFORM pg_advisory_xact_lock(9, 9);\n"
 	numbering  = "\tWITH fresh AS ("
-	afterwards = "\tSELECT CASE WHEN is_called THEN last_value"
+	afterwards = "\tIF found_ = 0 THEN\n"
+	sequence   = "\tSELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;\n"
 	toBeRead   = "\tSELECT * INTO STRICT prev FROM howdah.change_tick ORDER BY tick DESC LIMIT 1;\n"
 	toBeLocked = "\tIF wait THEN\n"
 
@@ -50,6 +51,7 @@ func TestMutations(t *testing.T) {
 		{"two commits", []string{afterwards, halt + afterwards, "head, snap, pg_current_xact_id()", "head, pg_current_snapshot(), pg_current_xact_id()"}, commitsMeanwhile},
 		{"late snapshot", []string{numbering, halt + numbering, "pg_visible_in_snapshot(e.xid, snap)", "pg_visible_in_snapshot(e.xid, pg_current_snapshot())", "pg_snapshot_xmax(snap) AND", "pg_snapshot_xmax(pg_current_snapshot()) AND"}, commitsMeanwhile},
 		{"late export", []string{toBeExported, halt + toBeExported, toBeRead, toBeRead + "\tsnap := pg_current_snapshot();\n", "SELECT pg_current_snapshot(), set_config('howdah.snapshot', pg_export_snapshot(), true) INTO snap, line;", "PERFORM set_config('howdah.snapshot', pg_export_snapshot(), true);"}, commitsBeforeTheExport},
+		{"late sequence", []string{afterwards, halt + afterwards, afterwards, sequence + afterwards}, beginsMeanwhile},
 	} {
 		t.Run(m.fault, func(t *testing.T) {
 			t.Parallel()
@@ -276,6 +278,30 @@ func commitsBeforeTheExport(t *testing.T, m *auditedLog) error {
 			return fmt.Errorf("the snapshot at %s shows %s, which was inserted at %s", at, c.Key, c.Position)
 		}
 	}
+	return nil
+}
+
+// beginsMeanwhile: a transaction begins, and makes the last change there is, while
+// the tick halts.
+func beginsMeanwhile(t *testing.T, m *auditedLog) error {
+	holder := m.begin(t)
+	m.in(t, holder, `SELECT pg_advisory_xact_lock(9, 9)`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	ticked := make(chan error, 1)
+	go func() {
+		_, err := m.log.Sync(t.Context())
+		ticked <- err
+	}()
+	if err := waiting(t.Context(), m.pool, 9); err != nil {
+		return errors.Join(err, holder.Rollback(t.Context()), <-ticked)
+	}
+	a := m.begin(t)
+	m.in(t, a, `INSERT INTO chk.a VALUES (2, 1)`)
+	m.commit(t, holder)
+	if err := <-ticked; err != nil {
+		return err
+	}
+	m.commit(t, a)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"strconv"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -54,29 +55,30 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 	if err := f.check(); err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	lines, next, err := l.newest(ctx, after, n, f)
+	page, next, err := l.newest(ctx, after, n, f)
 	if err != nil {
 		return nil, after, pg.Wrap(op, err)
 	}
-	return changesOf(lines, n), next, nil
+	return page, next, nil
 }
 
-// newest reads lines as [Log.lines] does; at the end of what is numbered it first
+// newest reads a page as [Log.page] does; at the end of what is numbered it first
 // numbers what has committed meanwhile. Where another is at that, it waits: the
 // other may have begun too early.
-func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
-	lines, next, err := l.lines(ctx, after, n, f)
-	if err != nil || len(lines) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
-		return lines, next, err
+func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
+	page, next, _, err := l.page(ctx, after, n, f)
+	if err != nil || len(page) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
+		return page, next, err
 	}
 	head, err := l.tick(ctx, true)
 	if err != nil && !readOnly(err) {
 		return nil, after, err
 	}
 	if err == nil && *head == after.Commit {
-		return lines, next, nil
+		return page, next, nil
 	}
-	return l.lines(ctx, after, n, f)
+	page, next, _, err = l.page(ctx, after, n, f)
+	return page, next, err
 }
 
 // readOnly: a standby shows what was numbered and has arrived.
@@ -85,23 +87,24 @@ func readOnly(err error) bool {
 	return errors.As(err, &pgErr) && pgErr.Code == "25006" || errors.As(err, &pgErr) && pgErr.Code == "55000"
 }
 
-// lines reads a page of what is numbered, and where to go on from. There may be
-// one line more than n, which only tells whether the one before is the last of
-// its commit.
-func (l *Log) lines(ctx context.Context, after Position, n int, f Filter) (lines []line, next Position, err error) {
+// page reads up to n changes of what is numbered, where to go on from, and whether
+// more of them are known to follow.
+func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		lines, next, err = l.readLines(ctx, after, n, f)
+		page, next, more, err = l.readPage(ctx, after, n, f)
 		return err
 	})
-	return lines, next, err
+	return page, next, more, err
 }
 
-func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([]line, Position, error) {
+func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	var head, floor, upTo int64
 	var lost bool
-	var lines []line
 	var batch pgx.Batch
-	batch.Queue(planned)
+	inTx := pg.InTx(l.db)
+	if inTx {
+		batch.Queue(kept)
+	}
 	// Where the last commit looked at would lie between two eras, it is the first
 	// of the later one: a position in a lost history is none to go on from.
 	until := after.Commit + min(maxCommits-1, math.MaxInt64-after.Commit)
@@ -110,12 +113,13 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	}
 	batch.Queue(`
 		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
-			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint)
+			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint), `+planned+`
 		FROM howdah.change_tick
 		ORDER BY tick DESC
 		LIMIT 1`, after.Commit, until).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo) })
-	where := f.where()
+		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo, nil) })
+	// One more than wanted tells which is the last of its commit.
+	conditions, args := f.where(after.Commit, after.within(), n+1, until)
 	batch.Queue(`
 		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
 			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed, e.missing
@@ -124,27 +128,15 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 			SELECT *
 			FROM howdah.change l
 			WHERE l.xid = c.xid AND l.slot = c.slot
-				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END
-				AND ($5::text[] IS NULL OR EXISTS (
-					SELECT FROM unnest($5, $6::text[], $7::boolean[], $8::text[]) AS p(schema_name, table_name, prefix, ops)
-					WHERE (p.schema_name = '' OR p.schema_name = l.schema_name)
-						AND (p.table_name = '' OR CASE WHEN p.prefix THEN starts_with(l.table_name, p.table_name) ELSE p.table_name = l.table_name END)
-						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0)))
-				AND ($9::text = '' OR strpos($9, l.op::text) > 0)
-				AND ($10::jsonb IS NULL OR l.new @> $10 OR l.old @> $10)
-				AND ($11::int <= 1 OR l.op = 't' OR abs(howdah.change_lane(l.schema_name, l.table_name, l.key) % $11) = $12::int)
-				AND ($13::text = '' OR l.origin IS NULL OR strpos(',' || l.origin || ',', ',' || $13 || ',') = 0)
+				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END`+conditions+`
 			ORDER BY l.id
 			LIMIT $3::int) e
 		WHERE c.n >= $1::bigint
 			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
 		ORDER BY c.n, e.id
-		LIMIT $3::int`,
-		after.Commit, after.within(), n+1, until, // one more than wanted tells which is the last of its commit
-		where.schemas, where.tables, where.prefixes, where.patternOps, where.ops, where.match,
-		f.share.shards, f.share.shard, f.share.except).
+		LIMIT $3::int`, args...).
 		Query(func(rows pgx.Rows) (err error) {
-			lines, err = collect(rows, n+1)
+			page, more, err = collect(rows, n)
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
@@ -152,88 +144,114 @@ func (l *Log) readLines(ctx context.Context, after Position, n int, f Filter) ([
 	// reached is not whole.
 	batch.Queue(`SELECT greatest(s.floor, CASE WHEN f.is_called THEN f.last_value ELSE 0 END) FROM howdah.change_state s, howdah.change_floor f`).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
-	batch.Queue(replanned)
+	if inTx {
+		batch.Queue(replanned)
+	}
 	if err := l.db.SendBatch(ctx, &batch).Close(); err != nil {
-		return nil, after, err
+		return nil, after, false, err
 	}
 	switch {
 	case after.Commit < floor, after.Commit == floor && after.ID != 0 && floor > 0:
-		return nil, after, ErrExpired
+		return nil, after, false, ErrExpired
 	case after.Commit > head, lost:
-		return nil, after, ErrAhead
+		return nil, after, false, ErrAhead
 	}
-	if len(lines) > n { // there is more
-		return lines, lines[n-1].position(), nil
+	if more {
+		return page, page[n-1].Position, true, nil
 	}
 	// All of the commits looked at: go on after the last of them.
-	next := Position{Commit: min(head, upTo)}
-	if len(lines) > 0 {
-		next.Commit = max(next.Commit, lines[len(lines)-1].N)
+	next = Position{Commit: min(head, upTo)}
+	if len(page) > 0 {
+		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
 	}
-	return lines, next, nil
+	return page, next, false, nil
 }
 
 // To plan for every leaf takes as long as to read a page, and the plan that is kept
 // must suit leaves that were empty when it was made, and large transactions, which
 // with statistics of them would be sorted whole for each page: by the index, in its
-// order. A caller's transaction gets back what it had.
+// order. A caller's transaction gets back what it had; a batch outside of one is its own.
 const (
+	kept = `
+		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true)`
 	planned = `
-		SELECT set_config('howdah.plan', concat_ws(' ', current_setting('plan_cache_mode'), current_setting('enable_seqscan'), current_setting('enable_sort'), current_setting('jit')), true),
-			set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
-			set_config('enable_sort', 'off', true), set_config('jit', 'off', true)`
+			concat(set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_seqscan', 'off', true),
+				set_config('enable_sort', 'off', true), set_config('jit', 'off', true))`
 	replanned = `
 		SELECT set_config('plan_cache_mode', p[1], true), set_config('enable_seqscan', p[2], true), set_config('enable_sort', p[3], true), set_config('jit', p[4], true)
 		FROM string_to_array(coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto on on on'), ' ') AS p`
 )
 
-// collect reads at most n lines.
-func collect(rows pgx.Rows, n int) (lines []line, err error) {
+// collect reads up to n changes, and one more, which only tells whether the last is
+// the last of its commit. They are made while the server looks for those that follow.
+func collect(rows pgx.Rows, n int) (page []Change, more bool, err error) {
+	page = []Change{}
 	var l line
 	// Each row is scanned into the same places: by reflection into new ones it
 	// takes half as long again.
 	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing}
 	_, err = pgx.ForEachRow(rows, into, func() error {
-		if lines == nil {
-			lines = make([]line, 0, n)
+		before := len(page) - 1
+		if before >= 0 {
+			page[before].Last = page[before].Position.Commit != l.N
+		} else {
+			page = make([]Change, 0, n)
 		}
-		lines = append(lines, l)
+		if more = len(page) == n; !more {
+			page = append(page, l.change())
+		}
 		return nil
 	})
-	return lines, err
-}
-
-// changesOf makes changes of the first n lines.
-func changesOf(lines []line, n int) []Change {
-	page := make([]Change, 0, min(n, len(lines)))
-	for i := range lines[:min(n, len(lines))] {
-		c := lines[i].change()
-		c.Last = i+1 == len(lines) || lines[i+1].N != lines[i].N
-		page = append(page, c)
+	if len(page) > 0 && !more {
+		page[len(page)-1].Last = true
 	}
-	return page
+	return page, more, err
 }
 
-// where are a filter's parts as the statement takes them.
-type where struct {
-	schemas, tables, patternOps []string
-	prefixes                    []bool
-	ops                         string
-	match                       *string
-}
-
-func (f Filter) where() (w where) {
-	for _, p := range f.Patterns {
-		w.schemas = append(w.schemas, p.schema)
-		w.tables = append(w.tables, p.table)
-		w.prefixes = append(w.prefixes, p.prefix)
-		w.patternOps = append(w.patternOps, codes(p.ops))
+// where returns what a filter asks of a change l, and args with its values behind
+// them. What it does not ask is left out: for each row of a page it would take as
+// long as to fetch it.
+func (f Filter) where(args ...any) (conditions string, _ []any) {
+	arg := func(v any) string {
+		args = append(args, v)
+		return "$" + strconv.Itoa(len(args))
 	}
-	w.ops = codes(f.Ops)
+	if !f.namesAll() {
+		var schemas, tables, ops []string
+		var prefixes []bool
+		for _, p := range f.Patterns {
+			schemas, tables, prefixes, ops = append(schemas, p.schema), append(tables, p.table), append(prefixes, p.prefix), append(ops, codes(p.ops))
+		}
+		conditions += `
+				AND EXISTS (
+					SELECT FROM unnest(` + arg(schemas) + `::text[], ` + arg(tables) + `::text[], ` + arg(prefixes) + `::boolean[], ` + arg(ops) + `::text[]) AS p(schema_name, table_name, prefix, ops)
+					WHERE (p.schema_name = '' OR p.schema_name = l.schema_name)
+						AND (p.table_name = '' OR CASE WHEN p.prefix THEN starts_with(l.table_name, p.table_name) ELSE p.table_name = l.table_name END)
+						AND (p.ops = '' OR strpos(p.ops, l.op::text) > 0))`
+	}
+	if len(f.Ops) > 0 {
+		conditions += `
+				AND strpos(` + arg(codes(f.Ops)) + `::text, l.op::text) > 0`
+	}
 	if f.Match != nil {
-		w.match = new(string(f.Match))
+		match := arg(string(f.Match))
+		conditions += `
+				AND (l.new @> ` + match + `::jsonb OR l.old @> ` + match + `)`
 	}
-	return w
+	if f.share.shards > 1 {
+		conditions += `
+				AND (l.op = 't' OR abs(howdah.change_lane(l.schema_name, l.table_name, l.key) % ` + arg(f.share.shards) + `::int) = ` + arg(f.share.shard) + `::int)`
+	}
+	if f.share.except != "" {
+		conditions += `
+				AND (l.origin IS NULL OR strpos(',' || l.origin || ',', ',' || ` + arg(f.share.except) + `::text || ',') = 0)`
+	}
+	return conditions, args
+}
+
+// namesAll reports whether no table or operation is left out by its patterns.
+func (f Filter) namesAll() bool {
+	return len(f.Patterns) == 0 || slices.ContainsFunc(f.Patterns, func(p Pattern) bool { return p.schema == "" && p.table == "" && len(p.ops) == 0 })
 }
 
 func codes(some []Op) (text string) {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -49,9 +50,12 @@ type shard struct {
 	n, of int  // which of how many
 	at    mark // as it was last seen
 
-	ahead []Change // of the feed, follow at, and are read: what is numbered does not change
-	end   Position // where ahead ends
-	chunk *chunk   // of a backfill, read and not yet handled
+	ahead  []Change // of the feed, follow at, and are read: what is numbered does not change
+	end    Position // where ahead ends
+	coming *coming  // what follows end, being read; nil = nothing
+	chunk  *chunk   // of a backfill, read and not yet handled
+
+	reading sync.WaitGroup
 
 	single int           // so many changes are handed over one by one, because they failed together
 	fewer  int           // no more at once than this, because more took too long; 0 = as many as are to be
@@ -88,6 +92,9 @@ type pause struct {
 
 // run moves the shard until ctx is done, or there is nothing left to move.
 func (s *shard) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer s.reading.Wait()
+	defer cancel()
 	for {
 		more := s.feed.more() // before the look: what comes meanwhile is not missed
 		p, err := s.step(ctx)
@@ -97,6 +104,8 @@ func (s *shard) run(ctx context.Context) error {
 		case ends(err):
 			return err
 		case err != nil:
+			// What was read ahead may be of a history that is lost with the connection.
+			s.ahead, s.end, s.coming = nil, s.at.at, nil
 			if !s.away.wait(ctx, err) {
 				return nil
 			}
@@ -137,7 +146,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	}
 	if st.mark != s.at { // another instance moved it, or a person; or the server is another
 		s.at, s.ahead, s.end, s.single, s.tries = st.mark, nil, st.at, 0, 0
-		s.chunk = nil
+		s.chunk, s.coming = nil, nil
 	}
 	switch {
 	case st.state != "running":
@@ -178,19 +187,9 @@ func (s *shard) follow(b *batch, st standing) (pause, error) {
 func (s *shard) next(b *batch, st standing) (cs []Change, handler int, to Position, err error) {
 	most := s.cfg.Batch
 	if len(s.ahead) < most && (len(s.ahead) == 0 || !s.ahead[len(s.ahead)-1].Last) {
-		filter := Filter{Patterns: s.patterns, share: share{shard: s.n, shards: s.of}}
-		if !s.cfg.Echo {
-			filter.share.except = s.cfg.Name
-		}
-		if s.chunk != nil {
-			filter.share.until = s.chunk.at.Commit
-		}
-		n := max(most, MaxPage)
-		lines, end, err := b.page(n, filter)
-		if err != nil {
+		if err := s.readOn(b); err != nil {
 			return nil, 0, to, err
 		}
-		s.ahead, s.end = changesOf(lines, n), end
 		b.reach("read")
 	}
 	ahead, end := s.ahead, s.end

@@ -101,7 +101,7 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 				continue
 			}
 		}
-		lines, next, err := t.log.lines(ctx, at, MaxPage, Filter{})
+		page, next, more, err := t.log.page(ctx, at, MaxPage, Filter{})
 		switch {
 		case errors.Is(err, ErrExpired), errors.Is(err, ErrAhead):
 			return nil // begin anew; each watcher is told where it stands
@@ -114,8 +114,8 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 			end = true
 			continue
 		}
-		t.ring.add(changesOf(lines, MaxPage), next)
-		at, end = next, len(lines) <= MaxPage
+		t.ring.add(page, next)
+		at, end = next, !more
 		bell.busy()
 	}
 	return nil
@@ -223,7 +223,7 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		}
 		w.held = nil
 	}
-	lines, next, err := w.tail.log.lines(ctx, w.at, MaxPage, w.filter)
+	page, next, _, err := w.tail.log.page(ctx, w.at, MaxPage, w.filter)
 	if err != nil && !errors.Is(pg.Wrap("", err), fault.Unavailable) {
 		return nil, err
 	}
@@ -239,5 +239,5 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		return nil, nil
 	}
 	w.at = next
-	return changesOf(lines, MaxPage), nil
+	return page, nil
 }

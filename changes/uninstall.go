@@ -26,6 +26,7 @@ func (l *Log) Uninstall(ctx context.Context) error {
 	err = pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			DROP VIEW howdah.database_trigger_logs;
+			DROP FUNCTION howdah.change_place, howdah.change_move;
 			DROP TABLE howdah.change, howdah.change_commit, howdah.change_tick, howdah.change_era, howdah.change_state, howdah.change_spec, howdah.change_pattern,
 				howdah.change_consumer, howdah.change_checkpoint, howdah.change_parked, howdah.change_pump,
 				howdah.changes_version;

@@ -278,6 +278,7 @@ CREATE FUNCTION howdah.change_emit(topic text, payload jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM pg_current_xact_id(); -- before the change draws its number, as a trigger's transaction has: see change_tick
 	INSERT INTO howdah.change (slot, op, schema_name, table_name, new)
 	VALUES (howdah.change_slot(), 'm', 'message', topic, payload);
 END $$;
@@ -315,21 +316,38 @@ BEGIN
 		snap := pg_current_snapshot();
 	END IF;
 
+	-- Before this transaction has an id of its own: who draws one of these numbers has
+	-- an id by then, so that what is not above seq is in doubt, if not numbered.
+	SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
+
 	-- Open at the last tick and visible now: named one by one, because to look
 	-- among the rows of a bulk load that is still open takes seconds.
-	SELECT array_agg(x) INTO doubt
-	FROM (
-		SELECT pg_snapshot_xip(prev.snap) AS x
-		UNION ALL
-		SELECT g::text::xid8 FROM generate_series(pg_snapshot_xmax(prev.snap)::text::bigint, prev.next::text::bigint - 1) AS g
-	) AS d
-	WHERE pg_visible_in_snapshot(x, snap);
+	IF pg_snapshot_xmin(prev.snap) <> prev.next THEN
+		SELECT array_agg(x) INTO doubt
+		FROM (
+			SELECT pg_snapshot_xip(prev.snap) AS x
+			UNION ALL
+			SELECT g::text::xid8 FROM generate_series(pg_snapshot_xmax(prev.snap)::text::bigint, prev.next::text::bigint - 1) AS g
+		) AS d
+		WHERE pg_visible_in_snapshot(x, snap);
+	END IF;
 
-	-- The usual look finds nothing. Nobody has finished since but the last tick itself,
-	-- and what its transaction wrote after it has drawn an id.
-	IF doubt IS NULL AND pg_snapshot_xmax(snap)::text::bigint BETWEEN prev.next::text::bigint AND prev.next::text::bigint + 1 THEN
-		SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
-		IF seq = prev.seq THEN
+	-- The usual look finds nothing: no change since, and none of those in doubt. Where
+	-- they are many, a tick is written so that they are not looked for each time.
+	IF seq = prev.seq AND coalesce(cardinality(doubt), 0) < 16 AND pg_snapshot_xmax(snap) >= pg_snapshot_xmax(prev.snap) THEN
+		IF doubt IS NULL THEN
+			RETURN prev.n;
+		END IF;
+		PERFORM
+		FROM unnest(doubt) AS d(xid)
+		CROSS JOIN generate_series(0, 7) AS s(slot)
+		CROSS JOIN LATERAL (
+			SELECT
+			FROM howdah.change l
+			WHERE l.xid = d.xid AND l.slot = s.slot::smallint
+			LIMIT 1) e
+		LIMIT 1;
+		IF NOT FOUND THEN
 			RETURN prev.n;
 		END IF;
 	END IF;
@@ -375,13 +393,7 @@ BEGIN
 	)
 	SELECT max(n), count(*) INTO head, found_ FROM numbered;
 
-	SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
 	IF found_ = 0 THEN
-		-- Written only if there is news, or so many are in doubt no more that to
-		-- look for them again each time would cost more.
-		IF seq = prev.seq AND coalesce(cardinality(doubt), 0) < 16 THEN
-			RETURN prev.n;
-		END IF;
 		base := prev.n; -- an era begins with its first commit: until then the feed ends where it did
 		line := prev.timeline;
 	END IF;

@@ -37,6 +37,45 @@ COMMENT ON COLUMN howdah.change_checkpoint.id IS 'The change in commit n after w
 COMMENT ON COLUMN howdah.change_checkpoint.failures IS 'Changes parked in a row, with no success between. From three on it is taken for an outage: the shard stalls.';
 COMMENT ON COLUMN howdah.change_checkpoint.backfill IS 'How far the present state of tables has been handed over; NULL where none is to be.';
 
+-- By the index alone, whatever the planner has heard of the table: behind an old
+-- snapshot it fills with checkpoints that are no more, which nobody is to walk through.
+CREATE FUNCTION howdah.change_place(consumer_ text, shard_ int) RETURNS howdah.change_checkpoint
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+DECLARE
+	place howdah.change_checkpoint;
+BEGIN
+	SELECT * INTO place
+	FROM howdah.change_checkpoint
+	WHERE consumer = consumer_ AND shard = shard_::smallint
+	ORDER BY seq DESC
+	LIMIT 1;
+	RETURN place;
+END $$;
+COMMENT ON FUNCTION howdah.change_place(text, int) IS 'Where a shard of a consumer stands: its newest checkpoint.';
+
+CREATE FUNCTION howdah.change_move(consumer_ text, shard_ int, seq_ bigint, n_ bigint, id_ bigint, failures_ int, path text, backfill_ jsonb) RETURNS boolean
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+AS $$
+BEGIN
+	IF path <> '' AND current_setting('howdah.path', true) IS DISTINCT FROM path THEN
+		RETURN false;
+	END IF;
+	-- Exactly the one before: those before that are dead, but would have to be passed over
+	-- as long as anybody holds an old snapshot.
+	DELETE FROM howdah.change_checkpoint
+	WHERE consumer = consumer_ AND shard = shard_::smallint AND seq = seq_;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
+	VALUES (consumer_, shard_, seq_ + 1, n_, id_, failures_, backfill_);
+	RETURN true;
+END $$;
+COMMENT ON FUNCTION howdah.change_move(text, int, bigint, bigint, bigint, int, text, jsonb) IS 'Puts a checkpoint in the place of seq_; false where that is not there, or howdah.path is not path any more.';
+
 CREATE FUNCTION howdah.change_lane(schema_name text, table_name text, key jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE
 RETURN hashtextextended(schema_name || '.' || table_name || coalesce(key::text, ''), 0);
