@@ -421,8 +421,12 @@ func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int6
 	return count, pg.Wrap("changes: skip", pg.Written(l.db, err))
 }
 
-// columns are positions as a statement takes them; nil for none.
+// columns are positions as a statement takes them; nil where at is, which names none,
+// and not where it is an empty list of those that are meant.
 func columns(at []Position) (commits, ids []int64) {
+	if at != nil {
+		commits, ids = []int64{}, []int64{}
+	}
 	for _, p := range at {
 		commits, ids = append(commits, p.Commit), append(ids, p.ID)
 	}
