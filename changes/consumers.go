@@ -34,14 +34,25 @@ type Status struct {
 	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
 }
 
-// Consumers returns how all consumers stand, by name.
+// Consumers returns how all consumers stand, by name, and how far behind all that has
+// committed; in a transaction and on a standby, behind what was numbered there.
 func (l *Log) Consumers(ctx context.Context) ([]Status, error) {
+	l.look(ctx)
 	return l.statuses(ctx, "changes: consumers", nil)
+}
+
+// look numbers what has committed, where that can be: a consumer that stands still reads
+// nothing, and perhaps nobody else does, and is behind all the same.
+func (l *Log) look(ctx context.Context) {
+	if !pg.InTx(l.db) {
+		l.tick(ctx, false) // whoever reads on will be told why not
+	}
 }
 
 // Consumer returns how one stands, or ErrNoConsumer.
 func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 	const op = "changes: consumer"
+	l.look(ctx)
 	found, err := l.statuses(ctx, op, &name)
 	switch {
 	case err != nil:

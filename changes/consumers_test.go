@@ -69,6 +69,25 @@ func TestPauseAndResume(t *testing.T) {
 	}
 }
 
+// A consumer that stands still is behind what has committed, though nobody has read it.
+func TestBehindWhatNobodyHasRead(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	r := start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) { c.Handle("*", effect("c")) })
+	handled(t, l, "c")
+	r.stop()
+	for i := range 3 {
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, i)
+	}
+	s, err := l.Consumer(t.Context(), "c")
+	if err != nil || s.Lag != 3 || s.Behind <= 0 {
+		t.Errorf("Consumer() = %+v, %v, want a lag of 3", s, err)
+	}
+	if all, err := l.Consumers(t.Context()); err != nil || len(all) != 1 || all[0].Lag != 3 {
+		t.Errorf("Consumers() = %+v, %v, want a lag of 3", all, err)
+	}
+}
+
 // While it is paused its patterns may change.
 func TestPatternsChangeInAPause(t *testing.T) {
 	t.Parallel()
