@@ -66,9 +66,18 @@ func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
+// To compile a statement about so many parts takes a second, to run it a millisecond;
+// what the planner knows of tables that change all the time does not keep it from that.
+const (
+	interpreted = `SELECT set_config('howdah.jit', current_setting('jit'), true), set_config('jit', 'off', true)`
+	compiled    = `SELECT set_config('jit', coalesce(nullif(current_setting('howdah.jit', true), ''), 'on'), true)`
+)
+
 func (l *Log) statuses(ctx context.Context, op string, name *string) (found []Status, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		rows, _ := l.db.Query(ctx, `
+		var batch pgx.Batch
+		batch.Queue(interpreted)
+		batch.Queue(`
 			SELECT c.name, CASE WHEN c.state = 'running' AND s.stalls THEN 'stalled' ELSE c.state END,
 				CASE WHEN c.state = 'running' THEN coalesce((
 					SELECT p.error
@@ -115,17 +124,20 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				ORDER BY m.n, e.id
 				LIMIT 1) w ON true
 			WHERE $1::text IS NULL OR c.name = $1
-			ORDER BY c.name`, name, outage)
-		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-			var kept *saved
-			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
-				&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
-			if kept != nil {
-				s.Sink = kept.Sink.String()
-			}
-			return s, err
+			ORDER BY c.name`, name, outage).Query(func(rows pgx.Rows) (err error) {
+			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
+				var kept *saved
+				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
+					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+				if kept != nil {
+					s.Sink = kept.Sink.String()
+				}
+				return s, err
+			})
+			return err
 		})
-		return err
+		batch.Queue(compiled)
+		return l.db.SendBatch(ctx, &batch).Close()
 	})
 	return found, pg.Wrap(op, err)
 }

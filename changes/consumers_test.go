@@ -88,6 +88,35 @@ func TestBehindWhatNobodyHasRead(t *testing.T) {
 	}
 }
 
+// To ask how consumers stand is not worth compiling a statement; a transaction of the
+// caller's goes on as it was.
+func TestConsumersAreNotCompiled(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	// What is read of a consumer tells what is set meanwhile.
+	exec(t, pool, consumerSQL+`; ALTER TABLE howdah.change_consumer RENAME TO kept;
+		CREATE VIEW howdah.change_consumer AS
+		SELECT name, 'paused' AS state, current_setting('jit') AS reason, shards, next_shards, patterns, sink, seen_at FROM howdah.kept`)
+	for _, was := range []string{"on", "off"} {
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		var is string
+		if err := tx.QueryRow(t.Context(), `SELECT set_config('jit', $1, true)`, was).Scan(&is); err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.WithTx(tx).Consumer(t.Context(), "slow")
+		if err != nil || s.Reason != "off" {
+			t.Errorf("jit is %q meanwhile, %v", s.Reason, err)
+		}
+		if err := tx.QueryRow(t.Context(), `SELECT current_setting('jit')`).Scan(&is); err != nil || is != was {
+			t.Errorf("jit was %s and is %s, %v", was, is, err)
+		}
+	}
+}
+
 // While it is paused its patterns may change.
 func TestPatternsChangeInAPause(t *testing.T) {
 	t.Parallel()
