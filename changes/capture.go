@@ -92,9 +92,14 @@ func (c Capture) withDefaults() (Capture, error) {
 	if !ok || schema == "" || table == "" {
 		return c, pg.Refuse("table", "%q; want schema.table", c.Table)
 	}
-	for _, text := range append([]string{c.Table, c.When}, slices.Concat(c.Columns, c.Except, c.Key)...) {
-		if err := pg.CheckText("table", text); err != nil {
-			return c, err
+	for _, field := range []struct {
+		name  string
+		texts []string
+	}{{"table", []string{c.Table}}, {"when", []string{c.When}}, {"columns", c.Columns}, {"except", c.Except}, {"key", c.Key}} {
+		for _, text := range field.texts {
+			if err := pg.CheckText(field.name, text); err != nil {
+				return c, err
+			}
 		}
 	}
 	return c, nil
@@ -263,7 +268,7 @@ func (t *target) trigger(op Op, call string) string {
 		}
 	}
 	if t.When != "" && op != Truncate {
-		conditions = append(conditions, "("+t.When+"\n)") // a comment at its end ends here
+		conditions = append(conditions, whenText(t.When))
 	}
 	when := ""
 	if len(conditions) > 0 {
@@ -280,6 +285,9 @@ func prefixed(row string, columns []string) string {
 	}
 	return strings.Join(quoted, ", ")
 }
+
+// whenText is a condition as it stands in a statement. A comment at its end ends there.
+func whenText(when string) string { return "(" + when + "\n)" }
 
 // textArray writes names as PostgreSQL reads an array.
 func textArray(names []string) string {

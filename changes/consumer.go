@@ -210,28 +210,28 @@ func (c *Consumer) create(ctx context.Context, sink *saved) error {
 	})
 }
 
-// join says that an instance runs, and compares it with the others. It returns how many
+// join says that an instance runs, unless it differs from the others. It returns how many
 // shards there are, which may be about to change.
 func (c *Consumer) join(ctx context.Context) (shards int, err error) {
 	var next *int
 	var patterns []string
 	var saved bool
-	err = c.pool.QueryRow(ctx, `
-		UPDATE howdah.change_consumer
-		SET seen_at = clock_timestamp(),
-			patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE patterns END
-		WHERE name = $1
-		RETURNING shards, next_shards, patterns, sink IS NOT NULL`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns, &saved)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return 0, ErrNoConsumer
-	}
-	if err != nil {
-		return 0, err
-	}
-	if err := c.compare(saved, shards, next, patterns); err != nil {
-		return 0, err
-	}
-	return shards, c.room(shards)
+	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+		err := tx.QueryRow(ctx, `
+			UPDATE howdah.change_consumer
+			SET seen_at = clock_timestamp(),
+				patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE patterns END
+			WHERE name = $1
+			RETURNING shards, next_shards, patterns, sink IS NOT NULL`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns, &saved)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return ErrNoConsumer
+		}
+		if err != nil {
+			return err
+		}
+		return cmp.Or(c.compare(saved, shards, next, patterns), c.room(shards))
+	})
+	return shards, err
 }
 
 // compare returns an error where the consumer is not what this instance would run.

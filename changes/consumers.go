@@ -34,14 +34,25 @@ type Status struct {
 	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
 }
 
-// Consumers returns how all consumers stand, by name.
+// Consumers returns how all consumers stand, by name, and how far behind all that has
+// committed; in a transaction and on a standby, behind what was numbered there.
 func (l *Log) Consumers(ctx context.Context) ([]Status, error) {
+	l.look(ctx)
 	return l.statuses(ctx, "changes: consumers", nil)
+}
+
+// look numbers what has committed, where that can be: a consumer that stands still reads
+// nothing, and perhaps nobody else does, and is behind all the same.
+func (l *Log) look(ctx context.Context) {
+	if !pg.InTx(l.db) {
+		l.tick(ctx, false) // whoever reads on will be told why not
+	}
 }
 
 // Consumer returns how one stands, or ErrNoConsumer.
 func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 	const op = "changes: consumer"
+	l.look(ctx)
 	found, err := l.statuses(ctx, op, &name)
 	switch {
 	case err != nil:
@@ -55,9 +66,18 @@ func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
+// To compile a statement about so many parts takes a second, to run it a millisecond;
+// what the planner knows of tables that change all the time does not keep it from that.
+const (
+	interpreted = `SELECT set_config('howdah.jit', current_setting('jit'), true), set_config('jit', 'off', true)`
+	compiled    = `SELECT set_config('jit', coalesce(nullif(current_setting('howdah.jit', true), ''), 'on'), true)`
+)
+
 func (l *Log) statuses(ctx context.Context, op string, name *string) (found []Status, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		rows, _ := l.db.Query(ctx, `
+		var batch pgx.Batch
+		batch.Queue(interpreted)
+		batch.Queue(`
 			SELECT c.name, CASE WHEN c.state = 'running' AND s.stalls THEN 'stalled' ELSE c.state END,
 				CASE WHEN c.state = 'running' THEN coalesce((
 					SELECT p.error
@@ -104,17 +124,20 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				ORDER BY m.n, e.id
 				LIMIT 1) w ON true
 			WHERE $1::text IS NULL OR c.name = $1
-			ORDER BY c.name`, name, outage)
-		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-			var kept *saved
-			err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
-				&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
-			if kept != nil {
-				s.Sink = kept.Sink.String()
-			}
-			return s, err
+			ORDER BY c.name`, name, outage).Query(func(rows pgx.Rows) (err error) {
+			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
+				var kept *saved
+				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
+					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+				if kept != nil {
+					s.Sink = kept.Sink.String()
+				}
+				return s, err
+			})
+			return err
 		})
-		return err
+		batch.Queue(compiled)
+		return l.db.SendBatch(ctx, &batch).Close()
 	})
 	return found, pg.Wrap(op, err)
 }
@@ -421,8 +444,12 @@ func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int6
 	return count, pg.Wrap("changes: skip", pg.Written(l.db, err))
 }
 
-// columns are positions as a statement takes them; nil for none.
+// columns are positions as a statement takes them; nil where at is, which names none,
+// and not where it is an empty list of those that are meant.
 func columns(at []Position) (commits, ids []int64) {
+	if at != nil {
+		commits, ids = []int64{}, []int64{}
+	}
 	for _, p := range at {
 		commits, ids = append(commits, p.Commit), append(ids, p.ID)
 	}

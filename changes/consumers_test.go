@@ -69,6 +69,54 @@ func TestPauseAndResume(t *testing.T) {
 	}
 }
 
+// A consumer that stands still is behind what has committed, though nobody has read it.
+func TestBehindWhatNobodyHasRead(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	r := start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) { c.Handle("*", effect("c")) })
+	handled(t, l, "c")
+	r.stop()
+	for i := range 3 {
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, i)
+	}
+	s, err := l.Consumer(t.Context(), "c")
+	if err != nil || s.Lag != 3 || s.Behind <= 0 {
+		t.Errorf("Consumer() = %+v, %v, want a lag of 3", s, err)
+	}
+	if all, err := l.Consumers(t.Context()); err != nil || len(all) != 1 || all[0].Lag != 3 {
+		t.Errorf("Consumers() = %+v, %v, want a lag of 3", all, err)
+	}
+}
+
+// To ask how consumers stand is not worth compiling a statement; a transaction of the
+// caller's goes on as it was.
+func TestConsumersAreNotCompiled(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	// What is read of a consumer tells what is set meanwhile.
+	exec(t, pool, consumerSQL+`; ALTER TABLE howdah.change_consumer RENAME TO kept;
+		CREATE VIEW howdah.change_consumer AS
+		SELECT name, 'paused' AS state, current_setting('jit') AS reason, shards, next_shards, patterns, sink, seen_at FROM howdah.kept`)
+	for _, was := range []string{"on", "off"} {
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(context.WithoutCancel(t.Context()))
+		var is string
+		if err := tx.QueryRow(t.Context(), `SELECT set_config('jit', $1, true)`, was).Scan(&is); err != nil {
+			t.Fatal(err)
+		}
+		s, err := l.WithTx(tx).Consumer(t.Context(), "slow")
+		if err != nil || s.Reason != "off" {
+			t.Errorf("jit is %q meanwhile, %v", s.Reason, err)
+		}
+		if err := tx.QueryRow(t.Context(), `SELECT current_setting('jit')`).Scan(&is); err != nil || is != was {
+			t.Errorf("jit was %s and is %s, %v", was, is, err)
+		}
+	}
+}
+
 // While it is paused its patterns may change.
 func TestPatternsChangeInAPause(t *testing.T) {
 	t.Parallel()

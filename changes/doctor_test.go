@@ -157,7 +157,9 @@ func TestPatternsOfCaptures(t *testing.T) {
 // A table that others hold is told with their pids, and the others are done.
 func TestALockedTableIsToldAndTheOthersAreDone(t *testing.T) {
 	t.Parallel()
-	l, pool := newLog(t)
+	url := pgtest.Database(t)
+	_, pool := logOf(t, url)
+	l := changes.New(pgtest.Pool(t, url+"&lock_timeout=20"), changes.Config{}) // who is less patient than we are is not made to wait
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`)
 	tx, err := pool.Begin(t.Context())
 	if err != nil {

@@ -1,6 +1,7 @@
 package changes
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,7 +37,10 @@ type Step struct {
 	Locked   time.Duration `json:"-"` // how long the table was locked, once it was done
 
 	relation uint32
-	spec     string // "" to release
+	spec     string                // "" to release
+	when     string                // the condition, if there is one
+	in       func(err error) error // names the capture in an error about it; nil to release
+	patience time.Duration         // for the lock, each time
 }
 
 // Plan returns what [Log.Apply] would do, and changes nothing.
@@ -49,14 +54,18 @@ func (l *Log) Plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 // does not name end. It returns the steps that were done.
 //
 // It goes table by table, each in a transaction of its own that waits for the
-// table's lock for 2 s at most, five times. A table that others keep locked is
+// table's lock for 2 s at most, or the session's lock_timeout if that is less, five
+// times. A table that others keep locked is
 // Unavailable, with their process ids; the other tables are done. An Invalid
-// error names the field; nothing has been changed then. In a caller's transaction
-// it waits once.
+// error names the field, of several captures as captures[1].key; nothing has been
+// changed then. In a caller's transaction it waits once.
 func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
 	const op = "changes: apply"
 	steps, err := l.plan(ctx, want, prune)
 	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	if err := l.tryConditions(ctx, steps); err != nil {
 		return nil, pg.Wrap(op, err)
 	}
 	var done []Step
@@ -120,26 +129,34 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 	if err != nil {
 		return nil, err
 	}
-	if want, err = l.expand(ctx, want); err != nil {
-		return nil, err
-	}
 	var steps []Step
 	named := map[uint32]bool{}
 	for i, c := range want {
-		t, err := resolve(ctx, l.db, c)
+		in := func(err error) error { return err }
+		if len(want) > 1 {
+			in = func(err error) error { return pg.Within(fmt.Sprintf("captures[%d]", i), err) }
+		}
+		expanded, err := l.expand(ctx, c, want)
 		if err != nil {
-			return nil, fmt.Errorf("captures[%d]: %w", i, err)
+			return nil, in(err)
 		}
-		if named[t.relation] {
-			return nil, pg.Refuse("table", "%q is there twice", c.Table)
-		}
-		named[t.relation] = true
-		step, err := t.step(installed)
-		if err != nil {
-			return nil, err
-		}
-		if step != nil {
-			steps = append(steps, *step)
+		for _, c := range expanded {
+			t, err := resolve(ctx, l.db, c)
+			if err != nil {
+				return nil, in(err)
+			}
+			if named[t.relation] {
+				return nil, in(pg.Refuse("table", "%q is there twice", c.Table))
+			}
+			named[t.relation] = true
+			step, err := t.step(installed)
+			if err != nil {
+				return nil, err
+			}
+			if step != nil {
+				step.in = in
+				steps = append(steps, *step)
+			}
 		}
 	}
 	for _, in := range installed {
@@ -150,38 +167,38 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 	return steps, nil
 }
 
-// expand puts in the place of schema.* the tables of the schema that want does not
-// name; partitions belong to their parents.
-func (l *Log) expand(ctx context.Context, want []Capture) ([]Capture, error) {
+// expand returns c, or where it is for schema.* one for each table of the schema that
+// want does not name; partitions belong to their parents.
+func (l *Log) expand(ctx context.Context, c Capture, want []Capture) ([]Capture, error) {
+	schema, all := strings.CutSuffix(c.Table, ".*")
+	if !all {
+		return []Capture{c}, nil
+	}
+	if err := pg.CheckText("table", schema); err != nil {
+		return nil, err
+	}
+	rows, _ := l.db.Query(ctx, `
+		SELECT c.relname::text
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+		ORDER BY 1`, schema)
+	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	if len(names) == 0 {
+		return nil, pg.Refuse("table", "%q: there is no such schema, or no table in it", c.Table)
+	}
 	var tables []Capture
-	for _, c := range want {
-		schema, all := strings.CutSuffix(c.Table, ".*")
-		if !all {
-			tables = append(tables, c)
-			continue
+	for _, name := range names {
+		table := schema + "." + name
+		if slices.ContainsFunc(want, func(c Capture) bool { return c.Table == table }) {
+			continue // named, so that it is captured otherwise
 		}
-		rows, _ := l.db.Query(ctx, `
-			SELECT c.relname::text
-			FROM pg_class c
-			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
-			ORDER BY 1`, schema)
-		names, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return nil, err
-		}
-		if len(names) == 0 {
-			return nil, pg.Refuse("table", "%q: there is no such schema, or no table in it", c.Table)
-		}
-		for _, name := range names {
-			table := schema + "." + name
-			if slices.ContainsFunc(want, func(c Capture) bool { return c.Table == table }) {
-				continue // named, so that it is captured otherwise
-			}
-			one := c
-			one.Table = table
-			tables = append(tables, one)
-		}
+		one := c
+		one.Table = table
+		tables = append(tables, one)
 	}
 	return tables, nil
 }
@@ -211,7 +228,7 @@ func (t *target) step(installed []*installation) (*Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	step := &Step{Table: t.schema + "." + t.table, Action: Create, Triggers: len(t.Ops), relation: t.relation, spec: spec}
+	step := &Step{Table: t.schema + "." + t.table, Action: Create, Triggers: len(t.Ops), relation: t.relation, spec: spec, when: t.When}
 	i := slices.IndexFunc(installed, func(in *installation) bool { return in.Relation == t.relation })
 	if i >= 0 {
 		in := installed[i]
@@ -290,6 +307,26 @@ const (
 	lockTries    = 5
 )
 
+// tryConditions runs the steps with a condition and undoes them: only PostgreSQL can
+// tell whether it is one, and where it is not nothing is to be done to other tables
+// either.
+func (l *Log) tryConditions(ctx context.Context, steps []Step) error {
+	if len(steps) == 1 {
+		return nil
+	}
+	for _, step := range steps {
+		if step.when == "" {
+			continue
+		}
+		undo := errors.New("undo")
+		err := pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error { return cmp.Or(step.run(ctx, tx), undo) })
+		if errors.Is(err, fault.Invalid) {
+			return err
+		}
+	}
+	return nil // what else may be wrong is told when it is done
+}
+
 // do runs a step, again while others have the table locked.
 func (l *Log) do(ctx context.Context, step *Step) error {
 	for try := 1; ; try++ {
@@ -300,8 +337,6 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 			return nil
 		case !errors.As(err, &pgErr):
 			return err
-		case badCondition(pgErr):
-			return fmt.Errorf("%w (%w)", pg.Refuse("when", "%s", pgErr.Message), pgErr) // all other parts of the statement are ours
 		case pgErr.Code == "42501":
 			return fmt.Errorf("%w: %w; capture and release need the rights of the owner of %s", fault.Denied, err, step.Table)
 		case pgErr.Code != "55P03" && pgErr.Code != "40P01":
@@ -312,7 +347,7 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 		select {
 		case <-ctx.Done():
 			return l.lockedBy(context.WithoutCancel(ctx), step, err)
-		case <-time.After(time.Duration(try) * 250 * time.Millisecond):
+		case <-time.After(time.Duration(try) * step.patience / 8):
 		}
 	}
 }
@@ -330,14 +365,37 @@ func badCondition(err *pgconn.PgError) bool {
 	return strings.HasPrefix(err.Code, "42")
 }
 
-func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, fmt.Sprintf(`SET LOCAL lock_timeout = %d`, lockPatience.Milliseconds())); err != nil {
+// condition says where a statement of the step that failed has a condition that is
+// none: all its other parts are ours.
+func (s *Step) condition(sql string, err error) error {
+	var pgErr *pgconn.PgError
+	if s.when == "" || !errors.As(err, &pgErr) || !badCondition(pgErr) {
 		return err
 	}
+	where := ""
+	before, _, _ := strings.Cut(sql, whenText(s.when))
+	if at := int(pgErr.Position) - utf8.RuneCountInString(before) - 1; at > 0 && at <= utf8.RuneCountInString(s.when) {
+		where = fmt.Sprintf(" at character %d", at)
+	}
+	return s.in(pg.Refuse("when", "%s%s", pgErr.Message, where))
+}
+
+func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
+	var was string
+	var patience int // in milliseconds
+	if err := tx.QueryRow(ctx, `
+		SELECT was, patience, set_config('lock_timeout', patience::text, true)
+		FROM (
+			SELECT current_setting('lock_timeout') AS was, least(nullif(setting::int, 0), $1) AS patience
+			FROM pg_settings
+			WHERE name = 'lock_timeout') AS s`, lockPatience.Milliseconds()).Scan(&was, &patience, nil); err != nil {
+		return err
+	}
+	s.patience = time.Duration(patience) * time.Millisecond
 	var began time.Time
 	for _, sql := range s.SQL {
 		if _, err := tx.Exec(ctx, sql); err != nil {
-			return err
+			return s.condition(sql, err)
 		}
 		if began.IsZero() {
 			began = time.Now() // the first statement takes the lock
@@ -349,7 +407,8 @@ func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
 	if !began.IsZero() {
 		s.Locked = time.Since(began)
 	}
-	return nil
+	_, err := tx.Exec(ctx, `SELECT set_config('lock_timeout', $1, true)`, was) // it may be a transaction of the caller's
+	return err
 }
 
 // record keeps what is captured and the hash of its triggers.

@@ -3,6 +3,7 @@ package changes_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -32,6 +33,104 @@ func TestCapturesThatCannotBeRight(t *testing.T) {
 	} {
 		if _, err := l.Apply(t.Context(), []changes.Capture{c}, false); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
+		}
+	}
+}
+
+// What is refused says of which of the captures it is, where in a condition, and leaves
+// all of them alone, those too that could have been.
+func TestRefusedCapturesChangeNothing(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE SCHEMA shop; CREATE TABLE shop.a (id int PRIMARY KEY); CREATE TABLE shop.b (id int PRIMARY KEY DEFERRABLE);
+		CREATE TABLE public.t (id int PRIMARY KEY, "größe" int);
+		CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere; CREATE FOREIGN TABLE far (id int) SERVER nowhere`)
+	good := changes.Capture{Table: "shop.a"}
+	for _, c := range []struct {
+		want []changes.Capture
+		says string
+	}{
+		{[]changes.Capture{{Table: "public.far"}}, `table: "public.far" is no table (a view, or foreign)`},
+		{[]changes.Capture{{Table: "public.t", Columns: []string{"a\x00"}}}, "columns: a NUL byte"},
+		{[]changes.Capture{{Table: "public.t", Key: []string{"a\xff"}}}, "key: invalid UTF-8"},
+		{[]changes.Capture{{Table: "a\x00.*"}}, "table: a NUL byte"},
+		{[]changes.Capture{{Table: "public.t", When: `NEW."größe" > OLD.wrong`}}, "when: column old.wrong does not exist at character 15"},
+		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1 AND OLD.id > 1"}}, "when: INSERT trigger's WHEN condition cannot reference OLD values at character 16"},
+		{[]changes.Capture{{Table: "public.t", When: "NEW.id >"}}, `when: syntax error at or near ")"`},
+		{[]changes.Capture{good, {Table: "shop.none"}}, "captures[1].table: "},
+		{[]changes.Capture{good, {Table: "shop.a"}}, "captures[1].table: "},
+		{[]changes.Capture{good, {Table: "none.*"}}, "captures[1].table: "},
+		{[]changes.Capture{{Table: "shop.*"}, {Table: "public.t", Payload: "all"}}, "captures[0].key: "}, // shop.b is the second table, and of the first capture
+		{[]changes.Capture{good, {Table: "public.t", Payload: "all"}}, "captures[1].payload: "},
+		{[]changes.Capture{good, {Table: "public.t", When: "NEW.id > (SELECT 1)"}}, "captures[1].when: cannot use subquery in trigger WHEN condition at character 10"},
+		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1"}, {Table: "shop.a", When: "wrong"}}, "captures[1].when: column \"wrong\" does not exist at character 1"},
+	} {
+		steps, err := l.Apply(t.Context(), c.want, false)
+		invalid(t, jsonOf(t, c.want), err, c.says)
+		if got := triggers(t, pool); len(steps) != 0 || got != "" {
+			t.Fatalf("%s was refused, and did %+v: %s", jsonOf(t, c.want), steps, got)
+		}
+	}
+	if captured, err := l.Captures(t.Context()); err != nil || len(captured) != 0 {
+		t.Errorf("%+v, %v: something is recorded", captured, err)
+	}
+}
+
+// A transaction of the caller's waits for locks as long as it did before.
+func TestCaptureInATransactionLeavesItsSettings(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`)
+	err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+		var during, after string
+		if _, err := tx.Exec(t.Context(), `SET LOCAL lock_timeout = '7s'`); err != nil {
+			return err
+		}
+		_, err := l.WithTx(tx).Apply(t.Context(), []changes.Capture{{Table: "public.a", When: "true"}, {Table: "public.b"}}, false)
+		if err != nil {
+			return err
+		}
+		err = tx.QueryRow(t.Context(), `SELECT current_setting('lock_timeout'), coalesce((SELECT string_agg(tgname, ' ') FROM pg_trigger WHERE tgrelid = 'a'::regclass), '')`).Scan(&after, &during)
+		if after != "7s" || strings.Count(during, "!howdah_") != 4 {
+			t.Errorf("lock_timeout %s, triggers %s", after, during)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Where nobody has looked for as long as the ring goes round and longer, the first who
+// does finds all of it, in order, by one tick.
+func TestNobodyLookedForAWeek(t *testing.T) {
+	t.Parallel()
+	const days = 20 // in each of which other leaves are written to
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v int)`)
+	capture(t, l, changes.Capture{Table: "public.a"})
+	for day := range days {
+		exec(t, pool, fmt.Sprintf(`CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE RETURN (%d %% 8)::smallint`, day))
+		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, day)
+		exec(t, pool, `UPDATE a SET v = v + 1 WHERE id = $1`, day/2)
+	}
+	exec(t, pool, `UPDATE howdah.change SET at = at - interval '7 days'`)
+	all, end := readAll(t, l, changes.Position{}, 7, changes.Filter{})
+	var ticks int
+	if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM howdah.change_tick WHERE tick > 0`).Scan(&ticks); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 2*days || end.Commit != 2*days || ticks != 1 {
+		t.Fatalf("%d changes up to %s by %d ticks", len(all), end, ticks)
+	}
+	for i, c := range all {
+		key := fmt.Sprintf(`{"id":%d}`, i/2)
+		if i%2 == 1 {
+			key = fmt.Sprintf(`{"id":%d}`, i/4)
+		}
+		if c.Position.Commit != int64(i+1) || string(c.Key) != key {
+			t.Errorf("change %d is %s of %s, want of %s", i, c.Position, c.Key, key)
 		}
 	}
 }

@@ -60,7 +60,8 @@ func (l *Log) Retention(ctx context.Context) (r Retention, err error) {
 
 // Tend lets go of what is kept no longer: it expires consumers that are behind for
 // longer than they are waited for, empties the leaves of the log whose changes
-// nobody needs any more, and deletes what told of them. Writers do not wait for it, and
+// nobody needs any more, and deletes what told of them; before, it numbers what has
+// committed, which perhaps nobody else does. Writers do not wait for it, and
 // where it would have to wait for others it leaves the rest for the next time. Several
 // at once do no harm. It returns ErrInTx in a transaction.
 func (l *Log) Tend(ctx context.Context) error {
@@ -68,6 +69,7 @@ func (l *Log) Tend(ctx context.Context) error {
 	if pg.InTx(l.db) {
 		return pg.Wrap(op, ErrInTx)
 	}
+	l.look(ctx) // what has no number is never old enough to go, nor is anyone behind it
 	steps := []func(pgx.Tx) error{func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }}
 	for slot := range leaves {
 		steps = append(steps, func(tx pgx.Tx) error { return empty(ctx, tx, slot) })

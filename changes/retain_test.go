@@ -77,6 +77,18 @@ func TestTendKeepsWhatIsYoung(t *testing.T) {
 	}
 }
 
+// Where nobody reads, nobody numbers; what is not numbered is never old, and the log
+// would only grow.
+func TestTendNumbersWhatNobodyReads(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.tend(t)
+	if n := m.number(t, `SELECT max(n) FROM howdah.change_tick`); n != 1 {
+		t.Errorf("the last number is %d, want 1", n)
+	}
+}
+
 func TestTendEmptiesWhatIsOld(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)

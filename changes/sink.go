@@ -28,7 +28,7 @@ func (s Sink) Check() error {
 	kinds := 0
 	if s.Webhook != nil {
 		if err := s.Webhook.Check(); err != nil {
-			return err
+			return pg.Within("webhook", err)
 		}
 		kinds++
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // FeedQuery is which changes are wanted. Exported, because huma passes over what
@@ -28,12 +29,14 @@ func (q *FeedQuery) filter() (f changes.Filter, err error) {
 	if q.Match != "" {
 		f.Match = json.RawMessage(q.Match)
 	}
-	return f, err
+	return f, pg.Renamed("table", err)
 }
 
-// positionNamed reads a position: "start", "now", a time, or one of the feed.
-func (a *api) positionNamed(ctx context.Context, name string) (changes.Position, error) {
-	return a.client.Changes.Find(ctx, cmp.Or(name, "now"))
+// positionNamed reads a position that a request has in field: "start", "now", a time, or
+// one of the feed.
+func (a *api) positionNamed(ctx context.Context, field, name string) (changes.Position, error) {
+	p, err := a.client.Changes.Find(ctx, cmp.Or(name, "now"))
+	return p, pg.Renamed(field, err)
 }
 
 type changesOutput struct {
@@ -52,7 +55,7 @@ func (a *api) pageChanges(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	after, err := a.positionNamed(ctx, in.After)
+	after, err := a.positionNamed(ctx, "after", in.After)
 	if err != nil {
 		return nil, err
 	}
@@ -220,7 +223,11 @@ func (a *api) planCaptures(ctx context.Context, in *planInput) (*stepsOutput, er
 	for _, c := range in.Body.Captures {
 		want = append(want, c.capture(c.Table))
 	}
-	return stepsOf(a.client.Changes.Plan(ctx, want, in.Body.Prune))
+	steps, err := a.client.Changes.Plan(ctx, want, in.Body.Prune)
+	if len(want) == 1 { // of which there is no number
+		err = pg.Within("captures[0]", err)
+	}
+	return stepsOf(steps, err)
 }
 
 func (a *api) watchChanges(ctx context.Context, in *struct {
@@ -232,11 +239,11 @@ func (a *api) watchChanges(ctx context.Context, in *struct {
 	if err != nil {
 		return nil, err
 	}
-	name := in.After
+	field, name := "after", in.After
 	if in.LastEventID != "" {
-		name = in.LastEventID
+		field, name = "Last-Event-ID", in.LastEventID
 	}
-	after, err := a.positionNamed(ctx, name)
+	after, err := a.positionNamed(ctx, field, name)
 	if err != nil {
 		return nil, err
 	}

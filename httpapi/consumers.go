@@ -2,6 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/howdah-db/howdah/changes"
@@ -75,19 +78,39 @@ func (a *api) saveConsumer(ctx context.Context, in *saveInput) (*consumerOutput,
 		sink.Webhook = &changes.WebhookConfig{URL: w.URL, Secrets: w.Secrets, Batch: w.Batch, AllowPrivate: w.AllowPrivate}
 		if w.Timeout != "" {
 			var err error
-			if sink.Webhook.Timeout, err = duration("timeout", w.Timeout); err != nil {
+			if sink.Webhook.Timeout, err = duration("sink.webhook.timeout", w.Timeout); err != nil {
 				return nil, err
 			}
 		}
 	}
 	tables := in.Body.Tables
+	for i, table := range tables {
+		if _, err := changes.ParsePattern(table); err != nil {
+			return nil, pg.Renamed(fmt.Sprintf("tables[%d]", i), err)
+		}
+	}
 	if len(tables) == 0 {
 		tables = []string{"*"}
 	}
 	err := a.client.Changes.Save(ctx, changes.ConsumerConfig{
 		Name: in.Name, Shards: in.Body.Shards, Batch: in.Body.Batch, From: in.Body.From, Backfill: in.Body.Backfill, Echo: in.Body.Echo,
 	}, tables, sink)
-	return a.statusAfter(ctx, in.Name, err)
+	return a.statusAfter(ctx, in.Name, asSaved(err))
+}
+
+// asSaved calls the field that a consumer is refused for what a saveInput calls it.
+func asSaved(err error) error {
+	var input *pg.InputError
+	switch {
+	case !errors.As(err, &input):
+	case input.Field == "pattern":
+		return pg.Renamed("tables", err)
+	case input.Field == "timeout": // it follows from that of a request
+		return pg.Renamed("sink.webhook.timeout", err)
+	case strings.HasPrefix(input.Field, "webhook."):
+		return pg.Within("sink", err)
+	}
+	return err
 }
 
 type forgetOutput struct {
@@ -169,7 +192,7 @@ func (a *api) waitConsumer(ctx context.Context, in *waitInput) (*positionOutput,
 	defer cancel()
 	stop := a.untilEnding(cancel)
 	defer stop()
-	upTo, err := a.positionNamed(ctx, in.Body.Position)
+	upTo, err := a.positionNamed(ctx, "position", in.Body.Position)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +220,7 @@ func (a *api) parkedOf(ctx context.Context, in *struct {
 }) (*parkedOutput, error) {
 	after, err := changes.ParsePosition(in.After)
 	if err != nil {
-		return nil, err
+		return nil, pg.Renamed("after", err)
 	}
 	parked, err := a.client.Changes.Parked(ctx, in.Name, after, in.Limit)
 	out := new(parkedOutput)
@@ -208,8 +231,21 @@ func (a *api) parkedOf(ctx context.Context, in *struct {
 type parkedInput struct {
 	ConsumerPath
 	Body struct {
-		Positions []changes.Position `json:"positions,omitempty" example:"[\"1042.88213\"]" doc:"Which; none: all."`
+		Positions []string `json:"positions,omitempty" example:"[\"1042.88213\"]" doc:"Which; without it, all."`
 	}
+}
+
+// positions are nil where all are meant.
+func (in *parkedInput) positions() (at []changes.Position, err error) {
+	if in.Body.Positions != nil {
+		at = make([]changes.Position, len(in.Body.Positions))
+	}
+	for i, text := range in.Body.Positions {
+		if at[i], err = changes.ParsePosition(text); err != nil {
+			return nil, pg.Renamed(fmt.Sprintf("positions[%d]", i), err)
+		}
+	}
+	return at, nil
 }
 
 type countOutput struct {
@@ -219,15 +255,20 @@ type countOutput struct {
 }
 
 func (a *api) retryParked(ctx context.Context, in *parkedInput) (*countOutput, error) {
-	n, err := a.client.Changes.Retry(ctx, in.Name, in.Body.Positions...)
-	out := new(countOutput)
-	out.Body.Count = n
-	return out, err
+	return in.doneBy(ctx, a.client.Changes.Retry)
 }
 
 func (a *api) skipParked(ctx context.Context, in *parkedInput) (*countOutput, error) {
-	n, err := a.client.Changes.Skip(ctx, in.Name, in.Body.Positions...)
+	return in.doneBy(ctx, a.client.Changes.Skip)
+}
+
+// doneBy does something to parked changes and answers to how many.
+func (in *parkedInput) doneBy(ctx context.Context, do func(context.Context, string, ...changes.Position) (int64, error)) (*countOutput, error) {
+	at, err := in.positions()
+	if err != nil {
+		return nil, err
+	}
 	out := new(countOutput)
-	out.Body.Count = n
+	out.Body.Count, err = do(ctx, in.Name, at...)
 	return out, err
 }

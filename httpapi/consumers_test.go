@@ -60,7 +60,8 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantJSON(t, s.post(at+"/parked/retry", `{"positions":["1.3","7.7"]}`), `{"count":1}`)
 	wantJSON(t, s.post(at+"/parked/retry", `{}`), `{"count":2}`)
 	wantJSON(t, s.post(at+"/parked/skip", `{"positions":["1.2"]}`), `{"count":1}`)
-	wantProblem(t, s.post(at+"/parked/skip", `{"positions":["x"]}`), 400, `"x"; want one such as`, "body")
+	wantProblem(t, s.post(at+"/parked/skip", `{"positions":["x"]}`), 400, `positions[0]: "x"; want one such as`, "body.positions[0]")
+	wantJSON(t, s.post(at+"/parked/retry", `{"positions":[]}`), `{"count":0}`) // none is not all
 	wantJSON(t, s.post(at+"/parked/skip", `{}`), `{"count":1}`)
 	wantJSON(t, s.get(at+"/parked"), `{"parked":[]}`)
 

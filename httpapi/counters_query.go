@@ -94,7 +94,7 @@ func (a *api) pointsOf(ctx context.Context, q counters.Query) (*huma.StreamRespo
 		w.Header().Set("Content-Type", ndjson)
 		for rc := http.NewResponseController(w); more; point, err, more = next() {
 			if err == nil {
-				rc.SetWriteDeadline(time.Now().Add(slowReader)) // where that cannot be, none is needed
+				rc.SetWriteDeadline(time.Now().Add(a.cfg.slowReader)) // where that cannot be, none is needed
 				err = strictJSON.Marshal(w, point)
 			}
 			if err != nil {

@@ -29,6 +29,12 @@ func NewWith(client *howdah.Client, cfg Config, handle func(context.Context) err
 	return a.handler()
 }
 
+// Impatient is cfg with so long for the reader of a stream to make progress.
+func Impatient(cfg Config, progress time.Duration) Config {
+	cfg.slowReader = progress
+	return cfg
+}
+
 // Polls are those of watched metrics, each of one bucket that holds what read returns.
 type Polls struct{ *polls }
 

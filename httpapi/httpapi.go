@@ -31,6 +31,8 @@ type Config struct {
 	Ending       <-chan struct{} // closed when streams are to end
 	LoopbackOnly bool            // refuse requests whose Host is not this machine (DNS rebinding)
 	Log          *slog.Logger    // default slog.Default
+
+	slowReader time.Duration // without progress of the reader of a stream; it resumes by the last id it got; default 30 s
 }
 
 // api is what handlers share.
@@ -64,6 +66,9 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = time.Minute
+	}
+	if cfg.slowReader == 0 {
+		cfg.slowReader = 30 * time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

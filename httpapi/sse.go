@@ -11,10 +11,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-const (
-	keepAlive  = 15 * time.Second // between signs of life on a quiet stream
-	slowReader = 30 * time.Second // without progress; it resumes by the last id it got
-)
+const keepAlive = 15 * time.Second // between signs of life on a quiet stream
 
 // event is one of a stream of Server-Sent Events.
 type event struct {
@@ -32,7 +29,7 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 		_, w := humago.Unwrap(hctx)
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Cache-Control", "no-store")
-		out := &eventWriter{w: w, rc: http.NewResponseController(w)}
+		out := &eventWriter{w: w, rc: http.NewResponseController(w), patience: a.cfg.slowReader}
 
 		ctx, stop := context.WithCancel(ctx)
 		events := make(chan event)
@@ -82,8 +79,9 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 // eventWriter writes events, each as soon as it is there; false when the client is
 // gone or does not read.
 type eventWriter struct {
-	w  http.ResponseWriter
-	rc *http.ResponseController
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	patience time.Duration
 }
 
 func (out *eventWriter) event(e event) bool {
@@ -101,7 +99,7 @@ func (out *eventWriter) event(e event) bool {
 func (out *eventWriter) comment(text string) bool { return out.write(": " + text + "\n\n") }
 
 func (out *eventWriter) write(text string) bool {
-	out.rc.SetWriteDeadline(time.Now().Add(slowReader)) // where that cannot be, none is needed
+	out.rc.SetWriteDeadline(time.Now().Add(out.patience)) // where that cannot be, none is needed
 	if _, err := out.w.Write([]byte(text)); err != nil {
 		return false
 	}

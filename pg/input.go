@@ -2,6 +2,7 @@ package pg
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -27,6 +28,27 @@ func (e *InputError) Unwrap() error { return fault.Invalid }
 // Refuse returns an [InputError] for field.
 func Refuse(field, format string, args ...any) error {
 	return &InputError{Field: field, Problem: fmt.Sprintf(format, args...)}
+}
+
+// Renamed returns err with the field of an [InputError] in it called field: as the
+// caller knows it, who may have sent a position as "after". Other errors, nil among
+// them, are returned as they are.
+func Renamed(field string, err error) error {
+	var input *InputError
+	if errors.As(err, &input) {
+		return &InputError{Field: field, Problem: input.Problem}
+	}
+	return err
+}
+
+// Within returns err with the field of an [InputError] in it called parent.field;
+// other errors as Renamed does.
+func Within(parent string, err error) error {
+	var input *InputError
+	if errors.As(err, &input) {
+		return Renamed(parent+"."+input.Field, err)
+	}
+	return err
 }
 
 // CheckText refuses what a text column cannot hold: NUL bytes and invalid UTF-8.

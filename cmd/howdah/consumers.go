@@ -65,7 +65,7 @@ it is parked, or that the consumer has expired.`,
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				end, err := client.Changes.Find(ctx, upTo)
 				if err != nil {
-					return err
+					return pg.Renamed("--position", err)
 				}
 				waiting, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
@@ -213,7 +213,7 @@ func (c *cli) changesParked() *cobra.Command {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				position, err := changes.ParsePosition(after)
 				if err != nil {
-					return err
+					return pg.Renamed("--after", err)
 				}
 				parked, err := client.Changes.Parked(ctx, args[0], position, limit)
 				if err != nil {
@@ -276,7 +276,7 @@ func (c *cli) withParked(cmd *cobra.Command, args []string, done string, do func
 	for _, text := range args[1:] {
 		p, err := changes.ParsePosition(text)
 		if err != nil {
-			return err
+			return pg.Renamed("POSITION", err)
 		}
 		at = append(at, p)
 	}

@@ -119,6 +119,16 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	if len(r.tables) == 0 {
 		r.tables = []string{"*"}
 	}
+	if _, err := changes.ParsePatterns(r.tables...); err != nil {
+		return pg.Renamed("--table", err)
+	}
+	var end changes.Position
+	if r.until != "" { // before anything is written
+		var err error
+		if end, err = client.Changes.Find(ctx, r.until); err != nil {
+			return pg.Renamed("--until", err)
+		}
+	}
 	if r.save {
 		if err := client.Changes.Save(ctx, r.ConsumerConfig, r.tables, *r.sink.Kept); err != nil {
 			return err
@@ -144,10 +154,6 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	}
 	if r.until == "" {
 		return client.Following(ctx, func(ctx context.Context, _ *changes.Tail) error { return consumer.Run(ctx) })
-	}
-	end, err := client.Changes.Find(ctx, r.until)
-	if err != nil {
-		return err
 	}
 	return client.Following(ctx, func(ctx context.Context, _ *changes.Tail) error {
 		ctx, stop := context.WithCancel(ctx)

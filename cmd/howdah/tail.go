@@ -56,7 +56,7 @@ stands for the position the feed had then.`,
 
 func (t *tail) filter() (f changes.Filter, err error) {
 	if f.Patterns, err = changes.ParsePatterns(t.tables...); err != nil {
-		return f, err
+		return f, pg.Renamed("--table", err)
 	}
 	for _, op := range t.ops {
 		if !slices.Contains([]string{"insert", "update", "delete", "truncate", "message"}, op) {
@@ -73,14 +73,14 @@ func (t *tail) filter() (f changes.Filter, err error) {
 func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
 	at, err := client.Changes.Find(ctx, t.from)
 	if err != nil {
-		return err
+		return pg.Renamed("--from", err)
 	}
 	if t.until == "" {
 		return c.follow(ctx, client, at, filter)
 	}
 	end, err := client.Changes.Find(ctx, t.until)
 	if err != nil {
-		return err
+		return pg.Renamed("--until", err)
 	}
 	for { // once at least, which tells whether the position is in the feed
 		page, next, err := client.Changes.Page(ctx, at, t.chunk, filter)
