@@ -208,10 +208,30 @@ func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards 
 	})
 }
 
+// newest are the checkpoints of consumer $1, of $2 shards, in whose place others are put
+// by one who holds them.
+const (
+	newest = `
+		newest AS (
+			SELECT k.*
+			FROM generate_series(0, $2::int - 1) AS g(shard)
+			CROSS JOIN LATERAL (
+				SELECT *
+				FROM howdah.change_checkpoint
+				WHERE consumer = $1 AND shard = g.shard
+				ORDER BY seq DESC
+				LIMIT 1) k)`
+	replaced = `
+		DELETE FROM howdah.change_checkpoint k
+		USING newest
+		WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq <= newest.seq`
+)
+
 // Seek moves a consumer, all its shards, to where to stands: "start", "now", a time
 // or a position; see [Log.Find]. Backwards it is handed again what it has handled,
-// and what is parked from there on is forgotten, as it comes again. Forwards it is
-// never handed what lies between. One that has expired goes on.
+// and what is parked from there on is forgotten, as it comes again; rows that a backfill
+// read stay parked. Forwards it is never handed what lies between. One that has expired
+// goes on.
 func (l *Log) Seek(ctx context.Context, name, to string) error {
 	const op = "changes: seek"
 	p, err := l.find(ctx, "to", to)
@@ -224,27 +244,19 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 				return err
 			}
 			return l.WithTx(tx).alone(ctx, name, func(tx pgx.Tx, shards int) error {
+				for n := range shards { // rows that were read do not come again: they stay
+					if _, err := release(ctx, tx, name, n, `(n, id) > ($3::bigint, $4::bigint) AND change ->> 'op' <> 'read'`, p.Commit, p.within()); err != nil {
+						return err
+					}
+				}
 				var b pgx.Batch
 				b.Queue(`
-					WITH newest AS (
-						SELECT k.*
-						FROM generate_series(0, $2::int - 1) AS g(shard)
-						CROSS JOIN LATERAL (
-							SELECT *
-							FROM howdah.change_checkpoint
-							WHERE consumer = $1 AND shard = g.shard
-							ORDER BY seq DESC
-							LIMIT 1) k
-					), moved AS (
-						INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
-						SELECT consumer, shard, seq + 1, $3, $4, backfill
+					WITH `+newest+`, moved AS (
+						INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill, handled, failed)
+						SELECT consumer, shard, seq + 1, $3, $4, backfill, handled, failed
 						FROM newest
 					)
-					DELETE FROM howdah.change_checkpoint k
-					USING newest
-					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq = newest.seq`,
-					name, shards, p.Commit, p.ID)
-				b.Queue(`DELETE FROM howdah.change_parked WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)`, name, p.Commit, p.within())
+					`+replaced, name, shards, p.Commit, p.ID)
 				b.Queue(`
 					UPDATE howdah.change_consumer
 					SET state = CASE WHEN state = 'expired' THEN 'running' ELSE state END,
