@@ -85,7 +85,7 @@ func (s *shard) fill(b *batch, st standing) (pause, error) {
 		err := s.read(b.parent, *st.backfill)
 		if unreadable(err) {
 			table := st.backfill.Tables[0]
-			return pause{}, s.stop(b.parent, nil, "paused", fmt.Errorf("the rows of %s cannot be read: %w. Mend that; or begin anew with it: howdah changes backfill %[3]s %[1]s; "+
+			return pause{}, s.stop(b.parent, nil, "paused", fmt.Errorf("the rows of %s cannot be read: %w. Mend that; or begin anew with it: howdah changes backfill %[3]s %[1]s --yes; "+
 				"or go on without its rows: howdah changes backfill %[3]s %[1]s --end. Then: howdah changes resume %[3]s", table, err, s.cfg.Name))
 		}
 		return pause{}, err

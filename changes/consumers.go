@@ -27,8 +27,8 @@ type Status struct {
 	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
 	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read
 	Position   Position  `json:"position" example:"1042.7"`                            // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to the end of yet
-	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet
+	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to the end of yet; of one that has expired those that are gone, too
+	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet, of those that are kept
 	Parked     int64     `json:"parked" example:"3"`                                   // changes put aside, and those waiting behind them
 	Dead       int64     `json:"dead" example:"1"`                                     // of these, those that are tried no more
 	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
@@ -52,6 +52,24 @@ func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 	return found[0], nil
 }
 
+// How far place s is behind the last tick, t: in commits, less the numbers that an era
+// left out; and in seconds, since the first change that is there and was not come to.
+const (
+	lag = `
+				greatest(t.n - s.n + (s.id <> 0)::int - coalesce((
+					SELECT sum(e.first - 1 - greatest(e.head, s.n))
+					FROM howdah.change_era e
+					WHERE e.first > s.n AND e.first <= t.n + 1), 0), 0)::bigint`
+	behind = `
+				coalesce((
+					SELECT greatest(extract(epoch FROM clock_timestamp() - e.at), 0)
+					FROM howdah.change_commit m
+					JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
+					WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
+					ORDER BY m.n, e.id
+					LIMIT 1), 0)::float8`
+)
+
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
@@ -68,11 +86,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
 				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
 				s.n, s.id,
-				greatest(t.n - s.n + (s.id <> 0)::int - coalesce((
-					SELECT sum(e.first - 1 - greatest(e.head, s.n))
-					FROM howdah.change_era e
-					WHERE e.first > s.n AND e.first <= t.n), 0), 0)::bigint,
-				coalesce(greatest(extract(epoch FROM clock_timestamp() - w.at), 0), 0)::float8,
+				`+lag+`, `+behind+`,
 				p.parked, p.dead, c.seen_at
 			FROM howdah.change_consumer c
 			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
@@ -96,13 +110,6 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					LIMIT 1) x
 				ORDER BY x.n, x.id = 0, x.id
 				LIMIT 1) s
-			LEFT JOIN LATERAL (
-				SELECT e.at
-				FROM howdah.change_commit m
-				JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
-				WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
-				ORDER BY m.n, e.id
-				LIMIT 1) w ON true
 			WHERE $1::text IS NULL OR c.name = $1
 			ORDER BY c.name`, name, outage)
 		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {

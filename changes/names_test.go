@@ -16,7 +16,7 @@ import (
 var names = map[string]string{
 	// The log.
 	"New": "", "Config": "", "Log": "", "Log.WithTx": "", "Log.Migrations": "",
-	"Log.Vitals": "figures for /metrics", "Vitals": "what it returns",
+	"Log.Vitals": "figures for /metrics", "Vitals": "what it returns", "ShardVitals": "of them",
 	// Captures.
 	"Capture": "", "Log.Plan": "", "Log.Apply": "", "Log.Captures": "", "Log.Doctor": "", "Log.Uninstall": "",
 	"Log.Release": "ends one capture: Apply with prune would need all others", "Log.Triggers": "the talk's list, of every trigger",

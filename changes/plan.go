@@ -124,16 +124,21 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		return nil, err
 	}
 	var steps []Step
-	named := map[uint32]bool{}
+	named := map[uint32]string{}
 	for i, c := range want {
 		t, err := resolve(ctx, l.db, c)
 		if err != nil {
 			return nil, fmt.Errorf("captures[%d]: %w", i, err)
 		}
-		if named[t.relation] {
+		if named[t.relation] != "" {
 			return nil, pg.Refuse("table", "%q is there twice", c.Table)
 		}
-		named[t.relation] = true
+		named[t.relation] = c.Table
+		for _, other := range t.family {
+			if named[other] != "" {
+				return nil, twice(c.Table, named[other])
+			}
+		}
 		step, err := t.step(installed)
 		if err != nil {
 			return nil, err
@@ -143,7 +148,7 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		}
 	}
 	for _, in := range installed {
-		if prune && !named[in.Relation] && in.Owner == "" {
+		if prune && named[in.Relation] == "" && in.Owner == "" {
 			steps = append(steps, in.release())
 		}
 	}
