@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
@@ -179,29 +178,6 @@ func TestALockedTableIsToldAndTheOthersAreDone(t *testing.T) {
 	}
 }
 
-// described is what pg_dump would say of the database beside schema howdah.
-func described(t *testing.T, pool *pgxpool.Pool) (text string) {
-	t.Helper()
-	if err := pool.QueryRow(t.Context(), `
-		SELECT string_agg(line, E'\n' ORDER BY line)
-		FROM (
-			SELECT format('%s %s %s %s %s %s %s %s', c.oid::regclass, c.relkind, c.relowner, c.relacl, c.reloptions, c.relreplident, c.relrowsecurity, c.relispartition) AS line
-			FROM pg_class c
-			UNION ALL SELECT format('%s.%s %s %s %s', attrelid::regclass, attname, atttypid, attnotnull, attacl) FROM pg_attribute WHERE NOT attisdropped
-			UNION ALL SELECT format('%s %s %s', pg_get_triggerdef(oid), tgenabled, tgisinternal) FROM pg_trigger
-			UNION ALL SELECT format('%s: %s', conrelid::regclass, pg_get_constraintdef(oid)) FROM pg_constraint
-			UNION ALL SELECT format('%s %s %s', oid::regprocedure, md5(prosrc), proacl) FROM pg_proc
-			UNION ALL SELECT format('%s %s %s', classoid, objoid, description) FROM pg_description
-			UNION ALL SELECT format('%s %s', nspname, nspacl) FROM pg_namespace
-			UNION ALL SELECT format('%s %s', evtname, evtevent) FROM pg_event_trigger
-			UNION ALL SELECT pubname FROM pg_publication
-			UNION ALL SELECT typname FROM pg_type) all_of_it
-		WHERE line !~ '^(pg_temp|pg_toast)'`).Scan(&text); err != nil {
-		t.Fatal(err)
-	}
-	return text
-}
-
 // Tables are as they were before, whatever was in use: consumers, parked changes, a pump.
 func TestUninstallLeavesTablesAsTheyWere(t *testing.T) {
 	t.Parallel()
@@ -216,7 +192,7 @@ func TestUninstallLeavesTablesAsTheyWere(t *testing.T) {
 		CREATE TABLE shop.p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE shop.p_1 PARTITION OF shop.p DEFAULT;
 		CREATE FUNCTION shop.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 		CREATE TRIGGER mine AFTER INSERT ON shop.b FOR EACH ROW EXECUTE FUNCTION shop.f()`)
-	before := described(t, pool)
+	before := pgtest.Catalog(t, pool)
 	l, _ = logOf(t, url)
 	capture(t, l,
 		changes.Capture{Table: "shop.a", Bulk: true}, changes.Capture{Table: "shop.b", Always: true, Wake: "poll", Payload: changes.PayloadFull},
@@ -232,7 +208,7 @@ func TestUninstallLeavesTablesAsTheyWere(t *testing.T) {
 	if err := l.Uninstall(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(described(t, pool), "\n")); diff != "" {
+	if diff := cmp.Diff(before, pgtest.Catalog(t, pool)); diff != "" {
 		t.Errorf("before and after:\n%s", diff)
 	}
 }

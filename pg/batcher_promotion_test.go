@@ -84,8 +84,7 @@ func TestBatcherAcrossAPromotion(t *testing.T) {
 			if _, err := replica.Exec(soon(t), "SELECT pg_promote()"); err != nil {
 				t.Fatal(err)
 			}
-			failedOver.Store(true)
-			proxy.Refuse(false)
+			failedOver.Store(true) // whoever is still on his way to the old one is refused
 			got := <-a
 			if errors.Is(got.err, pg.ErrOutcomeUnknown) != c.unknown || got.err != nil && !c.unknown {
 				t.Errorf("Put = %v, want unknown: %v", got, c.unknown)

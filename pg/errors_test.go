@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,17 +117,18 @@ func TestRetry(t *testing.T) {
 	t.Parallel()
 	ctx := within(t)
 	pool := pgtest.Schema(t)
-	deadlock := &pgconn.PgError{Code: "40P01"}
+	deadlock, down := &pgconn.PgError{Code: "40P01"}, &pgconn.PgError{Code: "57P03"}
 	for name, tc := range map[string]struct {
 		errs []error
 		want int // calls
 		err  error
 	}{
-		"success":           {[]error{nil}, 1, nil},
-		"a passing failure": {[]error{deadlock, &pgconn.PgError{Code: "40001"}, nil}, 3, nil},
-		"bad input":         {[]error{fault.Invalid, nil}, 1, fault.Invalid},
-		"unknown outcome":   {[]error{&pgconn.PgError{Code: "57P01"}, nil}, 1, &pgconn.PgError{Code: "57P01"}},
-		"for ever":          {[]error{deadlock, deadlock, deadlock, deadlock, deadlock, deadlock, deadlock, deadlock, deadlock, nil}, 9, deadlock},
+		"success":             {[]error{nil}, 1, nil},
+		"a passing failure":   {[]error{deadlock, &pgconn.PgError{Code: "40001"}, nil}, 3, nil},
+		"bad input":           {[]error{fault.Invalid, nil}, 1, fault.Invalid},
+		"unknown outcome":     {[]error{&pgconn.PgError{Code: "57P01"}, nil}, 1, &pgconn.PgError{Code: "57P01"}},
+		"a deadlock for ever": {slices.Repeat([]error{deadlock}, 40), 33, deadlock},
+		"no server for ever":  {slices.Repeat([]error{down}, 40), 9, down},
 	} {
 		calls := 0
 		err := pg.Retry(ctx, pool, func() error { calls++; return tc.errs[calls-1] })

@@ -9,8 +9,14 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// retries is how often [Retry] repeats: with its pauses about three seconds.
-const retries = 8
+// How often [Retry] repeats, and the longest pause between. A server that cannot be
+// reached is given about three seconds. Who lost to a rival is given about four,
+// in shorter pauses: the wait that ended in a deadlock has been one, and beside
+// writers that keep to no order and never rest a batch may lose every second time.
+const (
+	reconnects, slow = 8, time.Second
+	rematches, quick = 32, 160 * time.Millisecond
+)
 
 // Retry runs fn, which runs one statement or one transaction of its own on db,
 // and repeats it with growing pauses while it fails in a way that surely left
@@ -19,26 +25,33 @@ const retries = 8
 //
 // In a transaction of the caller's fn runs once: only the caller can repeat that.
 func Retry(ctx context.Context, db DB, fn func() error) error {
-	err := fn()
-	for try := range retries {
-		if err == nil || InTx(db) || !repeatable(err) || !pause(ctx, try) {
-			break
+	for try := 0; ; try++ {
+		err := fn()
+		if err == nil || InTx(db) {
+			return err
 		}
-		err = fn()
+		most, longest := reconnects, slow
+		switch {
+		case lostToRival(err):
+			most, longest = rematches, quick
+		case !notConnected(err):
+			return err
+		}
+		if try >= most || !pause(ctx, min(10*time.Millisecond<<min(try, 10), longest)) {
+			return err
+		}
 	}
-	return err
 }
 
-func repeatable(err error) bool {
+func lostToRival(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && (pgErr.Code == "40001" || pgErr.Code == "40P01") // serialization_failure, deadlock_detected: rolled back
+}
+
+func notConnected(err error) bool {
 	var pgErr *pgconn.PgError
 	if errors.As(err, &pgErr) {
-		switch pgErr.Code {
-		case "40001", "40P01": // serialization_failure, deadlock_detected: rolled back
-			return true
-		case "57P03", "53300": // cannot_connect_now, too_many_connections
-			return true
-		}
-		return false
+		return pgErr.Code == "57P03" || pgErr.Code == "53300" // cannot_connect_now, too_many_connections
 	}
 	// Neither pgconn.SafeToRetry nor ErrConnClosed is asked: both may be said of
 	// a connection that was lost while the answer to a statement was awaited.
@@ -46,10 +59,9 @@ func repeatable(err error) bool {
 	return errors.As(err, &connect)
 }
 
-// pause waits 10 ms × 2^try, ± half of it at random so that rivals part, and at
-// most a second; false when ctx ended first.
-func pause(ctx context.Context, try int) bool {
-	d := min(10*time.Millisecond<<try, time.Second)
+// pause waits d, ± half of it at random so that rivals part; false when ctx ended
+// first.
+func pause(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d/2 + rand.N(d))
 	defer t.Stop()
 	select {
