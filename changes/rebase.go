@@ -10,7 +10,7 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// Rebase makes the log usable in a database that came from another cluster, where a
+// Rebase makes the log usable where it came from another database, and where a
 // tick returns ErrRestored. It empties the log and begins an era: every position from
 // before is ErrExpired, and consumers have to be moved or begin again.
 //
@@ -68,7 +68,7 @@ var rebase = []string{
 	`DELETE FROM howdah.change_tick WHERE tick < (SELECT max(tick) FROM howdah.change_tick)`,
 	atHome,
 	`UPDATE howdah.change_state SET floor = (SELECT n FROM howdah.change_tick)`,
-	`UPDATE howdah.change_consumer SET state = 'expired', reason = 'the log was emptied: the database came from another cluster'`,
+	`UPDATE howdah.change_consumer SET state = 'expired', reason = 'the log was emptied: it came from another database'`,
 	`SELECT setval('howdah.change_floor', floor) FROM howdah.change_state`, // the last: it stays though the rest were rolled back
 }
 
