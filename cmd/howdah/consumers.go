@@ -181,9 +181,9 @@ happens to them: those that it was handed before it is handed again, so that it 
 only with --yes. With --end it reads no more rows of the tables, or of any where none is
 named, and goes on with what happens to them. A consumer that paused because it could not
 read a table is resumed then: howdah changes resume NAME.`,
-		Example: `  howdah changes backfill copy public.orders --yes
-  howdah changes backfill copy public.orders --end
-  howdah changes backfill copy --end`,
+		Example: `  howdah changes backfill billing public.orders --yes
+  howdah changes backfill billing public.orders --end
+  howdah changes backfill billing --end`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, tables := args[0], args[1:]
