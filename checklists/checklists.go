@@ -56,6 +56,7 @@ type Store struct {
 	relation *strings.Replacer
 	layout   *layout
 	marks    *marks
+	news     *news
 
 	lockPatience time.Duration // of Adopt; 0 but in tests
 }
@@ -73,7 +74,7 @@ func New(db pg.DB, cfg Config) *Store {
 		names["schema"] = table[:1]
 	}
 	return &Store{
-		db: db, names: pg.NewNames(names), table: table, layout: new(layout), marks: &marks{lists: map[string]*mark{}},
+		db: db, names: pg.NewNames(names), table: table, layout: new(layout), marks: &marks{lists: map[string]*mark{}}, news: &news{known: map[string]int{}},
 		relation: strings.NewReplacer("{relation}", pg.Literal(table.Sanitize())+"::regclass"),
 	}
 }
@@ -126,17 +127,13 @@ func (s *Store) Insert(ctx context.Context, list string, items ...string) (added
 	if !full {
 		return s.exec(ctx, op, items, insertPlain, list, sortedSet(items))
 	}
-	added, err = s.runRinging(ctx, insertFull, list, items)
+	if len(items) >= bulk {
+		added, err = s.insertMany(ctx, list, items)
+	} else {
+		added, err = s.runRinging(ctx, insertEach+unlessThere, list, items)
+	}
 	return added, pg.Wrap(op, err)
 }
-
-var insertFull = `
-	INSERT INTO {lists} (list, item, due)
-	SELECT $1, u.item, (SELECT date_trunc('milliseconds', statement_timestamp())) - (cardinality($2::text[]) - u.n) / 1000 * interval '1 millisecond'
-	FROM unnest($2::text[]) WITH ORDINALITY AS u(item, n)
-	WHERE ` + notDone("u.item") + `
-	ORDER BY u.item COLLATE "C", u.n
-	ON CONFLICT DO NOTHING`
 
 const insertPlain = `
 	INSERT INTO {lists} (list, item)
@@ -166,14 +163,10 @@ func (s *Store) Increment(ctx context.Context, list string, items ...string) (n 
 			SET attempts = least(attempts, 2147483646) + 1
 			WHERE list = $1 AND item = $2`, list, items[0])
 	}
-	// Locked in the order of their bytes before the first is changed: UPDATE alone
-	// takes them as it finds them, and two overlapping ones deadlock.
-	return s.exec(ctx, op, items, `
-		WITH `+locked(`unnest($2::text[]) AS f(item)`, `l.*`, ``, `FOR NO KEY UPDATE`)+`
-		UPDATE {lists} l
-		SET attempts = least(l.attempts, 2147483646) + 1
-		FROM k
-		WHERE l.list = k.list AND l.item = k.item`, list, sortedSet(items))
+	n, err = s.change(ctx, list, items, `
+			UPDATE {lists} l
+			SET attempts = least(l.attempts, 2147483646) + 1`, `FROM`, `FOR NO KEY UPDATE`)
+	return n, pg.Wrap(op, err)
 }
 
 // Delete takes items off list and returns how many were on it; others are
@@ -188,33 +181,41 @@ func (s *Store) Delete(ctx context.Context, list string, items ...string) (int64
 			DELETE FROM {lists}
 			WHERE list = $1 AND item = $2`, list, items[0])
 	}
+	n, err := s.change(ctx, list, items, `
+			DELETE FROM {lists} l`, `USING`, `FOR UPDATE`)
+	return n, pg.Wrap(op, err)
+}
+
+// change does to items what an UPDATE or DELETE says, which names others by from, and
+// returns how many are on list. They are locked in the order of their bytes before
+// the first is changed: alone, it takes them as it finds them, and two overlapping
+// ones deadlock.
+//
+// It goes by the place of the row, which spares a second search for its key. A row
+// that another has changed while this one waited for it is at a place that the
+// snapshot cannot see: it is searched for. Others are not, that came onto the list
+// meanwhile: in a transaction they would be locked out of order.
+func (s *Store) change(ctx context.Context, list string, items []string, change, from, lock string) (n int64, err error) {
 	if len(items) == 0 {
 		return 0, nil
 	}
-	// By the place of the row, which spares a second search for its key. A row that
-	// another has changed while this one waited for it is at a place that the snapshot
-	// cannot see: it is searched for. Others are not, that came onto the list meanwhile:
-	// in a transaction they would be locked out of order.
-	k := locked(`unnest($2::text[]) AS f(item)`, `l.*`, ``, `FOR UPDATE`)
-	var gone int64
+	k := func(columns string) string { return locked(`unnest($2::text[]) AS f(item)`, columns, ``, lock) }
 	var missed []string
-	err := s.row(ctx, `
-		WITH `+k+`,
-		gone AS (
-			DELETE FROM {lists}
+	err = s.row(ctx, `
+		WITH `+k(`l.item, l.place`)+`,
+		changed AS (`+change+`
 			WHERE ctid = ANY(ARRAY(SELECT place FROM k))
 			RETURNING item)
-		SELECT (SELECT count(*) FROM gone), CASE WHEN (SELECT count(*) FROM gone) < (SELECT count(*) FROM k) THEN
-			ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM gone)) END`, []any{list, sortedSet(items)}, &gone, &missed)
+		SELECT n, CASE WHEN n < (SELECT count(*) FROM k) THEN ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM changed)) END
+		FROM (SELECT count(*) AS n FROM changed) AS n`, []any{list, sortedSet(items)}, &n, &missed)
 	if err != nil || len(missed) == 0 {
-		return gone, pg.Wrap(op, err)
+		return n, err
 	}
 	more, err := s.run(ctx, `
-		WITH `+k+`
-		DELETE FROM {lists} l
-		USING k
+		WITH `+k(`l.*`)+change+`
+		`+from+` k
 		WHERE l.list = k.list AND l.item = k.item`, list, missed)
-	return gone + more, pg.Wrap(op, err)
+	return n + more, err
 }
 
 // locked is the CTE k: of the items f that are on list $1 and meet a condition

@@ -104,32 +104,69 @@ func leasesEndUnderLoad(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
 	mustNotDrift(t, pool)
 }
 
-// Rows that change while Done waits for them are not where it saw them; they are
-// done all the same.
+// Rows that change while a call waits for them are not where it saw them; they are
+// done all the same, and once.
 func TestDoneWaitsForWhoChangesItsItems(t *testing.T) {
 	t.Parallel()
-	ctx := t.Context()
 	s, pool := newStore(t)
 	insert(t, s, "l", "a", "b", "c")
 	c := claim(t, s, "l", 3)
-	other, err := pool.Begin(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer other.Rollback(context.WithoutCancel(ctx))
-	if _, err := other.Exec(ctx, `
+	whileChanging(t, pool, `
 		UPDATE lists SET due = due + interval '1 minute' WHERE item = 'b';
-		UPDATE lists SET lease = gen_random_uuid() WHERE item = 'c'`); err != nil {
-		t.Fatal(err)
-	}
-	var done errgroup.Group
-	done.Go(func() error {
+		UPDATE lists SET lease = gen_random_uuid() WHERE item = 'c'`, func(ctx context.Context) error {
 		n, err := s.Done(ctx, c.Lease, "a", "b", "c")
 		if n != 2 || !errors.Is(err, checklists.ErrLost) {
 			return fmt.Errorf("%d, %w; want 2 of 3", n, err)
 		}
 		return nil
 	})
+	if got := progress(t, s, "l"); got.Done != 2 || got.Left != 1 {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestIncrementAndDeleteWaitForWhoChangesTheirItems(t *testing.T) {
+	t.Parallel()
+	s, pool := newStore(t)
+	insert(t, s, "l", "a", "b", "c", "d")
+	all := []string{"a", "b", "c", "d", "unknown"}
+	for _, call := range []struct {
+		do   func(context.Context, string, ...string) (int64, error)
+		want int64
+	}{{s.Increment, 3}, {s.Delete, 2}} { // each time the last but one is gone
+		whileChanging(t, pool, `
+			UPDATE lists SET attempts = attempts + 10 WHERE item = 'b';
+			DELETE FROM lists WHERE item = (SELECT max(item) FROM lists)`, func(ctx context.Context) error {
+			if n, err := call.do(ctx, "l", all...); n != call.want || err != nil {
+				return fmt.Errorf("%d, %w; want %d", n, err, call.want)
+			}
+			return nil
+		})
+		for name, want := range map[string]int{"a": 1, "b": 11} {
+			if item, err := s.Get(t.Context(), "l", name); call.want == 3 && (err != nil || item.Attempts != want) {
+				t.Errorf("%+v, %v, want %d attempts", item, err, want)
+			}
+		}
+	}
+	if got := progress(t, s, "l"); got.Done != 4 || got.Left != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// whileChanging runs sql in a transaction, which commits when do waits for it.
+func whileChanging(t *testing.T, pool *pgxpool.Pool, sql string, do func(context.Context) error) {
+	t.Helper()
+	ctx := t.Context()
+	other, err := pool.Begin(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Rollback(context.WithoutCancel(ctx))
+	if _, err := other.Exec(ctx, sql); err != nil {
+		t.Fatal(err)
+	}
+	var done errgroup.Group
+	done.Go(func() error { return do(ctx) })
 	for waits := 0; waits == 0; {
 		if err := pool.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))`,
 			other.Conn().PgConn().PID()).Scan(&waits); err != nil {
@@ -141,8 +178,5 @@ func TestDoneWaitsForWhoChangesItsItems(t *testing.T) {
 	}
 	if err := done.Wait(); err != nil {
 		t.Error(err)
-	}
-	if got := progress(t, s, "l"); got.Done != 2 || got.Left != 1 {
-		t.Errorf("%+v", got)
 	}
 }

@@ -52,24 +52,31 @@ func (s *Store) Release(ctx context.Context, l Lease, items ...string) (int64, e
 
 // finish runs a statement on k, which is some or all items of a lease, locked in
 // the order that Kill, Extend and the services' other statements lock items in.
-// Of several statements the last is enough; those before it are quicker, and may
-// leave some of the items named.
+// Of several statements the last is enough; those before it know of k the places
+// only, are quicker, and may leave some of the items named.
 func (s *Store) finish(ctx context.Context, op string, run func(context.Context, string, ...any) (int64, error), l Lease, items []string, sqls ...string) (n int64, err error) {
 	if err := s.checkHeld(ctx, l, items); err != nil {
 		return 0, pg.Wrap(op, err)
 	}
-	args, asked, k := []any{l.List, l.Token}, 0, heldAll
+	args, asked := []any{l.List, l.Token}, 0
+	k := func(string) string { return heldAll }
 	if len(items) > 0 {
 		set := sortedSet(items)
 		args, asked = append(args, set), len(set)
-		k = locked(`unnest($3::text[]) AS f(item)`, `l.*`, ` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR UPDATE`)
+		k = func(columns string) string {
+			return locked(`unnest($3::text[]) AS f(item)`, columns, ` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR UPDATE`)
+		}
 	} else {
 		sqls = sqls[len(sqls)-1:]
 	}
-	for _, sql := range sqls {
+	for i, sql := range sqls {
+		columns := `l.*`
+		if i < len(sqls)-1 {
+			columns = `l.place`
+		}
 		var more int64
 		more, err = run(ctx, `
-		WITH `+k+sql, args...)
+		WITH `+k(columns)+sql, args...)
 		if n += more; err != nil || n == int64(asked) {
 			break
 		}

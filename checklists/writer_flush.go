@@ -138,7 +138,7 @@ func (c *change) statement(full bool) (sql string, args []any) {
 	switch c.verb {
 	case inserting:
 		if full {
-			return insertFull + ` RETURNING item, false`, []any{c.list, items}
+			return insertEach + unlessThere + ` RETURNING item, false`, []any{c.list, items}
 		}
 		return insertPlain + ` RETURNING item, false`, []any{c.list, items}
 	case incrementing:
