@@ -5,11 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -20,7 +22,8 @@ const maxChunk = 1000
 // backfill is what a shard still has to be handed of the present state of tables.
 type backfill struct {
 	Tables []string `json:"tables"`         // the first is being read
-	Last   []string `json:"last,omitempty"` // the last row of it that was handled: the values of the columns it is read by
+	By     []string `json:"by,omitempty"`   // what each was read by as it began, see source.by; "" where that was not kept
+	Last   []string `json:"last,omitempty"` // the last row of the first that was handled: the values of the columns it is read by
 }
 
 func (f *backfill) equal(g *backfill) bool {
@@ -35,7 +38,8 @@ type chunk struct {
 	at    Position // all of this commit
 	reads []Change // not yet handled
 	lasts [][]string
-	whole bool // no rows of the table follow these
+	by    []string // as after has it, but what the first is read by now
+	whole bool     // no rows of the table follow these
 }
 
 // left is what is left once n more rows have been handled; nil for nothing.
@@ -43,11 +47,30 @@ func (c *chunk) left(n int) *backfill {
 	tables := c.after.Tables
 	switch {
 	case n < len(c.reads) || !c.whole:
-		return &backfill{tables, c.lasts[n-1]}
+		return &backfill{tables, c.by, c.lasts[n-1]}
 	case len(tables) == 1:
 		return nil
 	}
-	return &backfill{Tables: tables[1:]}
+	return c.after.without(tables[0])
+}
+
+// without is what is left where a table is not to be read; nil for nothing.
+func (f *backfill) without(table string) *backfill {
+	left := &backfill{Last: f.Last}
+	for i, name := range f.Tables {
+		if name != table {
+			left.Tables = append(left.Tables, name)
+			if f.By != nil {
+				left.By = append(left.By, f.By[i])
+			}
+		} else if i == 0 {
+			left.Last = nil
+		}
+	}
+	if len(left.Tables) == 0 {
+		return nil
+	}
+	return left
 }
 
 // fill hands over what the feed has up to the next chunk of rows, and then that. The
@@ -60,8 +83,10 @@ func (s *shard) fill(b *batch, st standing) (pause, error) {
 	case s.chunk == nil || !s.chunk.after.equal(st.backfill):
 		b.rollback()
 		err := s.read(b.parent, *st.backfill)
-		if refused := new(pg.InputError); errors.As(err, &refused) { // a table that is not what it was
-			return pause{}, s.stop(b.parent, nil, "paused", err)
+		if unreadable(err) {
+			table := st.backfill.Tables[0]
+			return pause{}, s.stop(b.parent, nil, "paused", fmt.Errorf("the rows of %s cannot be read: %w. Mend that; or begin anew with it: howdah changes backfill %[3]s %[1]s --yes; "+
+				"or go on without its rows: howdah changes backfill %[3]s %[1]s --end. Then: howdah changes resume %[3]s", table, err, s.cfg.Name))
 		}
 		return pause{}, err
 	case s.chunk.at != st.at:
@@ -76,9 +101,20 @@ func (s *shard) fill(b *batch, st standing) (pause, error) {
 }
 
 // wanted reports whether a handler is for the rows of a table.
-func (c *Consumer) wanted(table string) bool {
+func (c *Consumer) wanted(table string) bool { return reads(c.patterns, table) }
+
+// reads reports whether one of the patterns is for the rows of a table.
+func reads(patterns []Pattern, table string) bool {
 	schema, name, _ := strings.Cut(table, ".")
-	return mostSpecific(c.patterns, &Change{Op: Read, Schema: schema, Table: name}) >= 0
+	return mostSpecific(patterns, &Change{Op: Read, Schema: schema, Table: name}) >= 0
+}
+
+// unreadable reports whether a table cannot be read until somebody has done something:
+// it is not what it was, or not ours to read.
+func unreadable(err error) bool {
+	var refused *pg.InputError
+	var pgErr *pgconn.PgError
+	return errors.As(err, &refused) || errors.As(err, &pgErr) && (strings.HasPrefix(pgErr.Code, "42") || strings.HasPrefix(pgErr.Code, "22"))
 }
 
 // left is what is left to be read once cs have been handled and the shard stands at to.
@@ -109,7 +145,15 @@ func (s *shard) read(ctx context.Context, after backfill) error {
 		if err != nil {
 			return err
 		}
-		c := &chunk{after: after, at: at}
+		c := &chunk{after: after, at: at, by: slices.Clone(after.By)}
+		if by := src.by(); c.by != nil && c.by[0] != "" && c.by[0] != by {
+			// Which rows were handed over is known by the old order only, and by the old
+			// key in which shard; but nothing was if there is one, which has not begun.
+			if after.Last != nil || s.of > 1 {
+				return pg.Refuse("backfill", "it was read by %s, and would be by %s now: nobody can tell which of its rows were handed over", c.by[0], by)
+			}
+			c.by[0] = by
+		}
 		if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
 			return err
 		}
@@ -125,9 +169,22 @@ func (s *shard) read(ctx context.Context, after backfill) error {
 // source is a captured table as a backfill reads it: in the order of a unique key.
 type source struct {
 	schema, table string
+	relation      uint32
 	capture       Capture
-	columns       []string // of the unique key
+	key           []string // columns of the capture's key
+	columns       []string // of the unique index
 	types         []string
+	orders        []string // and their collations, where they matter
+}
+
+// by tells what the order of the rows, and their shards, depend on: as long as it is the
+// same, a row that was read stands where it stood.
+func (src *source) by() string {
+	columns := make([]string, len(src.columns))
+	for i, name := range src.columns {
+		columns[i] = name + " " + src.types[i] + src.orders[i]
+	}
+	return fmt.Sprintf("(%s) with the key (%s) in table %d", strings.Join(columns, ", "), strings.Join(src.key, ", "), src.relation)
 }
 
 // findSource looks up a table. What cannot be read is Invalid.
@@ -136,13 +193,19 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	src.schema, src.table, _ = strings.Cut(name, ".")
 	var spec []byte
 	err := db.QueryRow(ctx, `
-		SELECT s.spec, coalesce(k.columns, '{}'), coalesce(k.types, '{}')
+		SELECT c.oid, s.spec, coalesce(k.columns, '{}'), coalesce(k.types, '{}'), coalesce(k.orders, '{}'),
+			CASE WHEN (
+				SELECT coalesce(bool_and(EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = j AND NOT a.attisdropped)), false)
+				FROM jsonb_array_elements_text(s.spec -> 'key') AS j)
+			THEN ARRAY(SELECT jsonb_array_elements_text(s.spec -> 'key'))
+			ELSE howdah.change_key(c.oid) END -- renamed since, as its triggers see, too
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN howdah.change_spec s ON s.relation = c.oid
 		LEFT JOIN LATERAL (
 			SELECT array_agg(a.attname::text ORDER BY k.position) AS columns,
-				array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.position) AS types
+				array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.position) AS types,
+				array_agg(CASE WHEN a.attcollation IN (0, 'pg_catalog."default"'::regcollation) THEN '' ELSE ' COLLATE ' || a.attcollation::regcollation END ORDER BY k.position) AS orders
 			FROM pg_index i
 			CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
 			LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
@@ -151,7 +214,7 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 			HAVING bool_and(coalesce(a.attnotnull, false))
 			ORDER BY i.indisprimary DESC, i.indexrelid
 			LIMIT 1) k ON true
-		WHERE n.nspname = $1 AND c.relname = $2`, src.schema, src.table).Scan(&spec, &src.columns, &src.types)
+		WHERE n.nspname = $1 AND c.relname = $2`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, pg.Refuse("backfill", "%q is not captured: howdah changes capture %s", name, name)
@@ -161,7 +224,7 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	if err := json.Unmarshal(spec, &src.capture); err != nil {
 		return nil, err
 	}
-	if len(src.columns) == 0 || len(src.capture.Key) == 0 {
+	if len(src.columns) == 0 || len(src.key) == 0 {
 		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)
 	}
 	return src, nil
@@ -170,7 +233,7 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 // rows returns up to n rows of a share of the table, those that follow after, as
 // changes without a position, and each one's values in the columns it is read by.
 func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, of share) (reads []Change, lasts [][]string, err error) {
-	args := []any{src.schema, src.table, src.capture.Key, append([]string{}, src.capture.Except...), string(src.capture.Payload), src.capture.MaxBytes, of.shards, of.shard, n}
+	args := []any{src.schema, src.table, src.key, append([]string{}, src.capture.Except...), string(src.capture.Payload), src.capture.MaxBytes, of.shards, of.shard, n}
 	var texts, columns, values []string
 	for i, name := range src.columns {
 		column := "r." + pgx.Identifier{name}.Sanitize()
@@ -185,9 +248,10 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		where = "(" + strings.Join(columns, ", ") + ") > (" + strings.Join(values, ", ") + ")"
 	}
 	order := strings.Join(columns, ", ")
-	// In the order of the index and not sorted anew for each chunk; and what a policy
-	// would hide has to be an error.
-	for _, sql := range []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL jit = off`, `SET LOCAL row_security = off`} {
+	// In the order of the index and not sorted anew for each chunk; what a policy would
+	// hide has to be an error; and the last row must be found again by its text.
+	for _, sql := range []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL jit = off`, `SET LOCAL row_security = off`,
+		`SET LOCAL extra_float_digits = 1`, `SET LOCAL datestyle = 'ISO, MDY'`, `SET LOCAL intervalstyle = postgres`} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return nil, nil, err
 		}
@@ -215,70 +279,4 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		return nil
 	})
 	return reads, lasts, err
-}
-
-// toFill checks the tables of a backfill; nil where there are none.
-func (c *Consumer) toFill(ctx context.Context) (*backfill, error) {
-	for _, name := range c.cfg.Backfill {
-		if _, err := findSource(ctx, c.pool, name); err != nil {
-			return nil, err
-		}
-		if !c.wanted(name) {
-			return nil, pg.Refuse("backfill", "no handler is for the reads of %q", name)
-		}
-	}
-	if len(c.cfg.Backfill) == 0 {
-		return nil, nil
-	}
-	return &backfill{Tables: c.cfg.Backfill}, nil
-}
-
-// refill has a consumer that has expired begin anew, at the present end of the feed and
-// with the rows of its tables: what was parked comes again with them.
-func (c *Consumer) refill(ctx context.Context) error {
-	var expired bool
-	err := c.pool.QueryRow(ctx, `SELECT state = 'expired' FROM howdah.change_consumer WHERE name = $1`, c.cfg.Name).Scan(&expired)
-	if err != nil || !expired {
-		return err
-	}
-	from, err := c.log.Sync(ctx)
-	if err != nil {
-		return err
-	}
-	rows, err := c.toFill(ctx)
-	if err != nil || rows == nil {
-		return err
-	}
-	return pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-		if err := held(ctx, tx, from); err != nil { // before all else: retention locks in the same order
-			return err
-		}
-		return c.log.WithTx(tx).alone(ctx, c.cfg.Name, func(tx pgx.Tx, _ int) error {
-			_, err := tx.Exec(ctx, `
-				WITH expired AS (
-					UPDATE howdah.change_consumer
-					SET state = 'running', reason = '', next_shards = NULL, stop_at = NULL
-					WHERE name = $1 AND state = 'expired' -- no other instance was first
-					RETURNING name, shards
-				), gone AS (
-					DELETE FROM howdah.change_parked p
-					USING expired e
-					WHERE p.consumer = e.name
-				), newest AS (
-					SELECT k.consumer, g.shard, max(k.seq) AS seq
-					FROM expired e
-					CROSS JOIN generate_series(0, e.shards - 1) AS g(shard)
-					JOIN howdah.change_checkpoint k ON k.consumer = e.name AND k.shard = g.shard
-					GROUP BY k.consumer, g.shard
-				), moved AS (
-					INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, backfill)
-					SELECT consumer, shard, seq + 1, $2, $3::jsonb
-					FROM newest
-				)
-				DELETE FROM howdah.change_checkpoint k
-				USING newest n
-				WHERE k.consumer = n.consumer AND k.shard = n.shard AND k.seq <= n.seq`, c.cfg.Name, from.Commit, rows)
-			return err
-		})
-	})
 }

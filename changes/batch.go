@@ -27,9 +27,9 @@ type batch struct {
 	tx     pgx.Tx
 	path   string // the origin of what the handler writes; "" before it is called
 	marked string // what the transaction has as its origin
-	fault  error  // of a handler, that came out after it had returned
 	lost   bool   // the database has gone, under the handler, which has not failed then
 	late   bool   // the handler took too long
+	done   int    // changes that were handled
 }
 
 // reach says that the batch has come to a step.
@@ -216,7 +216,7 @@ func pathThrough(origin, consumer string) (string, error) {
 }
 
 // move commits the batch with to as the shard's place, and what is left to be read of
-// tables, nil for nothing.
+// tables, nil for nothing. The error may be the handler's: see blames.
 func (b *batch) move(to Position, failures int, left *backfill) error {
 	if b.path == "" {
 		// Nothing was done but to look: should this be lost, it is looked at again.
@@ -229,26 +229,32 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 		return err
 	}
 	if !same {
-		b.fault = errEnded
-		return nil
+		return errEnded
 	}
 	b.reach("moved")
-	err = b.tx.Commit(b.ctx)
+	if err := b.tx.Commit(b.ctx); err != nil {
+		return err
+	}
+	b.failed = 0 // they stand in the checkpoint
+	b.reach("committed")
+	return nil
+}
+
+// blames reports whether err, which came out after a handler had returned, is of its
+// doing: it ended the transaction, or left one with a constraint that waited for the
+// end, or one in which nothing can be written any more.
+func (b *batch) blames(err error) bool {
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && pg.KindOf(err) != fault.Unavailable { // a constraint that waited for the end
-		b.fault = err
-		return nil
+	if b.path == "" || !errors.As(err, &pgErr) {
+		return errors.Is(err, errEnded)
 	}
-	if err == nil {
-		b.reach("committed")
-	}
-	return err
+	return pgErr.Code == "25006" || pg.KindOf(err) != fault.Unavailable
 }
 
 // append puts a checkpoint in the place of the last one. It reports false where the
 // transaction is not the one that the handler was called in.
 func (b *batch) append(to Position, failures int, left *backfill) (same bool, err error) {
-	err = b.tx.QueryRow(b.ctx, `SELECT howdah.change_move($1, $2, $3, $4, $5, $6, $7, $8)`,
-		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left).Scan(&same)
+	err = b.tx.QueryRow(b.ctx, `SELECT howdah.change_move($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left, b.done, b.failed).Scan(&same)
 	return same, err
 }

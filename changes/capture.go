@@ -112,6 +112,7 @@ type target struct {
 	schema      string
 	table       string
 	partitioned bool
+	family      []uint32 // its partitions, and what it is one of, however far away
 }
 
 // resolve looks up the table and refuses what cannot be captured.
@@ -125,7 +126,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	var kind, persistence string
 	var partition, unique, parent, cascade bool // a partition itself; a key that no two rows share; inherited from; with a foreign key on itself that cascades updates
 	var columns, key []string
-	var rowTriggers, deferrable []string
+	var rowTriggers, deferrable, related []string // the last are those of its family that are captured
 	err = db.QueryRow(ctx, `
 		SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relispartition, howdah.change_key(c.oid),
 			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
@@ -139,11 +140,17 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 						FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
 						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
-			EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = c.oid AND confrelid = c.oid AND confupdtype IN ('c', 'n', 'd'))
+			EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = c.oid AND confrelid = c.oid AND confupdtype IN ('c', 'n', 'd')),
+			f.family, ARRAY(SELECT s.relation::text FROM howdah.change_spec s WHERE s.relation = ANY(f.family) ORDER BY 1)
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
+		CROSS JOIN LATERAL (
+			SELECT ARRAY(
+				SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid
+				UNION
+				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable, &unique, &parent, &cascade)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable, &unique, &parent, &cascade, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -159,6 +166,9 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t.partitioned = kind == "p"
 	if parent {
 		return nil, pg.Refuse("table", "%q has tables that inherit from it, whose rows its statements change without its triggers", c.Table)
+	}
+	if len(related) > 0 {
+		return nil, twice(c.Table, strings.Join(related, ", "))
 	}
 	if t.partitioned && slices.Contains(c.Ops, Update) && !(slices.Contains(c.Ops, Insert) && slices.Contains(c.Ops, Delete)) {
 		return nil, pg.Refuse("ops", "a row that moves between partitions is a delete and an insert: capture these too")
@@ -199,6 +209,11 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		}
 	}
 	return t, nil
+}
+
+// twice refuses to capture a table beside a partition of it, or the other way round.
+func twice(table, other string) error {
+	return pg.Refuse("table", "%q and %s, of which one is a partition of the other, cannot both be captured: each change would be logged twice; release one: howdah changes release", table, other)
 }
 
 // name is the table, quoted.

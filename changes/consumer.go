@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -66,14 +65,10 @@ type Consumer struct {
 	handlers []Handler
 	refused  error // a pattern that is none
 
-	kept   bool // by Log.Save, so that it is not this instance's to make or to change
-	counts counts
+	kept bool // by Log.Save, so that it is not this instance's to make or to change
 
 	failpoint func(b *batch, step string) // of tests, which do harm there
 }
-
-// counts are what an instance has done.
-type counts struct{ handled, failed atomic.Uint64 }
 
 // NewConsumer returns a Consumer that works on pool, woken by hub. It starts nothing.
 func NewConsumer(pool *pgxpool.Pool, hub *pg.Hub, cfg ConsumerConfig) *Consumer {
@@ -188,7 +183,7 @@ func (c *Consumer) create(ctx context.Context, sink *saved) error {
 	if err != nil {
 		return err
 	}
-	rows, err := c.toFill(ctx)
+	rows, err := toFill(ctx, c.pool, c.patterns, c.cfg.Backfill)
 	if err != nil {
 		return err
 	}

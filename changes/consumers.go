@@ -27,8 +27,8 @@ type Status struct {
 	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
 	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read
 	Position   Position  `json:"position" example:"1042.7"`                            // up to here all has been handled, or parked
-	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to the end of yet
-	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet
+	Lag        int64     `json:"lag" example:"8"`                                      // commits that it has not come to the end of yet; of one that has expired those that are gone, too
+	Behind     float64   `json:"behind_seconds" example:"1.2"`                         // age of the first change that it has not come to yet, of those that are kept
 	Parked     int64     `json:"parked" example:"3"`                                   // changes put aside, and those waiting behind them
 	Dead       int64     `json:"dead" example:"1"`                                     // of these, those that are tried no more
 	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
@@ -63,6 +63,24 @@ func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 	return found[0], nil
 }
 
+// How far place s is behind the last tick, t: in commits, less the numbers that an era
+// left out; and in seconds, since the first change that is there and was not come to.
+const (
+	lag = `
+				greatest(t.n - s.n + (s.id <> 0)::int - coalesce((
+					SELECT sum(e.first - 1 - greatest(e.head, s.n))
+					FROM howdah.change_era e
+					WHERE e.first > s.n AND e.first <= t.n + 1), 0), 0)::bigint`
+	behind = `
+				coalesce((
+					SELECT greatest(extract(epoch FROM clock_timestamp() - e.at), 0)
+					FROM howdah.change_commit m
+					JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
+					WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
+					ORDER BY m.n, e.id
+					LIMIT 1), 0)::float8`
+)
+
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
@@ -88,11 +106,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
 				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
 				s.n, s.id,
-				greatest(t.n - s.n + (s.id <> 0)::int - coalesce((
-					SELECT sum(e.first - 1 - greatest(e.head, s.n))
-					FROM howdah.change_era e
-					WHERE e.first > s.n AND e.first <= t.n), 0), 0)::bigint,
-				coalesce(greatest(extract(epoch FROM clock_timestamp() - w.at), 0), 0)::float8,
+				`+lag+`, `+behind+`,
 				p.parked, p.dead, c.seen_at
 			FROM howdah.change_consumer c
 			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
@@ -116,13 +130,6 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					LIMIT 1) x
 				ORDER BY x.n, x.id = 0, x.id
 				LIMIT 1) s
-			LEFT JOIN LATERAL (
-				SELECT e.at
-				FROM howdah.change_commit m
-				JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
-				WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
-				ORDER BY m.n, e.id
-				LIMIT 1) w ON true
 			WHERE $1::text IS NULL OR c.name = $1
 			ORDER BY c.name`, name, outage).Query(func(rows pgx.Rows) (err error) {
 			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
@@ -231,10 +238,30 @@ func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards 
 	})
 }
 
+// newest are the checkpoints of consumer $1, of $2 shards, in whose place others are put
+// by one who holds them.
+const (
+	newest = `
+		newest AS (
+			SELECT k.*
+			FROM generate_series(0, $2::int - 1) AS g(shard)
+			CROSS JOIN LATERAL (
+				SELECT *
+				FROM howdah.change_checkpoint
+				WHERE consumer = $1 AND shard = g.shard
+				ORDER BY seq DESC
+				LIMIT 1) k)`
+	replaced = `
+		DELETE FROM howdah.change_checkpoint k
+		USING newest
+		WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq <= newest.seq`
+)
+
 // Seek moves a consumer, all its shards, to where to stands: "start", "now", a time
 // or a position; see [Log.Find]. Backwards it is handed again what it has handled,
-// and what is parked from there on is forgotten, as it comes again. Forwards it is
-// never handed what lies between. One that has expired goes on.
+// and what is parked from there on is forgotten, as it comes again; rows that a backfill
+// read stay parked. Forwards it is never handed what lies between. One that has expired
+// goes on.
 func (l *Log) Seek(ctx context.Context, name, to string) error {
 	const op = "changes: seek"
 	p, err := l.find(ctx, "to", to)
@@ -247,27 +274,19 @@ func (l *Log) Seek(ctx context.Context, name, to string) error {
 				return err
 			}
 			return l.WithTx(tx).alone(ctx, name, func(tx pgx.Tx, shards int) error {
+				for n := range shards { // rows that were read do not come again: they stay
+					if _, err := release(ctx, tx, name, n, `(n, id) > ($3::bigint, $4::bigint) AND change ->> 'op' <> 'read'`, p.Commit, p.within()); err != nil {
+						return err
+					}
+				}
 				var b pgx.Batch
 				b.Queue(`
-					WITH newest AS (
-						SELECT k.*
-						FROM generate_series(0, $2::int - 1) AS g(shard)
-						CROSS JOIN LATERAL (
-							SELECT *
-							FROM howdah.change_checkpoint
-							WHERE consumer = $1 AND shard = g.shard
-							ORDER BY seq DESC
-							LIMIT 1) k
-					), moved AS (
-						INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
-						SELECT consumer, shard, seq + 1, $3, $4, backfill
+					WITH `+newest+`, moved AS (
+						INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill, handled, failed)
+						SELECT consumer, shard, seq + 1, $3, $4, backfill, handled, failed
 						FROM newest
 					)
-					DELETE FROM howdah.change_checkpoint k
-					USING newest
-					WHERE k.consumer = newest.consumer AND k.shard = newest.shard AND k.seq = newest.seq`,
-					name, shards, p.Commit, p.ID)
-				b.Queue(`DELETE FROM howdah.change_parked WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)`, name, p.Commit, p.within())
+					`+replaced, name, shards, p.Commit, p.ID)
 				b.Queue(`
 					UPDATE howdah.change_consumer
 					SET state = CASE WHEN state = 'expired' THEN 'running' ELSE state END,

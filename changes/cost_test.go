@@ -139,7 +139,7 @@ func TestCostInALargeLog(t *testing.T) {
 // To ask how consumers stand must not look so dear to the planner that it compiles the
 // statement, which takes a thousand times as long as to run it. Tables so small are never
 // analyzed.
-func TestConsumersAreNotCompiled(t *testing.T) {
+func TestConsumersCostLittle(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)
 	m.consumerAt(t, "c", m.sync(t))
@@ -173,7 +173,7 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 	m.in(t, old, `SELECT count(*) FROM howdah.change_checkpoint`)
 	exec(t, m.pool, `DO $$ BEGIN
 		FOR i IN 1..3000 LOOP
-			PERFORM howdah.change_move('c', 0, i, i, 0, 0, '', NULL);
+			PERFORM howdah.change_move('c', 0, i, i, 0, 0, '', NULL, 1, 0);
 			COMMIT;
 		END LOOP;
 	END $$`)
@@ -183,7 +183,7 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Release()
-	for _, sql := range []string{`SELECT seq FROM howdah.change_place('c', 0)`, `SELECT howdah.change_move('c', 0, 3001, 3001, 0, 0, '', NULL)`} {
+	for _, sql := range []string{`SELECT seq FROM howdah.change_place('c', 0)`, `SELECT howdah.change_move('c', 0, 3001, 3001, 0, 0, '', NULL, 1, 0)`} {
 		tx, err := conn.Begin(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -129,6 +129,12 @@ const doctorTables = `
 	JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid)
 	UNION ALL
+	SELECT 'unlogged', 'warning', t.name, 'it is UNLOGGED: after a crash of the server it is empty, and no change says so', 'ALTER TABLE ' || t.name || ' SET LOGGED, or have readers begin anew after a crash'
+	FROM captured t
+	JOIN pg_class c ON c.oid = t.oid
+	WHERE c.relpersistence = 'u' OR EXISTS (
+		SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relpersistence = 'u')
+	UNION ALL
 	SELECT 'prepared-transactions', 'warning', t.name, 'prepared transactions are possible here, and one that writes this table cannot be prepared: its trigger notifies',
 		'if you use them on this table: howdah changes capture ' || t.name || ' --wake poll'
 	FROM captured t
@@ -160,15 +166,16 @@ const doctorLog = `
 	FROM (SELECT sum(pg_total_relation_size(inhrelid)) AS bytes FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass) s
 	WHERE s.bytes > 10::bigint << 30
 	UNION ALL
-	SELECT 'restored', 'error', 'howdah.change', 'the database came from another cluster, where the feed ended: nothing is numbered, and nothing handled',
+	SELECT 'restored', 'error', 'howdah.change', 'the log came from another database, where the feed ended: nothing is numbered, and nothing handled',
 		'howdah changes rebase --yes begins a new feed; after pg_upgrade howdah changes rebase --keep goes on with this one'
 	FROM howdah.change_state
-	WHERE system <> (SELECT system_identifier FROM pg_control_system())
+	WHERE system <> (SELECT system_identifier FROM pg_control_system()) OR ticks <> 'howdah.change_tick'::regclass
+		OR database <> (SELECT oid FROM pg_database WHERE datname = current_database())
 	UNION ALL
 	SELECT 'era', 'warning', 'commit ' || e.first, 'the feed went on in another history (a failover or restore) at ' || date_trunc('seconds', e.at) || ': what stood after ' || e.head || ' is lost',
 		'whoever had read further has to begin anew'
 	FROM howdah.change_era e
-	WHERE e.at > clock_timestamp() - interval '7 days'
+	WHERE e.at > clock_timestamp() - interval '7 days' AND e.head >= (SELECT floor FROM howdah.change_state) -- else all of that is gone
 	UNION ALL
 	SELECT 'unread', 'warning', 'howdah.change', 'tables are captured and nobody has looked at the feed since ' || date_trunc('seconds', t.at), 'run a reader, or release the captures'
 	FROM (SELECT at, seq FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t

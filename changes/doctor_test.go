@@ -46,6 +46,7 @@ func TestDoctorFinds(t *testing.T) {
 		"key-renamed public.a":            `ALTER TABLE a RENAME id TO ident`,
 		"key-deferrable public.a":         `ALTER TABLE a DROP CONSTRAINT a_pkey, ADD PRIMARY KEY (id) DEFERRABLE`,
 		"truncate-cascade public.b":       `ALTER TABLE b ADD a int REFERENCES a`,
+		"unlogged public.a":               `ALTER TABLE a SET UNLOGGED`,
 		"sequence-cache howdah.change_id": `ALTER SEQUENCE howdah.change_id CACHE 10`,
 		"restored howdah.change":          `UPDATE howdah.change_state SET system = 1`,
 		"era commit 1000000":              `INSERT INTO howdah.change_era VALUES (1000000, 3, '00000002')`,

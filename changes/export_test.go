@@ -2,6 +2,8 @@ package changes
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -19,6 +21,13 @@ func (c *Consumer) Hurry() { c.pace = hurried() }
 
 // Hurry lets a Runner, and its consumers, wait for nothing longer than a test likes to.
 func (r *Runner) Hurry() { r.pace, r.every = hurried(), 500*time.Millisecond }
+
+// Running returns the names of the consumers that a Runner runs.
+func (r *Runner) Running() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.running))
+}
 
 func hurried() pace {
 	const ms = time.Millisecond

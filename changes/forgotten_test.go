@@ -3,6 +3,7 @@ package changes_test
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,7 +49,7 @@ func saved(t testing.TB, l *changes.Log, cfg changes.ConsumerConfig, patterns ..
 // runs waits until a server runs a consumer.
 func runs(t testing.TB, r *changes.Runner, name string, is bool) {
 	t.Helper()
-	eventually(t, name+" runs, or no more", func() bool { _, there := r.Stats()[name]; return there == is })
+	eventually(t, name+" runs, or no more", func() bool { return slices.Contains(r.Running(), name) == is })
 }
 
 // One that is forgotten stays away, although servers run it at that moment: else the log

@@ -46,9 +46,9 @@ var (
 	ErrInTx = fmt.Errorf("not in a transaction: a tick is one of its own: %w", fault.Invalid)
 	// ErrNeedsTx reports a call that only makes sense in a transaction.
 	ErrNeedsTx = fmt.Errorf("only in a transaction: use WithTx: %w", fault.Invalid)
-	// ErrRestored reports that the database came from another cluster (a dump that
-	// was restored, pg_upgrade), where its log means nothing.
-	ErrRestored = fmt.Errorf("the feed belongs to another cluster: howdah changes rebase begins a new one, and after pg_upgrade rebase --keep goes on with this: %w", fault.Conflict)
+	// ErrRestored reports that the log came from another database (a dump that was
+	// restored, a copy, pg_upgrade): its history went on there.
+	ErrRestored = fmt.Errorf("the feed belongs to another database: howdah changes rebase begins a new one, and after pg_upgrade rebase --keep goes on with this: %w", fault.Conflict)
 )
 
 // Config are settings of a Log; the zero Config is right for most.

@@ -16,7 +16,7 @@ import (
 var names = map[string]string{
 	// The log.
 	"New": "", "Config": "", "Log": "", "Log.WithTx": "", "Log.Migrations": "",
-	"Log.Vitals": "figures for /metrics", "Vitals": "what it returns",
+	"Log.Vitals": "figures for /metrics", "Vitals": "what it returns", "ShardVitals": "of them",
 	// Captures.
 	"Capture": "", "Log.Plan": "", "Log.Apply": "", "Log.Captures": "", "Log.Doctor": "", "Log.Uninstall": "",
 	"Log.Release": "ends one capture: Apply with prune would need all others", "Log.Triggers": "the talk's list, of every trigger",
@@ -43,7 +43,8 @@ var names = map[string]string{
 	"Log.Consumers": "", "Status": "", "Log.Pause": "", "Log.Resume": "", "Log.Seek": "", "Log.Forget": "", "Log.Parked": "", "Parked": "", "Log.Retry": "", "Log.Skip": "",
 	"Log.Consumer": "one of them, or ErrNoConsumer", "Log.Reshard": "their number of shards is changed by a person",
 	"Log.Save": "a consumer for servers to run", "Sink": "what it keeps", "Sink.Check": "before it is kept", "Sink.Handler": "of it", "Sink.String": "of it, without secrets",
-	"NewRunner": "runs those that are kept", "Runner": "runs those that are kept", "Runner.Run": "", "Runner.Stats": "for /metrics", "ConsumerStats": "what it returns",
+	"NewRunner": "runs those that are kept", "Runner": "runs those that are kept", "Runner.Run": "",
+	"Log.Backfill": "a table's key was changed, or it was wanted later", "Log.EndBackfill": "a table was dropped",
 	// Keeping.
 	"Log.Tend": "", "Log.Retain": "", "Log.Rebase": "", "Log.Retention": "what Retain set", "Retention": "what it returns",
 	"NewKeeper": "Tend every minute, for programs with a Run of their own", "Keeper": "it", "Keeper.Run": "",

@@ -112,7 +112,8 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 		until = min(until, f.share.until)
 	}
 	batch.Queue(`
-		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint),
+		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint)
+				AND $1::bigint <> (SELECT s.floor FROM howdah.change_state s), -- where a rebase left off
 			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint), `+planned+`
 		FROM howdah.change_tick
 		ORDER BY tick DESC

@@ -130,7 +130,7 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		return nil, err
 	}
 	var steps []Step
-	named := map[uint32]bool{}
+	named := map[uint32]string{}
 	for i, c := range want {
 		in := func(err error) error { return err }
 		if len(want) > 1 {
@@ -145,13 +145,18 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 			if err != nil {
 				return nil, in(err)
 			}
-			if named[t.relation] {
+			if named[t.relation] != "" {
 				return nil, in(pg.Refuse("table", "%q is there twice", c.Table))
 			}
-			named[t.relation] = true
+			named[t.relation] = c.Table
+			for _, other := range t.family {
+				if named[other] != "" {
+					return nil, in(twice(c.Table, named[other]))
+				}
+			}
 			step, err := t.step(installed)
 			if err != nil {
-				return nil, err
+				return nil, in(err)
 			}
 			if step != nil {
 				step.in = in
@@ -160,7 +165,7 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		}
 	}
 	for _, in := range installed {
-		if prune && !named[in.Relation] && in.Owner == "" {
+		if prune && named[in.Relation] == "" && in.Owner == "" {
 			steps = append(steps, in.release())
 		}
 	}

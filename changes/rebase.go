@@ -10,13 +10,14 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// Rebase makes the log usable in a database that came from another cluster, where a
+// Rebase makes the log usable where it came from another database, and where a
 // tick returns ErrRestored. It empties the log and begins an era: every position from
 // before is ErrExpired, and consumers have to be moved or begin again.
 //
 // With keep it keeps the log, and consumers go on where they were: after pg_upgrade,
-// which takes transaction ids along. Where they ran backwards, as in a dump that was
-// restored, it returns a Conflict and changes nothing.
+// which takes the tables along as they are, with the transaction ids in them, and in a
+// copy of the database in its own cluster. Of a log that was restored from a dump it returns
+// a Conflict and changes nothing: its rows bear the id of who restored them.
 func (l *Log) Rebase(ctx context.Context, keep bool) error {
 	const op = "changes: rebase"
 	if pg.InTx(l.db) {
@@ -26,6 +27,7 @@ func (l *Log) Rebase(ctx context.Context, keep bool) error {
 		return l.begin(ctx, func(tx pgx.Tx) error {
 			// Nobody ticks, tends, or makes or moves a consumer meanwhile.
 			for _, sql := range []string{
+				`SET LOCAL lock_timeout = '2s'`, // writers would queue behind us as long as one has a transaction open
 				`SELECT pg_advisory_xact_lock(1752135524, 1)`,
 				`SELECT FROM howdah.change_state FOR UPDATE`,
 			} {
@@ -48,9 +50,15 @@ func (l *Log) Rebase(ctx context.Context, keep bool) error {
 }
 
 // The new tick is one of the new cluster; its number is the last before the new era,
-// and the floor.
+// and the floor. What lies between is known as an era's beginning, as no commits.
 var rebase = []string{
 	`TRUNCATE howdah.change, howdah.change_commit`,
+	`INSERT INTO howdah.change_era (first, head, timeline)
+	SELECT (n / 1000000000000 + 1) * 1000000000000, n, ` + timeline + `
+	FROM howdah.change_tick
+	ORDER BY tick DESC
+	LIMIT 1
+	ON CONFLICT DO NOTHING`, // a second time, with nothing between
 	`INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline)
 	SELECT tick + 1, (n / 1000000000000 + 1) * 1000000000000 - 1, pg_current_snapshot(), pg_current_xact_id(),
 		(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM howdah.change_id), ` + timeline + `
@@ -58,36 +66,49 @@ var rebase = []string{
 	ORDER BY tick DESC
 	LIMIT 1`,
 	`DELETE FROM howdah.change_tick WHERE tick < (SELECT max(tick) FROM howdah.change_tick)`,
-	`DELETE FROM howdah.change_era`,
-	`UPDATE howdah.change_state
-	SET system = (SELECT system_identifier FROM pg_control_system()), floor = (SELECT n FROM howdah.change_tick)`,
-	`UPDATE howdah.change_consumer SET state = 'expired', reason = 'the log was emptied: the database came from another cluster'`,
+	atHome,
+	`UPDATE howdah.change_state SET floor = (SELECT n FROM howdah.change_tick)`,
+	`UPDATE howdah.change_consumer SET state = 'expired', reason = 'the log was emptied: it came from another database'`,
 	`SELECT setval('howdah.change_floor', floor) FROM howdah.change_state`, // the last: it stays though the rest were rolled back
 }
 
-const timeline = `substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)`
+const (
+	timeline = `substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)`
+
+	// atHome says that the log belongs where it is.
+	atHome = `
+		UPDATE howdah.change_state
+		SET system = (SELECT system_identifier FROM pg_control_system()), ticks = 'howdah.change_tick'::regclass,
+			database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+)
 
 func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
-	var backwards bool
+	// A tick keeps the id of its transaction, which its row was written by: pg_upgrade
+	// takes both along, and who restores a dump writes the row anew. The table's own
+	// number is kept, too, by one, and given anew by the other.
+	var backwards, restored bool
 	err := tx.QueryRow(ctx, `
-		SELECT pg_snapshot_xmax(pg_current_snapshot()) < next
-		FROM howdah.change_tick
-		ORDER BY tick DESC
-		LIMIT 1`).Scan(&backwards)
-	if err != nil {
+		SELECT pg_snapshot_xmax(pg_current_snapshot()) < t.next,
+			t.xmin::text::bigint <> t.next::text::bigint % 4294967296 OR coalesce(s.ticks <> 'howdah.change_tick'::regclass, false)
+		FROM howdah.change_tick t, howdah.change_state s
+		ORDER BY t.tick DESC
+		LIMIT 1`).Scan(&backwards, &restored)
+	switch {
+	case err != nil:
 		return err
-	}
-	if backwards {
+	case backwards:
 		return fmt.Errorf("transaction ids run backwards here, so the log means nothing; rebase without keeping it: %w", fault.Conflict)
+	case restored:
+		return fmt.Errorf("the log was restored from a dump, so the transaction ids in it mean nothing here; rebase without keeping it: %w", fault.Conflict)
 	}
-	_, err = tx.Exec(ctx, `UPDATE howdah.change_state SET system = (SELECT system_identifier FROM pg_control_system())`)
-	if err != nil {
+	if _, err := tx.Exec(ctx, atHome); err != nil {
 		return err
 	}
-	// What the last tick saw still holds; only the history has another name.
+	// What the last tick saw still holds, and whoever was younger is in doubt up to this
+	// transaction; only the history has another name.
 	_, err = tx.Exec(ctx, `
 		INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline)
-		SELECT tick + 1, n, snap, next, seq, `+timeline+`
+		SELECT tick + 1, n, snap, pg_current_xact_id(), seq, `+timeline+`
 		FROM howdah.change_tick
 		ORDER BY tick DESC
 		LIMIT 1`)

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/changes"
@@ -132,6 +133,57 @@ func TestNobodyLookedForAWeek(t *testing.T) {
 		if c.Position.Commit != int64(i+1) || string(c.Key) != key {
 			t.Errorf("change %d is %s of %s, want of %s", i, c.Position, c.Key, key)
 		}
+	}
+}
+
+// A partition is captured by itself, or with its parent, and never both ways: each
+// change would be in the log twice.
+func TestPartitionAndParent(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE TABLE whole (id int PRIMARY KEY) PARTITION BY RANGE (id);
+		CREATE TABLE half PARTITION OF whole FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+		CREATE TABLE leaf PARTITION OF half FOR VALUES FROM (0) TO (10);
+		CREATE TABLE other PARTITION OF half FOR VALUES FROM (10) TO (20);
+		CREATE TABLE apart (id int PRIMARY KEY)`)
+	refused := func(tables ...string) {
+		t.Helper()
+		var want []changes.Capture
+		for _, table := range tables {
+			want = append(want, changes.Capture{Table: table})
+		}
+		if _, err := l.Apply(t.Context(), want, false); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "twice") {
+			t.Errorf("capture of %q: %v, want Invalid", tables, err)
+		}
+	}
+	refused("public.whole", "public.leaf")
+	refused("public.leaf", "public.whole")
+	capture(t, l, changes.Capture{Table: "public.leaf"}, changes.Capture{Table: "public.other"}) // beside each other is well
+	refused("public.whole")
+	refused("public.half")
+	exec(t, pool, `INSERT INTO whole VALUES (1), (11), (2)`)
+	for _, table := range []string{"public.leaf", "public.other"} {
+		if _, err := l.Release(t.Context(), table); err != nil {
+			t.Fatal(err)
+		}
+	}
+	capture(t, l, changes.Capture{Table: "public.whole"}, changes.Capture{Table: "public.apart"})
+	refused("public.leaf")
+	refused("public.half")
+	exec(t, pool, `INSERT INTO whole VALUES (3), (12)`)
+	// PostgreSQL itself refuses to make a partition of one that is captured by itself.
+	if _, err := pool.Exec(t.Context(), `ALTER TABLE whole ATTACH PARTITION apart FOR VALUES FROM (100) TO (200)`); err == nil {
+		t.Error("a table that is captured became a partition of one that is")
+	}
+	var got []string
+	all, _ := readAll(t, l, changes.Position{}, 100, changes.Filter{})
+	for _, c := range all {
+		got = append(got, c.Table+" "+string(c.Key))
+	}
+	want := []string{`leaf {"id":1}`, `other {"id":11}`, `leaf {"id":2}`, `whole {"id":3}`, `whole {"id":12}`}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the feed (-want +got):\n%s", diff)
 	}
 }
 

@@ -59,7 +59,7 @@ func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
 // ready is the consumer $1 where all its shards have come to the commit that they are
 // to stop at and nothing is parked.
 const ready = `
-	SELECT c.name, c.next_shards, c.stop_at, max(k.seq) AS seq
+	SELECT c.name, c.next_shards, c.stop_at, max(k.seq) AS seq, sum(k.handled)::bigint AS handled, sum(k.failed)::bigint AS failed
 	FROM howdah.change_consumer c
 	CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 	CROSS JOIN LATERAL (
@@ -82,8 +82,8 @@ func resharded(ctx context.Context, tx pgx.Tx, name string) error {
 			USING ready r
 			WHERE k.consumer = r.name
 		), made AS (
-			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n)
-			SELECT r.name, g.shard, r.seq + 1, r.stop_at
+			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, handled, failed)
+			SELECT r.name, g.shard, r.seq + 1, r.stop_at, CASE g.shard WHEN 0 THEN r.handled ELSE 0 END, CASE g.shard WHEN 0 THEN r.failed ELSE 0 END
 			FROM ready r, generate_series(0, r.next_shards - 1) AS g(shard)
 		)
 		UPDATE howdah.change_consumer c

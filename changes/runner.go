@@ -35,10 +35,6 @@ type instance struct {
 	kept  string // as it is in the database
 	stop  context.CancelFunc
 	ended chan struct{} // closed once it is over
-
-	mu       sync.Mutex
-	consumer *Consumer // nil while there is none
-	past     ConsumerStats
 }
 
 // NewRunner returns a Runner of the consumers that are kept with l, woken by hub. open
@@ -122,7 +118,7 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 			if before != nil {
 				<-before
 			}
-			r.run(running, i, k)
+			r.run(running, k)
 		})
 	}
 	for name, i := range r.running {
@@ -136,11 +132,11 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 
 // run runs a consumer until ctx is done. One that ends by itself is run again: another
 // of the name may have been in its way, or it was forgotten and is saved anew.
-func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
+func (r *Runner) run(ctx context.Context, k keptConsumer) {
 	ended := trouble{of: "a consumer of changes that is saved cannot run", name: k.Name}
 	for {
 		began := time.Now()
-		err := r.runOnce(ctx, i, k)
+		err := r.runOnce(ctx, k)
 		if ctx.Err() != nil {
 			return
 		}
@@ -159,7 +155,7 @@ func (r *Runner) run(ctx context.Context, i *instance, k keptConsumer) {
 	}
 }
 
-func (r *Runner) runOnce(ctx context.Context, i *instance, k keptConsumer) error {
+func (r *Runner) runOnce(ctx context.Context, k keptConsumer) error {
 	var s saved
 	if err := json.Unmarshal([]byte(k.Sink), &s); err != nil {
 		return err
@@ -175,43 +171,6 @@ func (r *Runner) runOnce(ctx context.Context, i *instance, k keptConsumer) error
 	for _, pattern := range k.Patterns {
 		c.Handle(pattern, handler)
 	}
-	i.set(c)
-	defer i.set(nil)
 	slog.InfoContext(ctx, "consumer of changes runs", "consumer", k.Name, "sink", s.Sink.String())
 	return c.Run(ctx)
-}
-
-func (i *instance) set(c *Consumer) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.consumer != nil {
-		i.past = i.past.plus(i.consumer)
-	}
-	i.consumer = c
-}
-
-// ConsumerStats counts what instances of a consumer have done in this process.
-type ConsumerStats struct {
-	Handled uint64 // changes
-	Failed  uint64 // calls of a handler
-}
-
-func (s ConsumerStats) plus(c *Consumer) ConsumerStats {
-	return ConsumerStats{s.Handled + c.counts.handled.Load(), s.Failed + c.counts.failed.Load()}
-}
-
-// Stats returns counts by the names of the consumers that run.
-func (r *Runner) Stats() map[string]ConsumerStats {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	all := make(map[string]ConsumerStats, len(r.running))
-	for name, i := range r.running {
-		i.mu.Lock()
-		all[name] = i.past
-		if i.consumer != nil {
-			all[name] = i.past.plus(i.consumer)
-		}
-		i.mu.Unlock()
-	}
-	return all
 }

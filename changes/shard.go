@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
@@ -61,6 +62,7 @@ type shard struct {
 	fewer  int           // no more at once than this, because more took too long; 0 = as many as are to be
 	calm   int           // so many batches since then were in time
 	tries  int           // of the next change, that failed
+	failed int           // calls of a handler that no checkpoint tells of yet
 	tried  bool          // a parked change, just now: the feed is next, however many are due
 	probe  time.Duration // the last pause of a shard that stalls
 	rivals time.Duration // the last pause because another instance was at it
@@ -251,22 +253,21 @@ func (s *shard) handle(b *batch, st standing, cs []Change, handler int, to Posit
 	failures := st.failures
 	if len(free) > 0 {
 		if err := b.call(s.handlers[handler], free); err != nil {
-			return s.failed(b, st, cs, to, err)
+			return s.fail(b, st, cs, to, err)
 		}
-		failures = 0
+		failures, b.done = 0, len(free)
 	}
 	err = b.park(waiting, parking{})
 	if err == nil {
 		err = b.move(to, failures, s.left(st, cs, to))
 	}
-	if b.fault != nil {
-		return s.failed(b, st, cs, to, b.fault)
+	if b.blames(err) {
+		return s.fail(b, st, cs, to, err)
 	}
 	if err != nil {
 		return pause{}, err
 	}
 	s.moved(cs, st.next(to, failures))
-	s.counts.handled.Add(uint64(len(free)))
 	return pause{}, nil
 }
 
@@ -292,8 +293,8 @@ func (s *shard) moved(cs []Change, m mark) {
 	}
 }
 
-// failed sees to changes that a handler failed on. Nothing of the batch is left.
-func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err error) (pause, error) {
+// fail sees to changes that a handler failed on. Nothing of the batch is left.
+func (s *shard) fail(b *batch, st standing, cs []Change, to Position, err error) (pause, error) {
 	b.rollback()
 	stop, later := new(stopError), new(laterError)
 	switch {
@@ -302,7 +303,7 @@ func (s *shard) failed(b *batch, st standing, cs []Change, to Position, err erro
 	case b.lost:
 		return pause{}, err
 	}
-	s.counts.failed.Add(1)
+	s.failed++
 	switch {
 	case errors.As(err, &stop):
 		return pause{}, s.stop(b.parent, nil, "paused", err)
@@ -366,11 +367,24 @@ func (s *shard) stop(ctx context.Context, b *batch, state string, cause error) e
 	if b != nil {
 		b.rollback()
 	}
-	slog.WarnContext(ctx, "a consumer of changes is "+state, "consumer", s.cfg.Name, "error", inShort(cause))
-	_, err := s.pool.Exec(ctx, `
-		UPDATE howdah.change_consumer
-		SET state = $2, reason = $3
-		WHERE name = $1 AND state = 'running'`, s.cfg.Name, state, errorText(cause))
+	// Not where the shard has been moved since: whoever did may have cured it. To be
+	// asked once nobody is at it, in a later statement, which sees what he did.
+	var stopped pgconn.CommandTag
+	err := s.log.begin(ctx, func(tx pgx.Tx) (err error) {
+		if _, err := tx.Exec(ctx, `SELECT FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, s.cfg.Name); err != nil {
+			return err
+		}
+		stopped, err = tx.Exec(ctx, `
+			UPDATE howdah.change_consumer
+			SET state = $2, reason = $3
+			WHERE name = $1 AND state = 'running' AND EXISTS (
+				SELECT FROM howdah.change_checkpoint WHERE consumer = $1 AND shard = $4::int AND seq = $5)`,
+			s.cfg.Name, state, errorText(cause), s.n, s.at.seq)
+		return err
+	})
+	if err == nil && stopped.RowsAffected() > 0 {
+		slog.WarnContext(ctx, "a consumer of changes is "+state, "consumer", s.cfg.Name, "error", inShort(cause))
+	}
 	return err
 }
 
@@ -415,18 +429,17 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 		err = b.call(s.handlers[handler], []Change{p.Change})
 	}
 	if err == nil {
+		b.done = 1
 		err = b.unpark(p, st)
 		if err == nil {
 			err = b.move(st.at, 0, st.backfill)
 		}
-		if b.fault == nil && err == nil {
-			s.counts.handled.Add(1)
+		if err == nil {
 			s.at, s.probe = st.next(st.at, 0), 0
 		}
-		if b.fault == nil {
+		if !b.blames(err) {
 			return pause{}, err
 		}
-		err = b.fault
 	}
 	b.rollback()
 	stop, later := new(stopError), new(laterError)
@@ -436,7 +449,7 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 	case b.lost:
 		return pause{}, err
 	}
-	s.counts.failed.Add(1)
+	s.failed++
 	if errors.As(err, &stop) {
 		return pause{}, s.stop(b.parent, nil, "paused", err)
 	}
@@ -447,12 +460,32 @@ func (s *shard) again(b *batch, st standing) (pause, error) {
 	if errors.As(err, &later) {
 		wait = max(wait, later.after)
 	}
-	_, err = s.pool.Exec(b.parent, `
+	return pause{}, s.putBack(b.parent, st, p, attempt, err, wait)
+}
+
+// putBack notes that a parked change failed again, and is to wait for the next try.
+func (s *shard) putBack(ctx context.Context, st standing, p *parkedChange, attempt int, cause error, wait time.Duration) error {
+	b, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer b.rollback()
+	now, err := b.standing()
+	if err != nil || !now.locked || now.mark != st.mark {
+		return err // if not an error, others moved it: look again
+	}
+	if _, err := b.tx.Exec(b.ctx, `
 		UPDATE howdah.change_parked
 		SET attempts = attempts + $4, error = $5, dead = attempts + $4 >= $6, next_at = clock_timestamp() + $7::interval
 		WHERE consumer = $1 AND shard = $2 AND place = $3`,
-		s.cfg.Name, s.n, p.place, attempt, errorText(err), maxAttempts, wait)
-	return pause{}, err
+		s.cfg.Name, s.n, p.place, attempt, errorText(cause), maxAttempts, wait); err != nil {
+		return err
+	}
+	if err := b.move(st.at, st.failures, st.backfill); err != nil {
+		return err
+	}
+	s.at = st.next(st.at, st.failures)
+	return nil
 }
 
 // begin begins a batch.

@@ -137,6 +137,8 @@ func TestF9Restored(t *testing.T) {
 	t.Parallel()
 	for name, sql := range map[string]string{
 		"another system":    `UPDATE howdah.change_state SET system = 1`,
+		"another database":  `UPDATE howdah.change_state SET database = 1`,
+		"another table":     `UPDATE howdah.change_state SET ticks = 1`,
 		"ids run backwards": `UPDATE howdah.change_tick SET snap = '900000000000:900000000000:'`,
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -14,11 +16,25 @@ type Vitals struct {
 	OldestTransaction time.Duration // how long the oldest of the database has been open; it delays retention, not the feed
 	Ticks             int64         // looks at the log by this process
 	TickTime          time.Duration // spent in them
+	Shards            []ShardVitals // of all consumers, wherever they run
+}
+
+// ShardVitals are figures about a shard of a consumer.
+type ShardVitals struct {
+	Consumer        string
+	Shard           int
+	Lag             int64   // as in Status
+	Behind          float64 // as in Status, seconds
+	Parked, Dead    int64   // as in Status
+	Stalled         bool    // it succeeds with nothing
+	Handled, Failed int64   // changes; calls of a handler. They grow, until there are other shards: then the first has what all had
 }
 
 // Vitals returns figures about the log, without looking for what has committed since.
 func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 	var seconds float64
+	v.Ticks = l.looks.n.Load()
+	v.TickTime = time.Duration(l.looks.nanos.Load())
 	err = pg.Retry(ctx, l.db, func() error {
 		return l.db.QueryRow(ctx, `
 			SELECT t.n, s.floor,
@@ -30,7 +46,30 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 			FROM (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t, howdah.change_state s`).
 			Scan(&v.Head, &v.Floor, &v.Bytes, &seconds)
 	})
+	if err != nil {
+		return v, pg.Wrap("changes: vitals", err)
+	}
 	v.OldestTransaction = time.Duration(seconds * float64(time.Second))
-	v.Ticks, v.TickTime = l.looks.n.Load(), time.Duration(l.looks.nanos.Load())
+	err = pg.Retry(ctx, l.db, func() error {
+		rows, _ := l.db.Query(ctx, `
+			SELECT c.name AS consumer, s.shard, `+lag+` AS lag, `+behind+` AS behind, p.parked, p.dead,
+				c.state = 'running' AND s.failures >= $1 AND p.waiting AS stalled, s.handled, s.failed
+			FROM howdah.change_consumer c
+			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
+			CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
+			CROSS JOIN LATERAL (
+				SELECT *
+				FROM howdah.change_checkpoint
+				WHERE consumer = c.name AND shard = g.shard
+				ORDER BY seq DESC
+				LIMIT 1) s
+			CROSS JOIN LATERAL (
+				SELECT count(*) AS parked, count(*) FILTER (WHERE dead) AS dead, coalesce(bool_or(head AND NOT dead), false) AS waiting
+				FROM howdah.change_parked
+				WHERE consumer = c.name AND shard = g.shard) p
+			ORDER BY c.name, s.shard`, outage)
+		v.Shards, err = pgx.CollectRows(rows, pgx.RowToStructByName[ShardVitals])
+		return err
+	})
 	return v, pg.Wrap("changes: vitals", err)
 }

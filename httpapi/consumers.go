@@ -168,6 +168,22 @@ func (a *api) reshardConsumer(ctx context.Context, in *reshardInput) (*consumerO
 	return a.statusAfter(ctx, in.Name, a.client.Changes.Reshard(ctx, in.Name, in.Body.Shards))
 }
 
+type backfillInput struct {
+	ConsumerPath
+	Body struct {
+		Tables []string `json:"tables,omitempty" example:"[\"public.orders\"]" doc:"Which. None, with end: all."`
+		End    bool     `json:"end,omitempty" doc:"Read no more of their rows, instead of all anew."`
+	}
+}
+
+func (a *api) backfillConsumer(ctx context.Context, in *backfillInput) (*consumerOutput, error) {
+	fill := a.client.Changes.Backfill
+	if in.Body.End {
+		fill = a.client.Changes.EndBackfill
+	}
+	return a.statusAfter(ctx, in.Name, fill(ctx, in.Name, in.Body.Tables...))
+}
+
 type waitInput struct {
 	ConsumerPath
 	Body struct {

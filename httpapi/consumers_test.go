@@ -89,8 +89,8 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantProblem(t, s.post(at+"/resume", `{}`), 409, "seek")
 	wantJSON(t, s.do("DELETE", at, nil), `{"forgotten":true}`)
 
-	for _, path := range []string{"/pause", "/resume", "/seek", "/reshard", "/wait", "/parked/retry", "/parked/skip"} {
-		body := map[string]string{"/seek": `{"to":"now"}`, "/reshard": `{"shards":2}`}[path]
+	for _, path := range []string{"/pause", "/resume", "/seek", "/reshard", "/backfill", "/wait", "/parked/retry", "/parked/skip"} {
+		body := map[string]string{"/seek": `{"to":"now"}`, "/reshard": `{"shards":2}`, "/backfill": `{"end":true}`}[path]
 		if body == "" {
 			body = `{}`
 		}

@@ -103,13 +103,13 @@ var (
 	feedOldest = description("changes_oldest_transaction_seconds", "How long the oldest transaction of the database has been open.")
 	feedBell   = description("changes_doorbell_ok", "1 while notifications arrive, 0 while the feed is found by looking.")
 
-	consumerLag     = description("changes_lag_commits", "Commits that a consumer has not come to yet.", "consumer")
-	consumerBehind  = description("changes_lag_seconds", "Age of the first change that a consumer has not come to yet.", "consumer")
-	consumerParked  = description("changes_parked", "Changes that a consumer could not handle, and those behind them.", "consumer")
-	consumerDead    = description("changes_dead", "Of these, those that are tried no more.", "consumer")
-	consumerStalled = description("changes_stalled", "1 while a consumer succeeds with nothing.", "consumer")
-	consumerHandled = description("changes_handled_total", "Changes that a consumer of this process has handled.", "consumer")
-	consumerFailed  = description("changes_failed_total", "Calls of a handler, by this process, that failed.", "consumer")
+	shardLag     = description("changes_lag_commits", "Commits that a shard of a consumer has not come to yet.", "consumer", "shard")
+	shardBehind  = description("changes_lag_seconds", "Age of the first change that it has not come to yet.", "consumer", "shard")
+	shardParked  = description("changes_parked", "Changes that it could not handle, and those behind them.", "consumer", "shard")
+	shardDead    = description("changes_dead", "Of these, those that are tried no more.", "consumer", "shard")
+	shardStalled = description("changes_stalled", "1 while it succeeds with nothing.", "consumer", "shard")
+	shardHandled = description("changes_handled_total", "Changes that it has handled, in whatever process.", "consumer", "shard")
+	shardFailed  = description("changes_failed_total", "Calls of its handler that failed, in whatever process.", "consumer", "shard")
 )
 
 // feedCollector tells about the feed of changes and its consumers.
@@ -118,7 +118,7 @@ type feedCollector struct{ client *howdah.Client }
 func (c feedCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		feedHead, feedFloor, feedTicks, feedTick, feedBytes, feedOldest, feedBell,
-		consumerLag, consumerBehind, consumerParked, consumerDead, consumerStalled, consumerHandled, consumerFailed,
+		shardLag, shardBehind, shardParked, shardDead, shardStalled, shardHandled, shardFailed,
 	} {
 		ch <- d
 	}
@@ -132,10 +132,6 @@ func (c feedCollector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	gauge(feedBell, one(c.client.Hub.State() == pg.HubListening))
-	for name, s := range c.client.Runner.Stats() {
-		ch <- prometheus.MustNewConstMetric(consumerHandled, prometheus.CounterValue, float64(s.Handled), name)
-		ch <- prometheus.MustNewConstMetric(consumerFailed, prometheus.CounterValue, float64(s.Failed), name)
-	}
 	v, err := c.client.Changes.Vitals(ctx)
 	ch <- prometheus.MustNewConstMetric(feedTicks, prometheus.CounterValue, float64(v.Ticks))
 	ch <- prometheus.MustNewConstSummary(feedTick, uint64(v.Ticks), v.TickTime.Seconds(), nil)
@@ -146,16 +142,15 @@ func (c feedCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(feedFloor, float64(v.Floor))
 	gauge(feedBytes, float64(v.Bytes))
 	gauge(feedOldest, v.OldestTransaction.Seconds())
-	consumers, err := c.client.Changes.Consumers(ctx)
-	if err != nil {
-		return
-	}
-	for _, s := range consumers {
-		gauge(consumerLag, float64(s.Lag), s.Name)
-		gauge(consumerBehind, s.Behind, s.Name)
-		gauge(consumerParked, float64(s.Parked), s.Name)
-		gauge(consumerDead, float64(s.Dead), s.Name)
-		gauge(consumerStalled, one(s.State == "stalled"), s.Name)
+	for _, s := range v.Shards {
+		labels := []string{s.Consumer, strconv.Itoa(s.Shard)}
+		gauge(shardLag, float64(s.Lag), labels...)
+		gauge(shardBehind, s.Behind, labels...)
+		gauge(shardParked, float64(s.Parked), labels...)
+		gauge(shardDead, float64(s.Dead), labels...)
+		gauge(shardStalled, one(s.Stalled), labels...)
+		ch <- prometheus.MustNewConstMetric(shardHandled, prometheus.CounterValue, float64(s.Handled), labels...)
+		ch <- prometheus.MustNewConstMetric(shardFailed, prometheus.CounterValue, float64(s.Failed), labels...)
 	}
 }
 

@@ -83,6 +83,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/changes/consumers/{name}/resume", "changes-resume", "Have a paused consumer go on", a.resumeConsumer, mayMiss, mayConflict)
 	add(a, post, "/v1/changes/consumers/{name}/seek", "changes-seek", "Move a consumer to another place in the feed", a.seekConsumer, mayMiss, mayConflict)
 	add(a, post, "/v1/changes/consumers/{name}/reshard", "changes-reshard", "Have a consumer handled in another number of shards", a.reshardConsumer, mayMiss, mayConflict)
+	add(a, post, "/v1/changes/consumers/{name}/backfill", "changes-backfill", "Have a consumer read the rows of tables anew, or no more of them", a.backfillConsumer, mayMiss, mayConflict)
 	add(a, post, "/v1/changes/consumers/{name}/wait", "changes-wait", "Wait until a consumer has handled all up to a position", a.waitConsumer, mayMiss, mayConflict, mayWait)
 	add(a, get, "/v1/changes/consumers/{name}/parked", "changes-parked", "What a consumer could not handle, and what waits behind it", a.parkedOf, mayMiss)
 	add(a, post, "/v1/changes/consumers/{name}/parked/retry", "changes-retry", "Try parked changes again at once", a.retryParked, mayMiss)

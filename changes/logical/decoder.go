@@ -5,14 +5,23 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
+	"strings"
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
 )
 
-// mostBytes of a row, old and new, are kept: what a capture keeps by default.
-const mostBytes = 1 << 20
+// What is kept, in bytes, as the log keeps it by default: of a row, old and new, or a
+// message; of an origin; of meta.
+const (
+	mostBytes  = 1 << 20
+	mostOrigin = 200
+	mostMeta   = 8 << 10
+)
+
+var validTopic = regexp.MustCompile(`^[a-z0-9._-]{1,100}$`)
 
 // receive waits for a message of the stream; nil is one that has nothing for us.
 func (s *source) receive(ctx context.Context) ([]byte, error) {
@@ -83,6 +92,10 @@ func (d *decoder) message(ctx context.Context, m pglogrepl.Message) error {
 		d.writer.open(m.FinalLSN, m.CommitTime)
 	case *pglogrepl.OriginMessage:
 		d.writer.origin = m.Name
+	case *pglogrepl.LogicalDecodingMessage:
+		if m.Transactional {
+			return d.told(ctx, m.Prefix, m.Content)
+		}
 	case *pglogrepl.CommitMessage:
 		d.inside = false
 		return d.writer.done(ctx, m.TransactionEndLSN)
@@ -104,6 +117,29 @@ func (d *decoder) message(ctx context.Context, m pglogrepl.Message) error {
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// told takes what a transaction says of itself by pg_logical_emit_message, as Log.Mark
+// and Log.Emit do where the log is: the origin and meta of the changes that follow, or
+// a message.
+func (d *decoder) told(ctx context.Context, prefix string, content []byte) error {
+	text := strings.ReplaceAll(strings.ToValidUTF8(string(content), "\uFFFD"), "\x00", "")
+	switch topic, message := strings.CutPrefix(prefix, "howdah.message."); {
+	case prefix == "howdah.origin":
+		d.writer.origin = strings.ToValidUTF8(text[:min(len(text), mostOrigin)], "")
+	case prefix == "howdah.meta" && len(text) <= mostMeta: // what is larger is left out, as with triggers
+		d.writer.meta = text
+	case message && validTopic.MatchString(topic):
+		if !storable(text) {
+			text = string(quoted(nil, text))
+		}
+		c := change{op: "m", schema: "message", table: topic, new: &text}
+		if len(text) > mostBytes {
+			c.new, c.trimmed = nil, true
+		}
+		return d.writer.add(ctx, c)
 	}
 	return nil
 }

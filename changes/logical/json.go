@@ -2,12 +2,16 @@ package logical
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
+	"strconv"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
+
+	"github.com/howdah-db/howdah/pg"
 )
 
 // jsonType says how to_jsonb writes the values of a type. Those it has no rule of its
@@ -85,7 +89,7 @@ func (t *jsonType) append(b []byte, text string) []byte {
 			return append(b, text...)
 		}
 	case pgtype.JSONOID, pgtype.JSONBOID:
-		if !strings.Contains(text, `\u0000`) { // which json can hold and the log's jsonb cannot
+		if t.base == pgtype.JSONBOID || storable(text) {
 			return append(b, text...)
 		}
 	case pgtype.TimestampOID:
@@ -149,6 +153,33 @@ func (t *jsonType) array(b []byte, text string) (_ []byte, rest string, ok bool)
 			text = text[i:]
 		}
 	}
+}
+
+// storable reports whether the log's jsonb can hold JSON; json can hold more: NUL, halves
+// of surrogate pairs, and numbers beyond what numeric has.
+func storable(text string) bool {
+	if !json.Valid([]byte(text)) || strings.Contains(text, `\u0000`) || pg.CheckJSON("", []byte(text)) != nil {
+		return false
+	}
+	for d := numbers(text); ; {
+		token, err := d.Token()
+		if err != nil { // the end
+			return true
+		}
+		if n, ok := token.(json.Number); ok {
+			_, power, _ := strings.Cut(strings.ToLower(n.String()), "e")
+			exponent, err := strconv.Atoi(cmp.Or(power, "0"))
+			if err != nil || len(n) > 10_000 || exponent > 100_000 || exponent < -6_000 {
+				return false
+			}
+		}
+	}
+}
+
+func numbers(text string) *json.Decoder {
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	return d
 }
 
 // quoted appends text as a JSON string.

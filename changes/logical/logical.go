@@ -5,6 +5,22 @@
 // source, in the order they committed. From there everything is as it is with triggers.
 // Writers pay nothing for it.
 //
+// A transaction says whose it is, and what else it has to say, with messages that stand
+// in it, as [changes.Log.Mark] and [changes.Log.Emit] do where the log is; the source has to
+// be PostgreSQL 14 or newer:
+//
+//	SELECT pg_logical_emit_message(true, 'howdah.origin', 'crm')
+//	SELECT pg_logical_emit_message(true, 'howdah.meta', '{"user": 7}')
+//	SELECT pg_logical_emit_message(true, 'howdah.message.orders.shipped', '{"id": 1}')
+//
+// The first two are about the changes that follow them. Without, a transaction that a
+// replication origin brought bears its name.
+//
+// What it does not do: values of composite types come as strings, as PostgreSQL writes
+// them, because the WAL has no names for their parts. The rows that a table has already are
+// not read: the backfill of a consumer is about captured tables of the log's own database.
+// DDL is not told of.
+//
 //	p, err := logical.New(pool, logical.Config{Source: url})
 //	err = p.Run(ctx)
 package logical
@@ -34,7 +50,8 @@ type Config struct {
 }
 
 var (
-	// ErrLost reports that the slot, or WAL that it needed, is gone: changes are missing
+	// ErrLost reports that the slot, or WAL that it needed, is gone, or that another was made
+	// in its place, or it was moved on: changes are missing
 	// from the log. Drop the slot, forget the pump ([Pump.Forget]) and begin anew, with
 	// the present state of the tables.
 	ErrLost = fmt.Errorf("the replication slot is lost, and with it changes: %w", fault.Conflict)

@@ -287,6 +287,71 @@ func TestPumpTellsOrigins(t *testing.T) {
 	}
 }
 
+// What a transaction says of itself goes with the changes that follow, and messages are
+// in their places; what a savepoint took back was not said.
+func TestPumpTellsMarksAndMessages(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.publish(t)
+	stop := f.start(t, f.target, f.config())
+	exec(t, f.source, `
+		BEGIN;
+		INSERT INTO shop.t VALUES (1, 'a');
+		SELECT pg_logical_emit_message(true, 'howdah.origin', 'crm'), pg_logical_emit_message(true, 'howdah.meta', '{"user": 7}');
+		INSERT INTO shop.t VALUES (2, 'b');
+		SAVEPOINT s;
+		SELECT pg_logical_emit_message(true, 'howdah.origin', 'nobody');
+		ROLLBACK TO s;
+		SELECT pg_logical_emit_message(true, 'howdah.message.orders.shipped', '{"id": 1}'), pg_logical_emit_message(false, 'howdah.origin', 'outside'),
+			pg_logical_emit_message(true, 'howdah.message.bad', '{"id": 1e999999}'), pg_logical_emit_message(true, 'howdah.meta', repeat('x', 9000));
+		COMMIT;
+		INSERT INTO shop.t VALUES (3, 'c');
+		SELECT pg_logical_emit_message(true, 'howdah.message.alone', '7')`)
+	exec(t, f.source, `INSERT INTO shop.t VALUES (4, 'the end')`)
+	var got []string
+	for _, c := range feed(t, f.log, "the end") {
+		got = append(got, fmt.Sprint(c.Table, " ", string(c.New), " ", c.Origin, " ", string(c.Meta)))
+	}
+	stop()
+	want := []string{`t {"id":1,"note":"a"}  `, `t {"id":2,"note":"b"} crm {"user":7}`, `orders.shipped {"id":1} crm {"user":7}`,
+		`bad "{\"id\": 1e999999}" crm {"user":7}`, `t {"id":3,"note":"c"}  `, `alone 7  `}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A slot that was dropped and made anew begins where it was made: what was committed
+// before is missing, which is an error, and stays one.
+func TestPumpOfAnotherSlot(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, `CREATE TABLE shop.t (id int PRIMARY KEY, note text)`)
+	f.publish(t)
+	stop := f.start(t, f.target, f.config())
+	exec(t, f.source, `INSERT INTO shop.t VALUES (1, 'one')`)
+	feed(t, f.log, "one")
+	stop()
+	f.start(t, f.target, f.config())() // the same slot is well
+	eventually(t, "the slot is free", func() bool {
+		_, err := f.source.Exec(t.Context(), `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
+		return err == nil
+	})
+	exec(t, f.source, `INSERT INTO shop.t VALUES (2, 'lost')`)
+	exec(t, f.source, `SELECT pg_create_logical_replication_slot(current_database()::text, 'pgoutput')`)
+	p, err := logical.New(f.target, f.config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := p.Run(t.Context()); !errors.Is(err, logical.ErrLost) || !strings.Contains(err.Error(), "another slot") {
+			t.Errorf("Run with another slot: %v, want ErrLost", err)
+		}
+	}
+	if err := p.Forget(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	f.start(t, f.target, f.config())()
+}
+
 // A database may pump into itself: its own log is not logged.
 func TestPumpIntoItself(t *testing.T) {
 	t.Parallel()

@@ -21,6 +21,8 @@ type source struct {
 	conn   *pgx.Conn
 	system int64
 	types  map[uint32]*jsonType // by oid
+
+	messages bool // it can send those that stand in transactions: PostgreSQL 14
 }
 
 func connect(ctx context.Context, cfg *pgx.ConnConfig) (*source, error) {
@@ -41,7 +43,9 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig) (*source, error) {
 		s.close()
 		return nil, err
 	}
-	if err := s.conn.QueryRow(ctx, `SELECT system_identifier FROM pg_control_system()`).Scan(&s.system); err != nil {
+	if err := s.conn.QueryRow(ctx, `
+		SELECT system_identifier, current_setting('server_version_num')::int >= 140000
+		FROM pg_control_system()`).Scan(&s.system, &s.messages); err != nil {
 		s.close()
 		return nil, err
 	}
@@ -92,6 +96,14 @@ func (p *Pump) prepare(ctx context.Context, s *source, w *writer) error {
 	if err != nil {
 		return err
 	}
+	if known { // asked for after the slot was: another pump may just have moved on
+		if _, err := w.locate(ctx); err != nil {
+			return err
+		}
+	}
+	if known && confirmed > w.told {
+		return fmt.Errorf("%w: %q is another slot than it was, or was moved on: it begins at %s, and the log has all up to %s", ErrLost, p.cfg.Slot, confirmed, w.told)
+	}
 	if !known {
 		if err := w.begin(ctx, confirmed); err != nil {
 			return err
@@ -125,8 +137,11 @@ func (p *Pump) check(ctx context.Context, s *source) (confirmed pglogrepl.LSN, e
 
 // stream carries changes over until something fails or ctx is done.
 func (p *Pump) stream(ctx context.Context, s *source, w *writer) error {
-	publication := "publication_names " + pg.Literal(pgx.Identifier{p.cfg.Publication}.Sanitize())
-	if err := pglogrepl.StartReplication(ctx, s.stream, p.cfg.Slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: []string{"proto_version '1'", publication}}); err != nil {
+	args := []string{"proto_version '1'", "publication_names " + pg.Literal(pgx.Identifier{p.cfg.Publication}.Sanitize())}
+	if s.messages {
+		args = append(args, "messages 'true'")
+	}
+	if err := pglogrepl.StartReplication(ctx, s.stream, p.cfg.Slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
 		return err
 	}
 	defer func() { // what was written is not to be sent again
@@ -196,7 +211,13 @@ func (s *source) end(ctx context.Context) {
 	}
 }
 
-// confirm tells the source what is on the log's disk: it need not keep that.
+// confirm tells the source what is on the log's disk: it need not keep that. The log
+// says before what the slot is told, so that a slot that knows of more is another.
 func (s *source) confirm(ctx context.Context, w *writer) error {
-	return pglogrepl.SendStandbyStatusUpdate(ctx, s.stream, pglogrepl.StandbyStatusUpdate{WALWritePosition: w.flushed})
+	if w.tx == nil { // which has that row locked
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+	}
+	return pglogrepl.SendStandbyStatusUpdate(ctx, s.stream, pglogrepl.StandbyStatusUpdate{WALWritePosition: w.told})
 }

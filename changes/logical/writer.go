@@ -25,6 +25,7 @@ type change struct {
 	key, old, new *string // JSON
 	missing       *string
 	trimmed       bool
+	origin, meta  string // "" for none
 }
 
 // writer writes transactions into the log. How far it has come stands in the same
@@ -36,13 +37,15 @@ type writer struct {
 
 	at      pglogrepl.LSN // the commit that the log ends with
 	flushed pglogrepl.LSN // up to here everything is on the log's disk, or needs not be
+	told    pglogrepl.LSN // and up to here the log says so: the slot may be told as much
 	end     pglogrepl.LSN // where the last transaction ended that was written
 	unsafe  bool          // it may not be on the disk yet
 	due     time.Time     // when it must be
 
 	commit  pglogrepl.LSN // of the transaction that is being read
 	time    time.Time
-	origin  string
+	origin  string // of the changes that follow, and meta
+	meta    string
 	skip    bool // the log has it
 	changes []change
 	bytes   int    // of them
@@ -51,16 +54,19 @@ type writer struct {
 
 // locate finds where the log ends; known is false for a pump that never ran.
 func (w *writer) locate(ctx context.Context) (known bool, err error) {
-	var text string
+	var at, told string
 	err = w.db.QueryRow(ctx, `
-		SELECT lsn::text
+		SELECT lsn::text, coalesce(confirmed, 'FFFFFFFF/FFFFFFFF')::text -- it was not kept once
 		FROM howdah.change_pump
-		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&text)
+		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&at, &told)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
 	if err == nil {
-		w.at, err = pglogrepl.ParseLSN(text)
+		w.at, err = pglogrepl.ParseLSN(at)
+	}
+	if err == nil {
+		w.told, err = pglogrepl.ParseLSN(told)
 	}
 	return err == nil, err
 }
@@ -68,10 +74,10 @@ func (w *writer) locate(ctx context.Context) (known bool, err error) {
 // begin notes that the log ends at lsn, unless another pump has begun meanwhile: then
 // only one of them gets the slot, and the other looks again.
 func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN) error {
-	w.at = lsn
+	w.at, w.told = lsn, lsn
 	_, err := w.db.Exec(ctx, `
-		INSERT INTO howdah.change_pump (system, slot, lsn)
-		SELECT $1, $2, $3::text::pg_lsn
+		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
+		SELECT $1, $2, $3::text::pg_lsn, $3::text::pg_lsn
 		WHERE NOT EXISTS (SELECT FROM howdah.change_pump WHERE system = $1 AND slot = $2)
 		ON CONFLICT DO NOTHING`, w.system, w.slot, lsn.String())
 	return err
@@ -83,7 +89,7 @@ func (w *writer) pending() bool { return w.unsafe && w.tx == nil }
 
 // open begins a transaction of the source's.
 func (w *writer) open(commit pglogrepl.LSN, at time.Time) {
-	w.commit, w.time, w.origin, w.skip, w.changes, w.bytes = commit, at, "", commit <= w.at, w.changes[:0], 0
+	w.commit, w.time, w.origin, w.meta, w.skip, w.changes, w.bytes = commit, at, "", "", commit <= w.at, w.changes[:0], 0
 }
 
 // add adds a change to it.
@@ -91,6 +97,7 @@ func (w *writer) add(ctx context.Context, c change) error {
 	if w.skip {
 		return nil
 	}
+	c.origin, c.meta = w.origin, w.meta
 	w.changes = append(w.changes, c)
 	for _, text := range []*string{c.key, c.old, c.new} {
 		if text != nil {
@@ -154,10 +161,13 @@ func (w *writer) abandon(ctx context.Context) {
 	}
 }
 
-// flush returns when all that was committed is on the disk, and rings for those who
-// follow the log.
+// flush returns when all that was committed is on the disk, with how far that is, and
+// rings for those who follow the log.
 func (w *writer) flush(ctx context.Context) error {
-	if !w.unsafe {
+	upTo := w.flushed
+	if w.unsafe {
+		upTo = w.end
+	} else if upTo <= w.told {
 		return nil
 	}
 	// A commit that waits for its own record has all before it on the disk, too.
@@ -167,10 +177,10 @@ func (w *writer) flush(ctx context.Context) error {
 			WHERE current_setting('synchronous_commit') IN ('off', 'local', 'remote_write')), ring AS (
 			SELECT pg_notify('howdah_changes', ''))
 		UPDATE howdah.change_pump
-		SET lsn = lsn
-		WHERE system = $1 AND slot = $2 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot)
+		SET confirmed = greatest(confirmed, $3::text::pg_lsn)
+		WHERE system = $1 AND slot = $2 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot, upTo.String())
 	if err == nil {
-		w.unsafe, w.flushed = false, w.end
+		w.unsafe, w.flushed, w.told = false, upTo, upTo
 	}
 	return err
 }
@@ -192,9 +202,9 @@ func (w *writer) queueMove(b *pgx.Batch) {
 		WITH gone AS (
 			DELETE FROM howdah.change_pump
 			WHERE system = $1 AND slot = $2 AND lsn = $3::text::pg_lsn
-			RETURNING system)
-		INSERT INTO howdah.change_pump (system, slot, lsn)
-		SELECT $1, $2, $4::text::pg_lsn
+			RETURNING confirmed)
+		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
+		SELECT $1, $2, $4::text::pg_lsn, confirmed
 		FROM gone
 		RETURNING true`, w.system, w.slot, w.at.String(), w.commit.String()).
 		QueryRow(func(row pgx.Row) error {
@@ -212,16 +222,18 @@ func (w *writer) queueChanges(b *pgx.Batch) {
 	n := len(w.changes)
 	ops, schemas, tables, trimmed := make([]string, n), make([]string, n), make([]string, n), make([]bool, n)
 	keys, olds, news, missing := make([]*string, n), make([]*string, n), make([]*string, n), make([]*string, n)
+	origins, metas := make([]string, n), make([]string, n)
 	for i, c := range w.changes {
+		origins[i], metas[i] = c.origin, c.meta
 		ops[i], schemas[i], tables[i], trimmed[i] = c.op, c.schema, c.table, c.trimmed
 		keys[i], olds[i], news[i], missing[i] = c.key, c.old, c.new, c.missing
 	}
 	b.Queue(`
 		INSERT INTO howdah.change (slot, op, trimmed, at, schema_name, table_name, key, old, new, missing, origin, meta)
 		SELECT howdah.change_slot(), c.op::"char", c.trimmed, $10, c.schema_name, c.table_name,
-			c.key::jsonb, c.old::jsonb, c.new::jsonb, c.missing::jsonb, nullif($11, ''), NULL
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[]) WITH ORDINALITY
-			AS c(op, schema_name, table_name, key, old, new, missing, trimmed, place)
-		WHERE EXISTS (SELECT FROM howdah.change_pump WHERE system = $9 AND slot = $12 AND lsn = $13::text::pg_lsn)
-		ORDER BY c.place`, ops, schemas, tables, keys, olds, news, missing, trimmed, w.system, w.time, w.origin, w.slot, w.commit.String())
+			c.key::jsonb, c.old::jsonb, c.new::jsonb, c.missing::jsonb, nullif(c.origin, ''), nullif(c.meta, '')
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $11::text[], $12::text[]) WITH ORDINALITY
+			AS c(op, schema_name, table_name, key, old, new, missing, trimmed, origin, meta, place)
+		WHERE EXISTS (SELECT FROM howdah.change_pump WHERE system = $9 AND slot = $13 AND lsn = $14::text::pg_lsn)
+		ORDER BY c.place`, ops, schemas, tables, keys, olds, news, missing, trimmed, w.system, w.time, origins, metas, w.slot, w.commit.String())
 }

@@ -353,8 +353,10 @@ BEGIN
 	END IF;
 
 	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
-		OR (SELECT system FROM howdah.change_state) <> (SELECT system_identifier FROM pg_control_system()) THEN
-		RAISE EXCEPTION 'the feed belongs to another cluster: the database was restored from a dump, or upgraded' USING ERRCODE = 'HD001',
+		OR (SELECT s.system <> (SELECT system_identifier FROM pg_control_system()) OR s.ticks <> 'howdah.change_tick'::regclass
+				OR s.database <> (SELECT oid FROM pg_database WHERE datname = current_database())
+			FROM howdah.change_state s) THEN
+		RAISE EXCEPTION 'the feed belongs to another database: this one was restored from a dump, copied, or upgraded' USING ERRCODE = 'HD001',
 			HINT = 'howdah changes rebase begins a new feed';
 	END IF;
 

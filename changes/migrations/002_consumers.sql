@@ -29,6 +29,8 @@ CREATE TABLE howdah.change_checkpoint (
 	id       bigint      NOT NULL DEFAULT 0,
 	failures smallint    NOT NULL DEFAULT 0,
 	backfill jsonb,
+	handled  bigint      NOT NULL DEFAULT 0,
+	failed   bigint      NOT NULL DEFAULT 0,
 	at       timestamptz NOT NULL DEFAULT clock_timestamp(),
 	CONSTRAINT change_checkpoint_pk PRIMARY KEY (consumer, shard, seq)
 );
@@ -36,6 +38,8 @@ COMMENT ON TABLE howdah.change_checkpoint IS 'How far each shard of a consumer h
 COMMENT ON COLUMN howdah.change_checkpoint.id IS 'The change in commit n after which to go on; 0 after all of the commit.';
 COMMENT ON COLUMN howdah.change_checkpoint.failures IS 'Changes parked in a row, with no success between. From three on it is taken for an outage: the shard stalls.';
 COMMENT ON COLUMN howdah.change_checkpoint.backfill IS 'How far the present state of tables has been handed over; NULL where none is to be.';
+COMMENT ON COLUMN howdah.change_checkpoint.handled IS 'Changes that were handled, since there are so many shards.';
+COMMENT ON COLUMN howdah.change_checkpoint.failed IS 'Calls of a handler that failed; those since the checkpoint are told with the next.';
 
 -- By the index alone, whatever the planner has heard of the table: behind an old
 -- snapshot it fills with checkpoints that are no more, which nobody is to walk through.
@@ -55,10 +59,12 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION howdah.change_place(text, int) IS 'Where a shard of a consumer stands: its newest checkpoint.';
 
-CREATE FUNCTION howdah.change_move(consumer_ text, shard_ int, seq_ bigint, n_ bigint, id_ bigint, failures_ int, path text, backfill_ jsonb) RETURNS boolean
+CREATE FUNCTION howdah.change_move(consumer_ text, shard_ int, seq_ bigint, n_ bigint, id_ bigint, failures_ int, path text, backfill_ jsonb, handled_ bigint, failed_ bigint) RETURNS boolean
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
+DECLARE
+	last howdah.change_checkpoint;
 BEGIN
 	IF path <> '' AND current_setting('howdah.path', true) IS DISTINCT FROM path THEN
 		RETURN false;
@@ -66,15 +72,16 @@ BEGIN
 	-- Exactly the one before: those before that are dead, but would have to be passed over
 	-- as long as anybody holds an old snapshot.
 	DELETE FROM howdah.change_checkpoint
-	WHERE consumer = consumer_ AND shard = shard_::smallint AND seq = seq_;
+	WHERE consumer = consumer_ AND shard = shard_::smallint AND seq = seq_
+	RETURNING * INTO last;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
-	INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill)
-	VALUES (consumer_, shard_, seq_ + 1, n_, id_, failures_, backfill_);
+	INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill, handled, failed)
+	VALUES (consumer_, shard_, seq_ + 1, n_, id_, failures_, backfill_, last.handled + handled_, last.failed + failed_);
 	RETURN true;
 END $$;
-COMMENT ON FUNCTION howdah.change_move(text, int, bigint, bigint, bigint, int, text, jsonb) IS 'Puts a checkpoint in the place of seq_; false where that is not there, or howdah.path is not path any more.';
+COMMENT ON FUNCTION howdah.change_move(text, int, bigint, bigint, bigint, int, text, jsonb, bigint, bigint) IS 'Puts a checkpoint in the place of seq_; false where that is not there, or howdah.path is not path any more. What was handled and failed since is added to what it counts.';
 
 CREATE FUNCTION howdah.change_lane(schema_name text, table_name text, key jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE

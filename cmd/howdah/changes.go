@@ -42,6 +42,7 @@ func (c *cli) changes() *cobra.Command {
 		c.changesResume(),
 		c.changesSeek(),
 		c.changesReshard(),
+		c.changesBackfill(),
 		c.changesParked(),
 		c.changesRetry(),
 		c.changesSkip(),

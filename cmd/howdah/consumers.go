@@ -171,6 +171,40 @@ it helps with the old shards until they are through. Those run with the old numb
 	}
 }
 
+func (c *cli) changesBackfill() *cobra.Command {
+	var yes, end bool
+	cmd := &cobra.Command{
+		Use:   "backfill NAME TABLE...",
+		Short: "Have a consumer read the rows of tables anew, or no more of them",
+		Long: `Has a consumer read the rows of tables as they stand, from the first on, beside what
+happens to them: those that it was handed before it is handed again, so that it is meant
+only with --yes. With --end it reads no more rows of the tables, or of any where none is
+named, and goes on with what happens to them. A consumer that paused because it could not
+read a table is resumed then: howdah changes resume NAME.`,
+		Example: `  howdah changes backfill billing public.orders --yes
+  howdah changes backfill billing public.orders --end
+  howdah changes backfill billing --end`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, tables := args[0], args[1:]
+			if end {
+				return c.withConsumer(cmd, name, "ended", func(ctx context.Context, l *changes.Log) error {
+					return l.EndBackfill(ctx, name, tables...)
+				})
+			}
+			if !yes {
+				return pg.Refuse("--yes", "is missing: rows that %s was handed before it is handed again", name)
+			}
+			return c.withConsumer(cmd, name, "begun", func(ctx context.Context, l *changes.Log) error {
+				return l.Backfill(ctx, name, tables...)
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&yes, "yes", false, "do it")
+	cmd.Flags().BoolVar(&end, "end", false, "read no more of their rows")
+	return cmd
+}
+
 func (c *cli) changesForget() *cobra.Command {
 	var yes bool
 	cmd := &cobra.Command{

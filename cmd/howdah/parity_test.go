@@ -36,6 +36,7 @@ var apart = map[string]string{
 	"method changes.Uninstall":      "howdah changes uninstall --yes; too much for a request",
 	"method changes.Save":           "howdah changes run --save",
 	"method changes.Vitals":         "/metrics",
+	"method changes.EndBackfill":    "changes-backfill with end, howdah changes backfill --end",
 	"method changes.Retain":         "howdah changes retention with an argument; what an operator decides",
 	"method changes.Retention":      "howdah changes retention",
 	"method changes.Rebase":         "howdah changes rebase; too much for a request",

@@ -86,7 +86,7 @@ func (c *cli) changesRebase() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rebase",
 		Short: "Make the log usable after a dump was restored, or after pg_upgrade",
-		Long: `A log that came from another cluster means nothing in this one: nobody can read it until
+		Long: `A log that came from another database means nothing in this one: nobody can read it until
 it was rebased. That empties it and begins an era; consumers expire, and go on where they
 are moved to. --keep goes on with the log as it is, which is right after pg_upgrade.`,
 		Example: `  howdah changes rebase --keep
