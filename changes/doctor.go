@@ -169,8 +169,9 @@ const doctorLog = `
 	SELECT 'restored', 'error', 'howdah.change', 'the log came from another database, where the feed ended: nothing is numbered, and nothing handled',
 		'howdah changes rebase --yes begins a new feed; after pg_upgrade howdah changes rebase --keep goes on with this one'
 	FROM howdah.change_state
-	WHERE system <> (SELECT system_identifier FROM pg_control_system()) OR ticks <> 'howdah.change_tick'::regclass
-		OR database <> (SELECT oid FROM pg_database WHERE datname = current_database())
+	WHERE system <> (SELECT system_identifier FROM pg_control_system())
+		OR (ticks <> 'howdah.change_tick'::regclass OR database <> (SELECT oid FROM pg_database WHERE datname = current_database()))
+			AND (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) > 0 -- else the tick takes it over
 	UNION ALL
 	SELECT 'era', 'warning', 'commit ' || e.first, 'the feed went on in another history (a failover or restore) at ' || date_trunc('seconds', e.at) || ': what stood after ' || e.head || ' is lost',
 		'whoever had read further has to begin anew'

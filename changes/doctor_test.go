@@ -61,6 +61,10 @@ func TestDoctorFinds(t *testing.T) {
 			l, pool := newLog(t)
 			exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`)
 			capture(t, l, changes.Capture{Table: "public.a"})
+			exec(t, pool, `INSERT INTO a VALUES (0)`)
+			if _, err := l.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 			if found := codes(t, l); len(found) != 0 {
 				t.Fatalf("before: %q", found)
 			}

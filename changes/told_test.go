@@ -145,15 +145,37 @@ func TestF9Restored(t *testing.T) {
 			t.Parallel()
 			m := newAudited(t)
 			exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+			at := m.sync(t)
+			exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
 			exec(t, m.pool, sql)
 			_, err := m.log.Sync(t.Context())
-			_, _, pageErr := m.log.Page(t.Context(), changes.Position{}, 10, changes.Filter{})
+			_, _, pageErr := m.log.Page(t.Context(), at, 10, changes.Filter{})
 			for _, err := range []error{err, pageErr} {
 				if !errors.Is(err, changes.ErrRestored) || !errors.Is(err, fault.Conflict) || !strings.Contains(fmt.Sprint(err), "rebase") {
 					t.Errorf("%v, want ErrRestored with the word rebase", err)
 				}
 			}
 		})
+	}
+}
+
+// A copy of a database where nothing was numbered yet, as of a template, goes on by
+// itself; doctor has nothing to say of it, and from then on it is a database of its own.
+func TestF9CopiedBeforeItsFirstCommit(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `UPDATE howdah.change_state SET database = 1, ticks = 1`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	if found := codes(t, m.log); slices.Contains(found, "restored howdah.change") {
+		t.Errorf("doctor finds %q", found)
+	}
+	if at := m.sync(t); at.Commit != 1 {
+		t.Errorf("the feed is at %s", at)
+	}
+	exec(t, m.pool, `UPDATE howdah.change_state SET database = 1`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
+	if _, err := m.log.Sync(t.Context()); !errors.Is(err, changes.ErrRestored) {
+		t.Errorf("a copy of what was numbered: %v", err)
 	}
 }
 

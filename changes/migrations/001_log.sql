@@ -298,6 +298,8 @@ DECLARE
 	base  bigint;
 	head  bigint;
 	found_ bigint;
+	elsewhere boolean;
+	copied boolean;
 BEGIN
 	IF current_setting('transaction_isolation') <> 'read committed' OR pg_current_xact_id_if_assigned() IS NOT NULL THEN
 		RAISE EXCEPTION 'a tick is a transaction of its own' USING ERRCODE = 'HD002',
@@ -352,12 +354,17 @@ BEGIN
 		END IF;
 	END IF;
 
-	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap)
-		OR (SELECT s.system <> (SELECT system_identifier FROM pg_control_system()) OR s.ticks <> 'howdah.change_tick'::regclass
-				OR s.database <> (SELECT oid FROM pg_database WHERE datname = current_database())
-			FROM howdah.change_state s) THEN
+	SELECT s.system <> (SELECT system_identifier FROM pg_control_system()),
+		s.ticks <> 'howdah.change_tick'::regclass OR s.database <> (SELECT oid FROM pg_database WHERE datname = current_database())
+	INTO STRICT elsewhere, copied
+	FROM howdah.change_state s;
+	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap) OR elsewhere OR copied AND prev.n > 0 THEN
 		RAISE EXCEPTION 'the feed belongs to another database: this one was restored from a dump, copied, or upgraded' USING ERRCODE = 'HD001',
 			HINT = 'howdah changes rebase begins a new feed';
+	END IF;
+	IF copied THEN -- a template, say: nobody has been told anything of its feed
+		UPDATE howdah.change_state
+		SET database = (SELECT oid FROM pg_database WHERE datname = current_database()), ticks = 'howdah.change_tick'::regclass;
 	END IF;
 
 	base := prev.n;
