@@ -1,6 +1,11 @@
 package changes
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+)
 
 // coming is a page of the feed that is read while what is before it is handled: what
 // has a number does not change.
@@ -51,12 +56,22 @@ func (s *shard) readAhead(ctx context.Context, n int, f Filter, more bool) {
 	if !more {
 		return
 	}
-	c := &coming{done: make(chan struct{}), after: s.end}
+	c, here := &coming{done: make(chan struct{}), after: s.end}, s.at.timeline
 	s.coming = c
 	s.reading.Go(func() {
 		defer close(c.done)
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 		defer cancel()
-		c.page, c.end, c.more, c.err = s.log.page(ctx, c.after, n, f)
+		c.err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
+			c.page, c.end, c.more, err = New(conn, Config{}).page(ctx, c.after, n, f)
+			var history string
+			if err == nil {
+				err = conn.QueryRow(ctx, `SELECT `+timeline).Scan(&history)
+			}
+			if err == nil && history != here {
+				return errors.New("the connection leads to another server than the batches' one")
+			}
+			return err
+		})
 	})
 }

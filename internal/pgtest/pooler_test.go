@@ -86,7 +86,8 @@ func TestPooler(t *testing.T) {
 		t.Errorf("a statement that is cancelled: %v", err)
 	}
 	four := connect()
-	for deadline := time.Now().Add(time.Minute); pid(four) == pid(four); { // those that were lost are replaced
+	deadline := time.Now().Add(time.Minute)
+	for one := pid(four); one == pid(four); { // those that were lost are replaced
 		if time.Now().After(deadline) {
 			t.Fatal("only one server is left")
 		}
