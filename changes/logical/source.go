@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -218,6 +219,9 @@ func (s *source) confirm(ctx context.Context, w *writer) error {
 		if err := w.flush(ctx); err != nil {
 			return err
 		}
+	}
+	if s.stream.IsClosed() { // pgx may still be taking leave on it
+		return net.ErrClosed
 	}
 	return pglogrepl.SendStandbyStatusUpdate(ctx, s.stream, pglogrepl.StandbyStatusUpdate{WALWritePosition: w.told})
 }

@@ -362,9 +362,8 @@ BEGIN
 		RAISE EXCEPTION 'the feed belongs to another database: this one was restored from a dump, copied, or upgraded' USING ERRCODE = 'HD001',
 			HINT = 'howdah changes rebase begins a new feed';
 	END IF;
-	IF copied THEN -- a template, say: nobody has been told anything of its feed
-		UPDATE howdah.change_state
-		SET database = (SELECT oid FROM pg_database WHERE datname = current_database()), ticks = 'howdah.change_tick'::regclass;
+	IF copied THEN
+		PERFORM howdah.change_own();
 	END IF;
 
 	base := prev.n;

@@ -9,5 +9,14 @@ COMMENT ON COLUMN howdah.change_state.ticks IS 'The table change_tick, by its nu
 UPDATE howdah.change_state
 SET database = (SELECT oid FROM pg_database WHERE datname = current_database()), ticks = 'howdah.change_tick'::regclass;
 
+CREATE FUNCTION howdah.change_own() RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp -- whoever ticks first need not be allowed more than to tick
+AS $$
+	UPDATE howdah.change_state
+	SET database = (SELECT oid FROM pg_database WHERE datname = current_database()), ticks = 'howdah.change_tick'::regclass
+	WHERE (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) = 0;
+$$;
+COMMENT ON FUNCTION howdah.change_own() IS 'Makes a copied log, of a template, say, one of its own: where nothing was numbered nobody has been told anything of it.';
+
 ALTER TABLE howdah.change_pump ADD COLUMN confirmed pg_lsn;
 COMMENT ON COLUMN howdah.change_pump.confirmed IS 'The last that the slot was told. Where the slot knows of more, it is another slot.';
