@@ -148,9 +148,10 @@ func notDone(item string) string {
 }
 
 // Increment adds one attempt to each of items and returns how many are on list;
-// others are ignored. A count that has reached 2147483647 stays there. A
-// connection that is lost on the way is [pg.ErrOutcomeUnknown]: to repeat the call
-// may count twice.
+// others are ignored. A count that has reached 2147483647 stays there. With an error
+// it returns how many it has surely counted, which are none unless another changed
+// some meanwhile. A connection that is lost on the way is [pg.ErrOutcomeUnknown]: to
+// repeat the call may count twice.
 func (s *Store) Increment(ctx context.Context, list string, items ...string) (n int64, err error) {
 	const op = "checklists: increment"
 	if err := s.check(list, items); err != nil {
