@@ -148,9 +148,10 @@ func notDone(item string) string {
 }
 
 // Increment adds one attempt to each of items and returns how many are on list;
-// others are ignored. A count that has reached 2147483647 stays there. A
-// connection that is lost on the way is [pg.ErrOutcomeUnknown]: to repeat the call
-// may count twice.
+// others are ignored. A count that has reached 2147483647 stays there. With an error
+// it returns how many it has surely counted, which are none unless another changed
+// some meanwhile. A connection that is lost on the way is [pg.ErrOutcomeUnknown]: to
+// repeat the call may count twice.
 func (s *Store) Increment(ctx context.Context, list string, items ...string) (n int64, err error) {
 	const op = "checklists: increment"
 	if err := s.check(list, items); err != nil {
@@ -194,12 +195,23 @@ func (s *Store) Delete(ctx context.Context, list string, items ...string) (int64
 // It goes by the place of the row, which spares a second search for its key. A row
 // that another has changed while this one waited for it is at a place that the
 // snapshot cannot see: it is searched for. Others are not, that came onto the list
-// meanwhile: in a transaction they would be locked out of order.
+// meanwhile: in a transaction they would be locked out of order. On a pool that is a
+// transaction of its own: where it fails, n are changed all the same.
 func (s *Store) change(ctx context.Context, list string, items []string, change, from, lock string) (n int64, err error) {
 	if len(items) == 0 {
 		return 0, nil
 	}
+	if _, err := s.full(ctx); err != nil {
+		return 0, err
+	}
 	k := func(columns string) string { return locked(`unnest($2::text[]) AS f(item)`, columns, ``, lock) }
+	byKey := `
+		WITH ` + k(`l.*`) + change + `
+		` + from + ` k
+		WHERE l.list = k.list AND l.item = k.item`
+	if !s.layout.placed() {
+		return s.run(ctx, byKey, list, sortedSet(items))
+	}
 	var missed []string
 	err = s.row(ctx, `
 		WITH `+k(`l.item, l.place`)+`,
@@ -211,10 +223,7 @@ func (s *Store) change(ctx context.Context, list string, items []string, change,
 	if err != nil || len(missed) == 0 {
 		return n, err
 	}
-	more, err := s.run(ctx, `
-		WITH `+k(`l.*`)+change+`
-		`+from+` k
-		WHERE l.list = k.list AND l.item = k.item`, list, missed)
+	more, err := s.run(ctx, byKey, list, missed)
 	return n + more, err
 }
 

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // refusals counts the statements of batches that meet an item which is there.
@@ -167,4 +168,32 @@ func TestInsertsOfManyAtOnceAddEachOnce(t *testing.T) {
 		t.Errorf("%d items, %d added, want 1,100", n, added.Load())
 	}
 	mustNotDrift(t, pool)
+}
+
+// So it is on a connection on which the caller has begun a transaction by hand.
+func TestInsertOfManyAfterABeginByHandDoesNotFailIt(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	made, pool := newStore(t)
+	insert(t, made, "l", numbered(200)...)
+	pooled, err := pool.Acquire(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pooled.Release()
+	for name, db := range map[string]pg.DB{"a connection": pooled.Conn(), "one of a pool": pooled} {
+		s := checklists.New(db, checklists.Config{Table: made.Table()}) // which knows nothing of the list
+		if _, err := db.Exec(ctx, `BEGIN`); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.Insert(ctx, "l", numbered(300)[100:]...); err != nil || n != 100 {
+			t.Errorf("%s: Insert = %d, %v, want 100", name, n, err)
+		}
+		if n, err := s.Insert(ctx, "l", "after"); err != nil || n != 1 {
+			t.Errorf("%s: then Insert = %d, %v, want 1", name, n, err)
+		}
+		if _, err := db.Exec(ctx, `ROLLBACK`); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -27,6 +27,7 @@ type layout struct {
 	known bool
 	full  bool // with the columns of migration 002
 	at    time.Time
+	parts bool // which have rows at the same places
 
 	collation string // of names, quoted
 }
@@ -38,10 +39,10 @@ func (l *layout) get() (full, known bool) {
 }
 
 // found keeps what a look found; a table that is missing is looked for again.
-func (l *layout) found(exists, full bool, collation string) {
+func (l *layout) found(exists, full, parts bool, collation string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.known, l.full, l.collation, l.at = exists, full, collation, time.Now()
+	l.known, l.full, l.parts, l.collation, l.at = exists, full, parts, collation, time.Now()
 }
 
 // forget makes the next call look again. The collation stays: one that has looked
@@ -59,6 +60,14 @@ func (l *layout) order() string {
 	return l.collation
 }
 
+// placed reports whether the place of a row, once full has looked, tells it from all
+// others: not where a table of others is partitioned, or has children.
+func (l *layout) placed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.parts
+}
+
 // full reports whether the table has howdah's columns. It asks the catalogs
 // once; a table that is missing is for the statement that follows to tell. One that
 // is being adopted has its columns before it has indexes and counts.
@@ -66,25 +75,26 @@ func (s *Store) full(ctx context.Context) (bool, error) {
 	if full, known := s.layout.get(); known {
 		return full, nil
 	}
-	var exists, full bool
+	var exists, full, parts bool
 	var collation string
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT to_regclass($1) IS NOT NULL,
 				count(*) FILTER (WHERE attname IN ('priority', 'due', 'lease', 'worker', 'tried', 'error', 'payload')) = 7
 					AND coalesce(obj_description(to_regclass($1), 'pg_class'), '') NOT LIKE 'Being adopted by howdah%',
+				EXISTS (SELECT FROM pg_inherits WHERE inhparent = to_regclass($1)),
 				coalesce((
 					SELECT format('%I.%I', nspname, collname)
 					FROM pg_collation c
 					JOIN pg_namespace n ON n.oid = collnamespace
 					WHERE c.oid = max(attcollation) FILTER (WHERE attname = 'list')), 'pg_catalog."C"')
 			FROM pg_attribute
-			WHERE attrelid = to_regclass($1) AND NOT attisdropped`, s.table.Sanitize()).Scan(&exists, &full, &collation)
+			WHERE attrelid = to_regclass($1) AND NOT attisdropped`, s.table.Sanitize()).Scan(&exists, &full, &parts, &collation)
 	})
 	if err != nil {
 		return false, err
 	}
-	s.layout.found(exists, full, collation)
+	s.layout.found(exists, full, parts, collation)
 	return full, nil
 }
 

@@ -66,7 +66,8 @@ func (s *Store) finish(ctx context.Context, op string, run func(context.Context,
 		k = func(columns string) string {
 			return locked(`unnest($3::text[]) AS f(item)`, columns, ` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR UPDATE`)
 		}
-	} else {
+	}
+	if len(items) == 0 || !s.layout.placed() {
 		sqls = sqls[len(sqls)-1:]
 	}
 	for i, sql := range sqls {

@@ -17,7 +17,8 @@ type Event struct {
 	// Events of one Apply that share an ID stand or fall together.
 	ID string
 	// Hash is kept with the ID, and sent with another it is [ErrReused]. The default is
-	// one of all else but At, so that a retry may say a later time.
+	// that of another event with the ID in the same call, or one of all else but At, so
+	// that a retry may say a later time.
 	Hash []byte
 	// Op is OpAdd, the default (the original's track), or OpPut (its assert).
 	Op Op

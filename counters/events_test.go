@@ -383,6 +383,13 @@ func TestD16IDs(t *testing.T) {
 			t.Errorf("with other content Apply = %d, %v, want ErrReused", n, err)
 		}
 	}
+	// Of events that share an ID one Hash is enough.
+	for _, want := range []int{2, 0} {
+		n, err := s.Apply(ctx, counters.Event{ID: "h", Key: "k", At: at}, counters.Event{ID: "h", Hash: []byte("h"), Key: "k", At: at})
+		if n != want || err != nil {
+			t.Errorf("with the Hash of one Apply = %d, %v, want %d", n, err, want)
+		}
+	}
 	// In the caller's transaction the ID is his too.
 	tx, err := pool.Begin(ctx)
 	if err != nil {

@@ -28,7 +28,7 @@ func hasIDs(events []prepared) bool {
 }
 
 // hash gives events with an ID that have no Hash one of what they ask for: of all that
-// share the ID, which stand or fall together.
+// share the ID, which stand or fall together; or the Hash that another of them has.
 func hash(events []prepared) {
 	var shared map[string][]byte
 	for _, e := range events {
@@ -37,6 +37,14 @@ func hash(events []prepared) {
 				shared = map[string][]byte{}
 			}
 			shared[e.ID] = e.content(shared[e.ID])
+		}
+	}
+	if shared == nil {
+		return
+	}
+	for _, e := range slices.Backward(events) {
+		if e.ID != "" && e.Hash != nil {
+			shared[e.ID] = e.Hash
 		}
 	}
 	for i, e := range events {

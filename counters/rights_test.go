@@ -13,6 +13,7 @@ import (
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -155,5 +156,68 @@ func TestARoleThatMayOnlyRead(t *testing.T) {
 	}
 	if checksum(t, pool, "trifle_stats", "trifle_stats_ping") != before {
 		t.Error("something was written")
+	}
+}
+
+// Slots are shown to who may read all of a table. One who may read some rows of it, or
+// some columns, is told what is missing instead of other numbers.
+func TestARoleThatMayReadAPart(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStriped(t, counters.Config{Granularities: []counters.Granularity{"1d"}, Striped: []string{"hot"}})
+	if err := errors.Join(s.Track(ctx, "k", at, counters.Values{"n": 1}), s.Track(ctx, "hot", at, counters.Values{"n": 1})); err != nil {
+		t.Fatal(err)
+	}
+	rows := as(t, pool, "rows", "SELECT ON trifle_stats")
+	columns := as(t, pool, "columns", "SELECT (key, data) ON trifle_stats")
+	if _, err := pool.Exec(ctx, `ALTER TABLE trifle_stats ENABLE ROW LEVEL SECURITY; CREATE POLICY cold ON trifle_stats FOR SELECT USING (key NOT LIKE 'hot%')`); err != nil {
+		t.Fatal(err)
+	}
+	for name, pool := range map[string]*pgxpool.Pool{"rows": rows, "columns": columns} {
+		var n int
+		if err := pool.QueryRow(ctx, `SELECT count(*) FROM howdah.counter_slots_readable WHERE starts_with(tbl, current_schema() || '.')`).Scan(&n); n != 0 || err != nil {
+			t.Errorf("%s: %d slots, %v", name, n, err)
+		}
+		theirs := counters.New(pool, counters.Config{})
+		for key, want := range map[string]error{"k": nil, "hot": fault.Denied} {
+			series, err := theirs.Values(ctx, counters.Query{Key: key, From: at, To: at, Granularity: "1d"})
+			if !errors.Is(err, want) {
+				t.Errorf("%s: Values of %s = %v, %v, want %v", name, key, series, err, want)
+			}
+		}
+	}
+}
+
+// One who may only read looks slots up by their keys, as all do.
+func TestARoleThatMayOnlyReadLooksSlotsUp(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStriped(t, counters.Config{Granularities: []counters.Granularity{"1d"}, Striped: []string{"hot"}})
+	if err := s.Track(ctx, "hot", at, counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, `INSERT INTO howdah.counter_slots SELECT current_schema() || '.trifle_stats', 'hot::1d::' || (1746489600 - 86400 * n), 1, '{"n": 1}' FROM generate_series(1, 20000) AS n`); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, `ANALYZE howdah.counter_slots`); err != nil {
+		t.Fatal(err)
+	}
+	theirs := as(t, pool, "reader", "SELECT ON trifle_stats")
+	for name, pool := range map[string]*pgxpool.Pool{"owner": pool, "reader": theirs} {
+		s := counters.New(pool, counters.Config{})
+		if _, err := s.Settings(ctx); err != nil { // the look at the table is not to be explained
+			t.Fatal(err)
+		}
+		explained := pgtest.Explain(t, pool)
+		rows, err := s.WithTx(explained).Get(ctx, key("hot::1d::1746489600"))
+		if diff := cmp.Diff([]counters.Values{{"n": number(1)}}, rows); diff != "" || err != nil {
+			t.Errorf("%s: %s, %v", name, diff, err)
+		}
+		if plan := explained.Plan(); strings.Contains(plan, "Seq Scan on counter_slots") || !strings.Contains(plan, "counter_slots_pk") {
+			t.Errorf("%s:\n%s", name, plan)
+		}
+	}
+	if _, err := pool.Exec(ctx, `DELETE FROM howdah.counter_slots WHERE tbl = current_schema() || '.trifle_stats'`); err != nil {
+		t.Error(err)
 	}
 }

@@ -318,12 +318,20 @@ func (s *Store) read(ctx context.Context, t *table, rows []rowID, have func(i in
 			FROM unnest(`+t.arrays+`) WITH ORDINALITY AS k(`+t.columns+`, n)
 			JOIN {table} t ON `+t.join, t.args(chunk)
 		if n, keys := t.slottedRows(chunk); len(n) > 0 {
+			join := `JOIN howdah.counter_slots s ON s.key = k.key AND s.tbl = $%d`
+			if t.readable != ownSlots { // which would be gone through, were it joined
+				join = `CROSS JOIN LATERAL (
+				SELECT data
+				FROM ` + t.readable + `
+				WHERE key = k.key AND tbl = $%d
+				OFFSET 0) AS s`
+			}
 			sql += fmt.Sprintf(`
 			UNION ALL
 			SELECT k.n, s.data
 			FROM unnest($%d::bigint[], $%d::text[]) AS k(n, key)
-			JOIN %s s ON s.key = k.key AND s.tbl = $%d
-			ORDER BY n`, t.next, t.next+1, t.readable, t.next+2)
+			`+join+`
+			ORDER BY n`, t.next, t.next+1, t.next+2)
 			args = append(args, n, keys, t.name)
 		}
 		err := pg.Retry(ctx, s.db, func() error {

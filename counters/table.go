@@ -53,7 +53,7 @@ type table struct {
 	bytewise      bool   // an index has the keys in the order of their bytes
 	ping          bool   // there is a ping table
 	migrated      bool   // there are records, and slots
-	readable      string // howdah.counter_slots, or what this role may see of it
+	readable      string // ownSlots, or a view of what this role may see of it
 	separator     string
 	calendar      Calendar
 	granularities []Granularity
@@ -66,6 +66,9 @@ type table struct {
 	recent    *recent
 	old       bool // seen by a transaction of the caller's, as of its beginning
 }
+
+// ownSlots is where slots are.
+const ownSlots = "howdah.counter_slots"
 
 // record is a row of howdah.counter_tables.
 type record struct {
@@ -197,7 +200,8 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 				'howdah.' || coalesce((SELECT min(r.relname::text)
 					FROM pg_class r
 					JOIN pg_namespace h ON h.oid = r.relnamespace
-					WHERE h.nspname = 'howdah' AND r.relname IN ('counter_slots', 'counter_slots_readable') AND has_table_privilege(r.oid, 'SELECT')), 'counter_slots'),
+					WHERE h.nspname = 'howdah' AND has_table_privilege(r.oid, 'SELECT') AND (r.relname = 'counter_slots'
+						OR r.relname = 'counter_slots_readable' AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid))), 'counter_slots'),
 				current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
 			FROM pg_class c
 			JOIN pg_namespace n ON n.oid = c.relnamespace

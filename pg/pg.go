@@ -14,7 +14,9 @@ import (
 )
 
 // DB is what a service runs its statements on: the six methods that
-// *pgxpool.Pool, *pgx.Conn and pgx.Tx have in common.
+// *pgxpool.Pool, *pgx.Conn and pgx.Tx have in common. A transaction on a connection is
+// the Tx of its Begin: of one that was begun by an SQL statement a service knows nothing,
+// and a COMMIT of its own would end it.
 type DB interface {
 	Begin(ctx context.Context) (pgx.Tx, error) // on a Tx: a savepoint
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
