@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
@@ -149,9 +150,8 @@ func notDone(item string) string {
 
 // Increment adds one attempt to each of items and returns how many are on list;
 // others are ignored. A count that has reached 2147483647 stays there. With an error
-// it returns how many it has surely counted, which are none unless another changed
-// some meanwhile. A connection that is lost on the way is [pg.ErrOutcomeUnknown]: to
-// repeat the call may count twice.
+// none is counted; but a connection that is lost on the way is [pg.ErrOutcomeUnknown]:
+// to repeat the call may count twice.
 func (s *Store) Increment(ctx context.Context, list string, items ...string) (n int64, err error) {
 	const op = "checklists: increment"
 	if err := s.check(list, items); err != nil {
@@ -194,9 +194,9 @@ func (s *Store) Delete(ctx context.Context, list string, items ...string) (int64
 //
 // It goes by the place of the row, which spares a second search for its key. A row
 // that another has changed while this one waited for it is at a place that the
-// snapshot cannot see: it is searched for. Others are not, that came onto the list
-// meanwhile: in a transaction they would be locked out of order. On a pool that is a
-// transaction of its own: where it fails, n are changed all the same.
+// snapshot cannot see. Then the call fails as one statement, and all are searched for
+// by their keys; in a transaction, which must not fail, only those that were missed:
+// others, that came onto the list meanwhile, would be locked out of order.
 func (s *Store) change(ctx context.Context, list string, items []string, change, from, lock string) (n int64, err error) {
 	if len(items) == 0 {
 		return 0, nil
@@ -212,19 +212,28 @@ func (s *Store) change(ctx context.Context, list string, items []string, change,
 	if !s.layout.placed() {
 		return s.run(ctx, byKey, list, sortedSet(items))
 	}
-	var missed []string
-	err = s.row(ctx, `
-		WITH `+k(`l.item, l.place`)+`,
-		changed AS (`+change+`
+	sorted := sortedSet(items)
+	byPlace := `
+		WITH ` + k(`l.item, l.place`) + `,
+		changed AS (` + change + `
 			WHERE ctid = ANY(ARRAY(SELECT place FROM k))
 			RETURNING item)
-		SELECT n, CASE WHEN n < (SELECT count(*) FROM k) THEN ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM changed)) END
-		FROM (SELECT count(*) AS n FROM changed) AS n`, []any{list, sortedSet(items)}, &n, &missed)
-	if err != nil || len(missed) == 0 {
-		return n, err
+		SELECT n, CASE WHEN n < (SELECT count(*) FROM k) THEN %s END
+		FROM (SELECT count(*) AS n FROM changed) AS n`
+	if begun(s.db) {
+		var missed []string
+		err = s.row(ctx, fmt.Sprintf(byPlace, `ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM changed))`), []any{list, sorted}, &n, &missed)
+		if err != nil || len(missed) == 0 {
+			return n, err
+		}
+		more, err := s.run(ctx, byKey, list, missed)
+		return n + more, err
 	}
-	more, err := s.run(ctx, byKey, list, missed)
-	return n + more, err
+	err = s.row(ctx, fmt.Sprintf(byPlace, `1 / (n - n)`), []any{list, sorted}, &n, nil)
+	if pgErr := (*pgconn.PgError)(nil); errors.As(err, &pgErr) && pgErr.Code == "22012" { // division_by_zero: none is changed
+		return s.run(ctx, byKey, list, sorted)
+	}
+	return n, err
 }
 
 // locked is the CTE k: of the items f that are on list $1 and meet a condition

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -150,6 +151,30 @@ func TestIncrementAndDeleteWaitForWhoChangesTheirItems(t *testing.T) {
 	}
 	if got := progress(t, s, "l"); got.Done != 4 || got.Left != 0 {
 		t.Errorf("%+v", got)
+	}
+}
+
+// What waited for another, and then fails on what that one changed, has done nothing.
+func TestIncrementAndDeleteAreWholeWhoeverTheyWaitedFor(t *testing.T) {
+	t.Parallel()
+	s, pool := newStore(t)
+	insert(t, s, "l", "a", "b", "c")
+	if _, err := pool.Exec(t.Context(), `
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'as asked'; END $$;
+		CREATE TRIGGER refuse BEFORE UPDATE OR DELETE ON lists FOR EACH ROW WHEN (OLD.attempts >= 10) EXECUTE FUNCTION refuse()`); err != nil {
+		t.Fatal(err)
+	}
+	for round, do := range []func(context.Context, string, ...string) (int64, error){s.Increment, s.Delete} {
+		item := []string{"b", "c"}[round]
+		whileChanging(t, pool, `UPDATE lists SET attempts = 10 WHERE item = '`+item+`'`, func(ctx context.Context) error {
+			if n, err := do(ctx, "l", "a", item); n != 0 || err == nil || !strings.Contains(err.Error(), "as asked") {
+				return fmt.Errorf("%d, %w", n, err)
+			}
+			return nil
+		})
+		if a, err := s.Get(t.Context(), "l", "a"); err != nil || a.Attempts != 0 {
+			t.Errorf("%+v, %v", a, err)
+		}
 	}
 }
 
