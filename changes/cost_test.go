@@ -136,30 +136,6 @@ func TestCostInALargeLog(t *testing.T) {
 	}
 }
 
-// To ask how consumers stand must not look so dear to the planner that it compiles the
-// statement, which takes a thousand times as long as to run it. Tables so small are never
-// analyzed.
-func TestConsumersCostLittle(t *testing.T) {
-	t.Parallel()
-	m := newAudited(t)
-	m.consumerAt(t, "c", m.sync(t))
-	e := pgtest.Explain(t, m.pool)
-	if _, err := e.Tx.Exec(t.Context(), `SET LOCAL plan_cache_mode = force_custom_plan`); err != nil { // as the first times
-		t.Fatal(err)
-	}
-	if _, err := changes.New(e, changes.Config{}).Consumers(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	plan := e.Plan()
-	cost := regexp.MustCompile(`^[^(]*\(cost=[\d.]+\.\.(\d+)`).FindStringSubmatch(plan)
-	if cost == nil {
-		t.Fatalf("no cost in\n%s", plan)
-	}
-	if n, err := strconv.Atoi(cost[1]); err != nil || n >= 100_000 { // jit_above_cost
-		t.Errorf("it is expected to cost %s, %v:\n%s", cost[1], err, plan)
-	}
-}
-
 // Checkpoints that are no more, but that nobody can take away, are not walked through.
 func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 	t.Parallel()
