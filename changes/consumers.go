@@ -75,8 +75,14 @@ const (
 				coalesce((
 					SELECT greatest(extract(epoch FROM clock_timestamp() - e.at), 0)
 					FROM howdah.change_commit m
-					JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
-					WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
+					CROSS JOIN LATERAL (
+						SELECT l.id, l.at
+						FROM howdah.change l
+						WHERE l.xid = m.xid AND l.slot = m.slot
+							AND l.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
+						ORDER BY l.id
+						LIMIT 1) e
+					WHERE m.n >= s.n + (s.id = 0)::int
 					ORDER BY m.n, e.id
 					LIMIT 1), 0)::float8`
 )
@@ -84,20 +90,9 @@ const (
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
-// interpreted runs a statement that is not to be compiled: of one about so many parts that
-// takes a second, and the rest a millisecond; what the planner knows of tables that change
-// all the time does not keep it from that. A caller's transaction gets back what it had.
-func interpreted(ctx context.Context, db pg.DB, rows func(pgx.Rows) error, sql string, args ...any) error {
-	var batch pgx.Batch
-	batch.Queue(`SELECT set_config('howdah.jit', current_setting('jit'), true), set_config('jit', 'off', true)`)
-	batch.Queue(sql, args...).Query(rows)
-	batch.Queue(`SELECT set_config('jit', coalesce(nullif(current_setting('howdah.jit', true), ''), 'on'), true)`)
-	return db.SendBatch(ctx, &batch).Close()
-}
-
 func (l *Log) statuses(ctx context.Context, op string, name *string) (found []Status, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		return interpreted(ctx, l.db, func(rows pgx.Rows) (err error) {
+		return byIndexes(ctx, l.db, func(rows pgx.Rows) (err error) {
 			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
 				var kept *saved
 				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,

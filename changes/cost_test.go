@@ -1,6 +1,7 @@
 package changes_test
 
 import (
+	"cmp"
 	"context"
 	"regexp"
 	"strconv"
@@ -133,6 +134,47 @@ func TestCostInALargeLog(t *testing.T) {
 	}
 	if n := buffers(t, idle); n > 700 { // a few for each of those that other tests leave in doubt, of which it bears 15
 		t.Errorf("an idle tick touches %d pages:\n%s", n, idle)
+	}
+}
+
+// To tell how far behind a consumer is must not take as long as to read all that it has not
+// come to.
+func TestBehindCostsLittle(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a SELECT g, 1 FROM generate_series(1, 5000) g`)
+	for i := range 50 {
+		exec(t, m.pool, `UPDATE chk.a SET v = 2 WHERE id = $1`, i+1)
+	}
+	m.sync(t)
+	m.consumerAt(t, "c", changes.Position{})
+	for _, statistics := range []bool{false, true} {
+		if statistics {
+			exec(t, m.pool, `ANALYZE howdah.change, howdah.change_commit`)
+		}
+		for name, ask := range map[string]func(*changes.Log) error{
+			"Consumers": func(l *changes.Log) error { _, err := l.Consumers(t.Context()); return err },
+			"Vitals":    func(l *changes.Log) error { _, err := l.Vitals(t.Context()); return err },
+		} {
+			tx, err := pgtest.Pool(t, m.url).Begin(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer tx.Rollback(context.WithoutCancel(t.Context()))
+			var before, after int
+			const sum = `
+				SELECT coalesce(sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)), 0)
+				FROM pg_stat_xact_user_tables
+				WHERE schemaname = 'howdah' AND relname ~ '^change_([0-7]|commit)$'`
+			err = tx.QueryRow(t.Context(), sum).Scan(&before)
+			err = cmp.Or(err, ask(m.log.WithTx(tx)))
+			if err = cmp.Or(err, tx.QueryRow(t.Context(), sum).Scan(&after)); err != nil {
+				t.Fatal(err)
+			}
+			if read := after - before; read < 1 || read > 20 {
+				t.Errorf("%s reads %d rows of the log; with statistics: %t", name, read, statistics)
+			}
+		}
 	}
 }
 

@@ -51,7 +51,7 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 	}
 	v.OldestTransaction = time.Duration(seconds * float64(time.Second))
 	err = pg.Retry(ctx, l.db, func() error {
-		return interpreted(ctx, l.db, func(rows pgx.Rows) (err error) {
+		return byIndexes(ctx, l.db, func(rows pgx.Rows) (err error) {
 			v.Shards, err = pgx.CollectRows(rows, pgx.RowToStructByName[ShardVitals])
 			return err
 		}, `
