@@ -82,8 +82,8 @@ func (s *shard) fill(b *batch, st standing) (pause, error) {
 		s.chunk = &chunk{after: *st.backfill, at: st.at, whole: true}
 	case s.chunk == nil || !s.chunk.after.equal(st.backfill):
 		b.rollback()
-		err := s.read(b.parent, *st.backfill)
-		if unreadable(err) {
+		refused, err := s.read(b.parent, *st.backfill)
+		if refused {
 			table := st.backfill.Tables[0]
 			return pause{}, s.stop(b.parent, nil, "paused", fmt.Errorf("the rows of %s cannot be read: %w. Mend that; or begin anew with it: howdah changes backfill %[3]s %[1]s --yes; "+
 				"or go on without its rows: howdah changes backfill %[3]s %[1]s --end. Then: howdah changes resume %[3]s", table, err, s.cfg.Name))
@@ -135,35 +135,44 @@ func (s *shard) filled(n int) {
 	s.chunk.after, s.chunk.reads, s.chunk.lasts = *left, s.chunk.reads[n:], s.chunk.lasts[n:]
 }
 
-// read reads the next chunk of a backfill.
-func (s *shard) read(ctx context.Context, after backfill) error {
+// read reads the next chunk of a backfill, or says that its table cannot be read, and why.
+// That a snapshot cannot be had is no fault of the table.
+func (s *shard) read(ctx context.Context, after backfill) (refused bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 	defer cancel()
-	most := cmp.Or(s.cfg.Chunk, maxChunk)
-	return s.log.Snapshot(ctx, func(tx pgx.Tx, at Position) error {
-		src, err := findSource(ctx, tx, after.Tables[0])
-		if err != nil {
-			return err
-		}
-		c := &chunk{after: after, at: at, by: slices.Clone(after.By)}
-		if by := src.by(); c.by != nil && c.by[0] != "" && c.by[0] != by {
-			// Which rows were handed over is known by the old order only, and by the old
-			// key in which shard; but nothing was if there is one, which has not begun.
-			if after.Last != nil || s.of > 1 {
-				return pg.Refuse("backfill", "it was read by %s, and would be by %s now: nobody can tell which of its rows were handed over", c.by[0], by)
-			}
-			c.by[0] = by
-		}
-		if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
-			return err
-		}
-		for i := range c.reads {
-			c.reads[i].Position = at
-		}
-		c.whole = len(c.reads) < most
-		s.chunk = c
-		return nil
+	err = s.log.Snapshot(ctx, func(tx pgx.Tx, at Position) error {
+		err := s.readAt(ctx, tx, at, after)
+		refused = unreadable(err)
+		return err
 	})
+	return refused, err
+}
+
+// readAt reads it in a transaction that sees what stands up to at.
+func (s *shard) readAt(ctx context.Context, tx pgx.Tx, at Position, after backfill) error {
+	most := cmp.Or(s.cfg.Chunk, maxChunk)
+	src, err := findSource(ctx, tx, after.Tables[0])
+	if err != nil {
+		return err
+	}
+	c := &chunk{after: after, at: at, by: slices.Clone(after.By)}
+	if by := src.by(); c.by != nil && c.by[0] != "" && c.by[0] != by {
+		// Which rows were handed over is known by the old order only, and by the old
+		// key in which shard; but nothing was if there is one, which has not begun.
+		if after.Last != nil || s.of > 1 {
+			return pg.Refuse("backfill", "it was read by %s, and would be by %s now: nobody can tell which of its rows were handed over", c.by[0], by)
+		}
+		c.by[0] = by
+	}
+	if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
+		return err
+	}
+	for i := range c.reads {
+		c.reads[i].Position = at
+	}
+	c.whole = len(c.reads) < most
+	s.chunk = c
+	return nil
 }
 
 // source is a captured table as a backfill reads it: in the order of a unique key.

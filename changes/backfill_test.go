@@ -8,14 +8,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // filling is a consumer that reads tables.
@@ -238,6 +241,69 @@ func TestBackfillRefused(t *testing.T) {
 		t.Errorf("%d consumers were made", n)
 	}
 }
+
+// Where the tick's connection is lost before its snapshot was taken over, there is nothing
+// for a person to mend: the rows are read anew.
+func TestBackfillWhoseSnapshotIsGone(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	effects(t, m.pool)
+	exec(t, m.pool, `INSERT INTO chk.a SELECT g, 1 FROM generate_series(1, 10) g`)
+	cfg, err := pgxpool.ParseConfig(withConns(m.url, 8))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lost atomic.Int32
+	cfg.ConnConfig.Tracer = beforeQuery(func(ctx context.Context, sql string) {
+		if !strings.Contains(sql, "SET TRANSACTION SNAPSHOT") || lost.Load() > 0 {
+			return
+		}
+		eventually(t, "the tick is cut off", func() bool {
+			var n int32
+			err := m.pool.QueryRow(ctx, `
+				SELECT count(pg_terminate_backend(pid, 10000))
+				FROM pg_stat_activity
+				WHERE datname = current_database() AND state = 'idle in transaction' AND query LIKE '%howdah.snapshot%' AND pid <> pg_backend_pid()`).Scan(&n)
+			return lost.Add(n) > 0 || err != nil
+		})
+	})
+	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	c := changes.NewConsumer(pool, pg.NewHub(pg.HubConfig{Conn: m.pool.Config().ConnConfig}), filling("chk.a"))
+	on(effect("fill"))(c)
+	ctx, stop := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() {
+		if err := c.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	defer run.Wait()
+	defer stop()
+	eventually(t, "it has read its rows, or is paused", func() bool {
+		return m.number(t, `
+			SELECT count(*)
+			FROM howdah.change_consumer c
+			JOIN howdah.change_checkpoint k ON k.consumer = c.name
+			WHERE c.state = 'paused' OR k.backfill IS NULL`) > 0
+	})
+	if s := status(t, m.log, "fill"); s.State != "running" || lost.Load() == 0 {
+		t.Errorf("it is %s (%s), after %d connections were lost", s.State, s.Reason, lost.Load())
+	}
+}
+
+// beforeQuery is called before each statement of a pool.
+type beforeQuery func(ctx context.Context, sql string)
+
+func (f beforeQuery) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQueryStartData) context.Context {
+	f(ctx, q.SQL)
+	return ctx
+}
+
+func (beforeQuery) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // A table that is gone pauses the consumer, which says so; one that has expired begins
 // anew, with the rows again.

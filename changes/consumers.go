@@ -75,8 +75,14 @@ const (
 				coalesce((
 					SELECT greatest(extract(epoch FROM clock_timestamp() - e.at), 0)
 					FROM howdah.change_commit m
-					JOIN howdah.change e ON e.xid = m.xid AND e.slot = m.slot
-					WHERE m.n >= s.n + (s.id = 0)::int AND e.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
+					CROSS JOIN LATERAL (
+						SELECT l.id, l.at
+						FROM howdah.change l
+						WHERE l.xid = m.xid AND l.slot = m.slot
+							AND l.id > CASE WHEN m.n = s.n THEN s.id ELSE 0 END -- what is left of a commit, too
+						ORDER BY l.id
+						LIMIT 1) e
+					WHERE m.n >= s.n + (s.id = 0)::int
 					ORDER BY m.n, e.id
 					LIMIT 1), 0)::float8`
 )
@@ -84,18 +90,20 @@ const (
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
-// To compile a statement about so many parts takes a second, to run it a millisecond;
-// what the planner knows of tables that change all the time does not keep it from that.
-const (
-	interpreted = `SELECT set_config('howdah.jit', current_setting('jit'), true), set_config('jit', 'off', true)`
-	compiled    = `SELECT set_config('jit', coalesce(nullif(current_setting('howdah.jit', true), ''), 'on'), true)`
-)
-
 func (l *Log) statuses(ctx context.Context, op string, name *string) (found []Status, err error) {
 	err = pg.Retry(ctx, l.db, func() error {
-		var batch pgx.Batch
-		batch.Queue(interpreted)
-		batch.Queue(`
+		return byIndexes(ctx, l.db, func(rows pgx.Rows) (err error) {
+			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
+				var kept *saved
+				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
+					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+				if kept != nil {
+					s.Sink = kept.Sink.String()
+				}
+				return s, err
+			})
+			return err
+		}, `
 			SELECT c.name, CASE WHEN c.state = 'running' AND s.stalls THEN 'stalled' ELSE c.state END,
 				CASE WHEN c.state = 'running' THEN coalesce((
 					SELECT p.error
@@ -116,7 +124,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				WHERE consumer = c.name) p
 			CROSS JOIN LATERAL (
 				SELECT x.n, x.id, bool_or(x.stalls) OVER () AS stalls, min(x.shard) FILTER (WHERE x.stalls) OVER () AS stalled
-				FROM unnest(ARRAY(SELECT generate_series(0, c.shards - 1))) AS g(shard) -- ten for the planner, not a thousand
+				FROM generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
 					SELECT k.n, k.id, k.shard, k.failures >= $2 AND (
 						SELECT true
@@ -131,20 +139,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				ORDER BY x.n, x.id = 0, x.id
 				LIMIT 1) s
 			WHERE $1::text IS NULL OR c.name = $1
-			ORDER BY c.name`, name, outage).Query(func(rows pgx.Rows) (err error) {
-			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-				var kept *saved
-				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
-					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
-				if kept != nil {
-					s.Sink = kept.Sink.String()
-				}
-				return s, err
-			})
-			return err
-		})
-		batch.Queue(compiled)
-		return l.db.SendBatch(ctx, &batch).Close()
+			ORDER BY c.name`, name, outage)
 	})
 	return found, pg.Wrap(op, err)
 }

@@ -96,7 +96,10 @@ func TestConsumersAreNotCompiled(t *testing.T) {
 	// What is read of a consumer tells what is set meanwhile.
 	exec(t, pool, consumerSQL+`; ALTER TABLE howdah.change_consumer RENAME TO kept;
 		CREATE VIEW howdah.change_consumer AS
-		SELECT name, 'paused' AS state, current_setting('jit') AS reason, shards, next_shards, patterns, sink, seen_at FROM howdah.kept`)
+		SELECT name, 'paused' AS state, current_setting('jit') AS reason, shards, next_shards, patterns, sink, seen_at FROM howdah.kept;
+		ALTER TABLE howdah.change_checkpoint RENAME TO places;
+		CREATE VIEW howdah.change_checkpoint AS
+		SELECT consumer, shard, seq, n, id, failures, backfill, (current_setting('jit') = 'off')::int::bigint AS handled, failed FROM howdah.places`)
 	for _, was := range []string{"on", "off"} {
 		tx, err := pool.Begin(t.Context())
 		if err != nil {
@@ -110,6 +113,10 @@ func TestConsumersAreNotCompiled(t *testing.T) {
 		s, err := l.WithTx(tx).Consumer(t.Context(), "slow")
 		if err != nil || s.Reason != "off" {
 			t.Errorf("jit is %q meanwhile, %v", s.Reason, err)
+		}
+		v, err := l.WithTx(tx).Vitals(t.Context())
+		if err != nil || len(v.Shards) != 1 || v.Shards[0].Handled != 1 {
+			t.Errorf("Vitals() = %+v, %v; jit is not off meanwhile", v.Shards, err)
 		}
 		if err := tx.QueryRow(t.Context(), `SELECT current_setting('jit')`).Scan(&is); err != nil || is != was {
 			t.Errorf("jit was %s and is %s, %v", was, is, err)

@@ -183,6 +183,22 @@ const (
 		FROM string_to_array(coalesce(nullif(current_setting('howdah.plan', true), ''), 'auto on on on'), ' ') AS p`
 )
 
+// byIndexes runs a statement that is planned as a page is: to compile one about so many
+// parts takes a second, and to sort what follows in the feed as long as to read it all.
+func byIndexes(ctx context.Context, db pg.DB, rows func(pgx.Rows) error, sql string, args ...any) error {
+	var batch pgx.Batch
+	inTx := pg.InTx(db)
+	if inTx {
+		batch.Queue(kept)
+	}
+	batch.Queue(`SELECT ` + planned)
+	batch.Queue(sql, args...).Query(rows)
+	if inTx {
+		batch.Queue(replanned)
+	}
+	return db.SendBatch(ctx, &batch).Close()
+}
+
 // collect reads up to n changes, and one more, which only tells whether the last is
 // the last of its commit. They are made while the server looks for those that follow.
 func collect(rows pgx.Rows, n int) (page []Change, more bool, err error) {

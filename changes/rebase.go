@@ -104,13 +104,34 @@ func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, atHome); err != nil {
 		return err
 	}
-	// What the last tick saw still holds, and whoever was younger is in doubt up to this
-	// transaction; only the history has another name.
+	// What the last tick saw still holds; only the history has another name. In doubt is,
+	// besides, who has changes that are not numbered, or is open: by name, because there
+	// may have been any number of transactions since, of all databases.
 	_, err = tx.Exec(ctx, `
+		WITH last AS (
+			SELECT *
+			FROM howdah.change_tick
+			ORDER BY tick DESC
+			LIMIT 1
+		), now AS MATERIALIZED (
+			SELECT pg_current_snapshot() AS snap
+		), doubt AS (
+			SELECT pg_snapshot_xip(last.snap) AS xid
+			FROM last
+			UNION
+			SELECT x
+			FROM last, now, pg_snapshot_xip(now.snap) AS x
+			WHERE x >= pg_snapshot_xmax(last.snap)
+			UNION
+			SELECT e.xid
+			FROM howdah.change e
+			WHERE e.xid >= (SELECT pg_snapshot_xmax(snap) FROM last)
+		)
 		INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline)
-		SELECT tick + 1, n, snap, pg_current_xact_id(), seq, `+timeline+`
-		FROM howdah.change_tick
-		ORDER BY tick DESC
-		LIMIT 1`)
+		SELECT last.tick + 1, last.n,
+			(SELECT format('%s:%s:%s', coalesce(min(xid::text::bigint)::text, pg_snapshot_xmax(now.snap)::text), pg_snapshot_xmax(now.snap),
+				string_agg(xid::text, ',' ORDER BY xid)) FROM doubt)::pg_snapshot,
+			pg_current_xact_id(), last.seq, `+timeline+`
+		FROM last, now`)
 	return err
 }

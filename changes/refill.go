@@ -15,6 +15,9 @@ import (
 func toFill(ctx context.Context, db pg.DB, patterns []Pattern, tables []string) (*backfill, error) {
 	var fill *backfill
 	for _, name := range tables {
+		if err := pg.CheckText("backfill", name); err != nil {
+			return nil, err
+		}
 		src, err := findSource(ctx, db, name)
 		if err != nil {
 			return nil, err
@@ -92,7 +95,7 @@ func (l *Log) Backfill(ctx context.Context, name string, tables ...string) error
 		}
 		fresh, err := toFill(ctx, tx, patterns, tables)
 		if err != nil {
-			return nil, err
+			return nil, pg.Renamed("tables", err)
 		}
 		return func(f *backfill) *backfill {
 			for _, table := range fresh.Tables {

@@ -414,6 +414,36 @@ func TestRebaseKeeping(t *testing.T) {
 	}
 }
 
+// Between the last look and a rebase that keeps the log lies whatever else happened in the
+// cluster. The next look must not have to ask of each of those transactions.
+func TestRebaseKeepingLongAfterTheLastLook(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	first, second := m.begin(t), m.begin(t)
+	m.in(t, first, `INSERT INTO chk.a VALUES (1, 1)`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
+	at := m.sync(t)
+	m.in(t, second, `INSERT INTO chk.a VALUES (3, 1)`)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (4, 1)`)
+	exec(t, m.pool, `DO $$ BEGIN FOR i IN 1..3000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$`)
+	if err := m.log.Rebase(t.Context(), true); err != nil {
+		t.Fatal(err)
+	}
+	if n := m.number(t, `
+		SELECT cardinality(ARRAY(SELECT pg_snapshot_xip(snap))) + next::text::bigint - pg_snapshot_xmax(snap)::text::bigint
+		FROM howdah.change_tick
+		ORDER BY tick DESC
+		LIMIT 1`); n > 1000 {
+		t.Errorf("%d transactions are in doubt", n)
+	}
+	for i, then := range []func(){func() {}, func() { m.commit(t, second) }, func() { m.commit(t, first) }} {
+		then()
+		if next := m.sync(t); next.Commit != at.Commit+int64(i)+1 {
+			t.Errorf("the feed ends at %s, want %d more than %s", next, i+1, at)
+		}
+	}
+}
+
 // A log that was restored from a dump is none to go on with, though everything else
 // looks the same, as in the cluster that it came from.
 func TestRebaseKeepsNothingThatWasRestored(t *testing.T) {

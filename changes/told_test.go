@@ -56,6 +56,29 @@ func (m *auditedLog) failover(t *testing.T) {
 	exec(t, m.pool, `UPDATE howdah.change_tick SET timeline = '0000BEEF' WHERE tick = (SELECT max(tick) FROM howdah.change_tick)`)
 }
 
+// What a rebase was followed by in a history that was lost is told, too, though the feed
+// ends just before an era here.
+func TestF9FailoverAfterARebase(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.sync(t)
+	if err := m.log.Rebase(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	at := m.sync(t)
+	lost := changes.Position{Commit: at.Commit + 1}
+	m.failover(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
+	m.sync(t)
+	if _, _, err := m.log.Page(t.Context(), lost, 10, changes.Filter{}); !errors.Is(err, changes.ErrAhead) {
+		t.Errorf("Page(%s), of the lost history: %v, want ErrAhead", lost, err)
+	}
+	if all, _ := readAll(t, m.log, at, 10, changes.Filter{}); len(all) != 1 {
+		t.Errorf("%d changes follow %s, want 1", len(all), at)
+	}
+}
+
 // A new era's numbers begin at the next multiple of a large number; whoever read on in the lost history is
 // told, whoever did not reads over the gap.
 func TestF9EraGap(t *testing.T) {

@@ -51,7 +51,10 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 	}
 	v.OldestTransaction = time.Duration(seconds * float64(time.Second))
 	err = pg.Retry(ctx, l.db, func() error {
-		rows, _ := l.db.Query(ctx, `
+		return byIndexes(ctx, l.db, func(rows pgx.Rows) (err error) {
+			v.Shards, err = pgx.CollectRows(rows, pgx.RowToStructByName[ShardVitals])
+			return err
+		}, `
 			SELECT c.name AS consumer, s.shard, `+lag+` AS lag, `+behind+` AS behind, p.parked, p.dead,
 				c.state = 'running' AND s.failures >= $1 AND p.waiting AS stalled, s.handled, s.failed
 			FROM howdah.change_consumer c
@@ -68,8 +71,6 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 				FROM howdah.change_parked
 				WHERE consumer = c.name AND shard = g.shard) p
 			ORDER BY c.name, s.shard`, outage)
-		v.Shards, err = pgx.CollectRows(rows, pgx.RowToStructByName[ShardVitals])
-		return err
 	})
 	return v, pg.Wrap("changes: vitals", err)
 }

@@ -163,6 +163,7 @@ func TestChangesRefused(t *testing.T) {
 	put(save, notify(`,"tables":["*","users"]`), "has no schema", "body.tables[1]")
 	put(save, notify(`,"tables":["*","*"]`), "handler already", "body.tables")
 	put(save, notify(`,"backfill":["public.nokey"]`), "is not captured", "body.backfill")
+	put(save, notify(`,"backfill":["a\u0000"]`), "NUL", "body.backfill")
 	put(save, `{"sink":{}}`, "sink: 0 kinds", "body.sink")
 	put(save, `{"sink":{"sql":"SELECT 1"}}`, "unexpected property", "body.sink.sql") // SQL, too
 	put(save, `{"sink":{"notify":true,"webhook":{"url":"https://example.com"}}}`, "sink: 2 kinds", "body.sink")
@@ -174,6 +175,9 @@ func TestChangesRefused(t *testing.T) {
 	put(save, webhook(`"url":"https://example.com","timeout":"9999h"`), "at most", "body.sink.webhook.timeout")
 	post(billing+"/pause", `{"reason":"a\u0000"}`, "reason: a NUL", "body.reason")
 	post(billing+"/reshard", `{"shards":0}`, "shards", "body.shards")
+	post(billing+"/backfill", `{}`, "are missing", "body.tables")
+	post(billing+"/backfill", `{"tables":["public.nowhere"]}`, "is not captured", "body.tables")
+	post(billing+"/backfill", `{"tables":["a\u0000"]}`, "NUL", "body.tables")
 	for _, timeout := range []string{"0s", "-1s", "61s", "soon"} {
 		post(billing+"/wait", `{"timeout":"`+timeout+`"}`, "timeout: ", "body.timeout")
 	}

@@ -370,8 +370,9 @@ BEGIN
 	line := substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8);
 	IF line <> prev.timeline THEN
 		-- More than anybody can have committed in the history that is lost, and in
-		-- all eras together less than a double can count.
-		base := (prev.n / 1000000000000 + 1) * 1000000000000 - 1;
+		-- all eras together less than a double can count. A rebase leaves off just
+		-- before an era, which may have begun there.
+		base := ((prev.n + 1) / 1000000000000 + 1) * 1000000000000 - 1;
 	END IF;
 
 	WITH fresh AS (
