@@ -2,9 +2,11 @@ package changes
 
 import (
 	"context"
-	"errors"
+	"fmt"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/pg"
 )
 
 // coming is a page of the feed that is read while what is before it is handled: what
@@ -63,15 +65,23 @@ func (s *shard) readAhead(ctx context.Context, n int, f Filter, more bool) {
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 		defer cancel()
 		c.err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
-			c.page, c.end, c.more, err = New(conn, Config{}).page(ctx, c.after, n, f)
-			var history string
-			if err == nil {
-				err = conn.QueryRow(ctx, `SELECT `+timeline).Scan(&history)
-			}
-			if err == nil && history != here {
-				return errors.New("the connection leads to another server than the batches' one")
+			if c.page, c.end, c.more, err = New(conn, Config{}).page(ctx, c.after, n, f); err == nil {
+				err = inHistory(ctx, conn, here)
 			}
 			return err
 		})
 	})
+}
+
+// inHistory is an error where what db leads to has another history than the batches'
+// server: a primary, say, that a standby has taken over from and that is still there.
+func inHistory(ctx context.Context, db pg.DB, batches string) error {
+	var history string
+	if err := db.QueryRow(ctx, `SELECT `+timeline).Scan(&history); err != nil {
+		return err
+	}
+	if history != batches {
+		return fmt.Errorf("a connection leads to a server of timeline %s, and the batches' to one of %s", history, batches)
+	}
+	return nil
 }

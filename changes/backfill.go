@@ -141,6 +141,9 @@ func (s *shard) read(ctx context.Context, after backfill) (refused bool, err err
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 	defer cancel()
 	err = s.log.Snapshot(ctx, func(tx pgx.Tx, at Position) error {
+		if err := inHistory(ctx, tx, s.at.timeline); err != nil {
+			return err
+		}
 		err := s.readAt(ctx, tx, at, after)
 		refused = unreadable(err)
 		return err
