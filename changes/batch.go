@@ -54,6 +54,27 @@ const lockOf = `hashtextextended('howdah.consumer ' || $1::text || ' ' || $2::in
 // handler's own Mark is put behind, and tells whether this is still the same transaction.
 const withPath = `SELECT set_config('howdah.origin', $1::text, true), set_config('howdah.path', $1::text, true)`
 
+// standing is what the database says of a shard.
+type standing struct {
+	locked bool // by this batch; if not, the rest is unknown
+	mark
+	state    string
+	saved    bool
+	shards   int
+	patterns []string
+
+	nextShards *int   // how many there are to be, once all
+	stopAt     *int64 // have come to the end of this commit
+
+	backfill *backfill      // what is left to be read of tables; nil = nothing
+	parked   bool           // something is
+	due      *time.Duration // until a parked change is to be tried; nil = none is
+}
+
+// stalls reports whether nothing is taken from the feed before a parked change
+// has been handled.
+func (st *standing) stalls() bool { return st.failures >= outage && st.due != nil }
+
 // standing locks the shard, unless another batch has it, and reads where it stands:
 // in a later statement, because a statement's snapshot is older than its lock.
 func (b *batch) standing() (st standing, err error) {

@@ -388,27 +388,6 @@ func (s *shard) stop(ctx context.Context, b *batch, state string, cause error) e
 	return err
 }
 
-// standing is what the database says of a shard.
-type standing struct {
-	locked bool // by this batch; if not, the rest is unknown
-	mark
-	state    string
-	saved    bool
-	shards   int
-	patterns []string
-
-	nextShards *int   // how many there are to be, once all
-	stopAt     *int64 // have come to the end of this commit
-
-	backfill *backfill      // what is left to be read of tables; nil = nothing
-	parked   bool           // something is
-	due      *time.Duration // until a parked change is to be tried; nil = none is
-}
-
-// stalls reports whether nothing is taken from the feed before a parked change
-// has been handled.
-func (st *standing) stalls() bool { return st.failures >= outage && st.due != nil }
-
 // look is when to look again where the feed has nothing.
 func (s *shard) look(st standing) time.Duration {
 	if st.due != nil {
