@@ -67,8 +67,9 @@ func movedBeforeTheLock(t *testing.T, planted bool) []string {
 	case <-time.After(time.Minute):
 		t.Fatal("a batch begins otherwise now: it does not halt")
 	}
-	start(t, url, cfg, handle)
+	second := start(t, url, cfg, handle)
 	handled(t, l, "c")
+	second.stop() // which could have the lock just when the first one comes for it
 	close(moved)
 	exec(t, pool, `INSERT INTO a VALUES (2, 1)`)
 	handled(t, l, "c")
