@@ -14,7 +14,8 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp -- whoever t
 AS $$
 	UPDATE howdah.change_state
 	SET database = (SELECT oid FROM pg_database WHERE datname = current_database()), ticks = 'howdah.change_tick'::regclass
-	WHERE (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) = 0;
+	WHERE (database <> (SELECT oid FROM pg_database WHERE datname = current_database()) OR ticks <> 'howdah.change_tick'::regclass)
+		AND (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) = 0; -- else nothing is locked: anybody may call it
 $$;
 COMMENT ON FUNCTION howdah.change_own() IS 'Makes a copied log, of a template, say, one of its own: where nothing was numbered nobody has been told anything of it.';
 

@@ -1,6 +1,6 @@
 -- Whoever may read a counter table reads all of it through howdah: how it counts, and what waits to be added to its rows.
 -- What waits for the rows of other tables is not theirs to see. Functions of the schema that do more than their caller may
--- are for triggers only. Who may read but some of a table's rows or columns sees nothing of what waits. A table is not looked
+-- are for triggers, or do what is right whoever calls them. Who may read but some of a table's rows or columns sees nothing of what waits. A table is not looked
 -- for in a schema that is closed to the role: that is an error.
 CREATE VIEW howdah.counter_slots_readable WITH (security_barrier) AS
 SELECT tbl, key, slot, data
