@@ -118,8 +118,8 @@ func TestNobodyLookedForAWeek(t *testing.T) {
 	}
 	exec(t, pool, `UPDATE howdah.change SET at = at - interval '7 days'`)
 	all, end := readAll(t, l, changes.Position{}, 7, changes.Filter{})
-	var ticks int
-	if err := pool.QueryRow(t.Context(), `SELECT count(*) FROM howdah.change_tick WHERE tick > 0`).Scan(&ticks); err != nil {
+	var ticks int // that numbered something: one that finds nothing is written, too, where many of the cluster were open at the last
+	if err := pool.QueryRow(t.Context(), `SELECT count(DISTINCT n) FROM howdah.change_tick WHERE n > 0`).Scan(&ticks); err != nil {
 		t.Fatal(err)
 	}
 	if len(all) != 2*days || end.Commit != 2*days || ticks != 1 {
