@@ -220,7 +220,7 @@ func (s *Store) send(ctx context.Context, db pg.DB, t *table, f *fold) error {
 	}
 	rest, spread, first := t.spread(f)
 	if len(first) > 0 && !pg.InTx(db) {
-		return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return s.send(ctx, tx, t, f) })
+		return pg.BeginFunc(ctx, db, func(tx pgx.Tx) error { return s.send(ctx, tx, t, f) })
 	}
 	var b *pgx.Batch
 	if len(first) == 0 {
@@ -241,7 +241,7 @@ func (s *Store) atomically(ctx context.Context, fn func(pg.DB) error) error {
 	if !pg.InTx(s.db) {
 		return pg.Retry(ctx, s.db, func() error { return fn(s.db) })
 	}
-	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(tx) })
+	return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(tx) })
 }
 
 // notNumberState is the SQLSTATE of howdah.counters_number.
