@@ -186,10 +186,10 @@ func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 
 // texts are the objects that the operations of a round write, "" of those that it has not.
 func (r *round) texts() (texts [len(ops)]string) {
-	fields := r.fields
+	fields := slices.Clip(r.fields) // others may share what lies behind
 	for _, f := range r.fields {
 		if f.over { // fails where no number is
-			fields = append(fields[:len(fields):len(fields)], fieldOver(f))
+			fields = append(fields, fieldOver(f))
 		}
 	}
 	for i, op := range ops {

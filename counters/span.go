@@ -103,6 +103,9 @@ const maxSwept = 10_000
 // transaction. It locks them in the order in which others do. Each time begins where the
 // one before ended: what was deleted there is still in the index.
 func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, err error) {
+	if t.mode == Full && !t.bytewise {
+		return s.sweepUnordered(ctx, t, all)
+	}
 	l := spans[t.mode]
 	var from string // in Full, in the first span
 	for len(all) > 0 {
@@ -151,6 +154,62 @@ func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, e
 			from = key
 		} else {
 			all[0].first = at.Unix()
+		}
+	}
+	return swept, nil
+}
+
+// maxListed is how many keys are gathered in a pass over a table.
+const maxListed = 10 * maxSwept
+
+// sweepUnordered is sweep of a mode Full table whose index does not know the order of
+// bytes: the keys of all spans are gathered in one pass, or in one for each 100,000 of
+// them, and the rows then found by those.
+func (s *Store) sweepUnordered(ctx context.Context, t *table, all []span) (swept int64, err error) {
+	prefixes, firsts, lasts := make([]string, len(all)), make([]int64, len(all)), make([]int64, len(all))
+	for i, sp := range all {
+		prefixes[i], firsts[i], lasts[i] = t.prefix(sp.head), sp.first, sp.last
+	}
+	for more := len(all) > 0; more; {
+		var doomed []string
+		err := pg.Retry(ctx, s.db, func() error {
+			rows, err := s.db.Query(ctx, s.names.SQL(`
+				SELECT k.key
+				FROM (SELECT key::text, substring(key, $1) AS prefix FROM {table} OFFSET 0) AS k
+				JOIN unnest($2::text[], $3::bigint[], $4::bigint[]) AS s(prefix, first, last) ON s.prefix = k.prefix
+				WHERE right(k.key, -length(k.prefix))::bigint BETWEEN s.first AND s.last
+				LIMIT $5`), t.bucketPattern(), prefixes, firsts, lasts, maxListed)
+			if err != nil {
+				return err
+			}
+			doomed, err = pgx.CollectRows(rows, pgx.RowTo[string])
+			return err
+		})
+		if err != nil {
+			return swept, s.told(err)
+		}
+		more = false
+		slices.Sort(doomed)
+		for part := range slices.Chunk(doomed, maxSwept) {
+			var n int64
+			err := pg.Retry(ctx, s.db, func() error {
+				gone, err := s.db.Exec(ctx, s.names.SQL(`
+					WITH doomed AS MATERIALIZED (
+						SELECT key
+						FROM {table}
+						WHERE key = ANY ($1)
+						ORDER BY key COLLATE "C"
+						FOR UPDATE)
+					DELETE FROM {table} t
+					USING doomed k
+					WHERE t.key = k.key`), part)
+				n = gone.RowsAffected()
+				return err
+			})
+			if swept += n; err != nil {
+				return swept, pg.Written(s.db, s.told(err))
+			}
+			more = more || n > 0 && len(doomed) == maxListed
 		}
 	}
 	return swept, nil
