@@ -33,7 +33,9 @@ func statements(t testing.TB) map[string]string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		source := func(n ast.Node) string { return string(text[files.Position(n.Pos()).Offset:files.Position(n.End()).Offset]) }
+		source := func(n ast.Node) string {
+			return string(text[files.Position(n.Pos()).Offset:files.Position(n.End()).Offset])
+		}
 		ast.Inspect(file, func(n ast.Node) bool {
 			switch n := n.(type) {
 			case *ast.BinaryExpr: // a text in parts
