@@ -155,6 +155,7 @@ func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared
 // write is what an event writes: fields to its rows, and to those of the system.
 type write struct {
 	eventID        string
+	named          []Granularity // with an ID: those of the event, nil of the table's
 	rows, system   []rowID
 	fields, counts []field
 	spread         bool // rows to their slots
@@ -199,7 +200,9 @@ func (t *table) writes(e Event) (w write, err error) {
 	if err := checkTime("at", e.At); err != nil {
 		return w, err
 	}
-	w.eventID = e.ID
+	if w.eventID = e.ID; e.ID != "" {
+		w.named = t.canonical(e.Granularities)
+	}
 	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
 		return w, err
 	}
