@@ -236,15 +236,16 @@ func TestF3RangesAreTheSameForAllWriters(t *testing.T) {
 	}
 }
 
-// More snapshots at once than a pool has connections wait for each other.
+// More snapshots at once than a pool has connections wait for each other, whether they
+// are of one Log or of several.
 func TestManySnapshotsOnASmallPool(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	logOf(t, url)
-	cfg := url + "&pool_max_conns=3"
-	l := changes.New(pgtest.Pool(t, cfg), changes.Config{})
+	pool := pgtest.Pool(t, withConns(url, 3))
 	var all sync.WaitGroup
 	for range 12 {
+		l := changes.New(pool, changes.Config{})
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -258,4 +259,7 @@ func TestManySnapshotsOnASmallPool(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if err := changes.New(pgtest.Pool(t, withConns(url, 1)), changes.Config{}).Snapshot(t.Context(), nil); !errors.Is(err, fault.Invalid) {
+		t.Errorf("Snapshot on a pool of one: %v, want Invalid", err)
+	}
 }
