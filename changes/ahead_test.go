@@ -76,7 +76,7 @@ func TestBatchesDoNotWaitForConnections(t *testing.T) {
 		}
 		return true, nil
 	}
-	runOn(t, cfg, changes.ConsumerConfig{Name: "c", From: "start", Batch: 500, Timeout: 10 * time.Minute})
+	runOn(t, cfg, effect, changes.ConsumerConfig{Name: "c", From: "start", Batch: 500, Timeout: 10 * time.Minute})
 	handled(t, l, "c")
 	if n := len(effectsOf(t, pool, "c")); n != 2500 || held.Load() == 0 {
 		t.Errorf("%d changes were handed over, want 2500; %d connections were held back", n, held.Load())
@@ -98,7 +98,7 @@ func TestManyConsumersOnASmallPool(t *testing.T) {
 	for n := range consumers {
 		all = append(all, changes.ConsumerConfig{Name: fmt.Sprintf("c%d", n), Backfill: []string{"public.a"}, Chunk: 3, Timeout: 10 * time.Minute})
 	}
-	runOn(t, cfg, all...)
+	runOn(t, cfg, effect, all...)
 	for _, c := range all {
 		handled(t, l, c.Name)
 		if n := len(effectsOf(t, pool, c.Name)); n != 40 {
@@ -107,8 +107,9 @@ func TestManyConsumersOnASmallPool(t *testing.T) {
 	}
 }
 
-// runOn runs consumers that write effects, all on one pool, until the test ends.
-func runOn(t *testing.T, cfg *pgxpool.Config, all ...changes.ConsumerConfig) {
+// runOn runs consumers that handle all changes, all on one pool, until the
+// test ends.
+func runOn(t *testing.T, cfg *pgxpool.Config, handle func(name string) changes.Handler, all ...changes.ConsumerConfig) {
 	t.Helper()
 	pool, err := pgxpool.NewWithConfig(t.Context(), cfg)
 	if err != nil {
@@ -120,7 +121,7 @@ func runOn(t *testing.T, cfg *pgxpool.Config, all ...changes.ConsumerConfig) {
 	running.Go(func() { hub.Run(ctx) })
 	for _, cfg := range all {
 		c := changes.NewConsumer(pool, hub, cfg)
-		on(effect(cfg.Name))(c)
+		on(handle(cfg.Name))(c)
 		running.Go(func() {
 			if err := c.Run(ctx); err != nil {
 				t.Errorf("Run: %v", err)
