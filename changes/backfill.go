@@ -54,11 +54,14 @@ func (c *chunk) left(n int) *backfill {
 	return c.after.without(tables[0])
 }
 
-// without is what is left where a table is not to be read; nil for nothing.
-func (f *backfill) without(table string) *backfill {
+// without is what is left where some tables are not to be read; nil for nothing.
+func (f *backfill) without(tables ...string) *backfill {
+	if f == nil {
+		return nil
+	}
 	left := &backfill{Last: f.Last}
 	for i, name := range f.Tables {
-		if name != table {
+		if !slices.Contains(tables, name) {
 			left.Tables = append(left.Tables, name)
 			if f.By != nil {
 				left.By = append(left.By, f.By[i])
