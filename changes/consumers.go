@@ -316,12 +316,14 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
 // all that has committed, that of a Sync; and all rows of its backfill. It returns
-// ErrParked at once where some of it is parked, Conflict where the consumer has
-// expired, ErrNoConsumer, and otherwise waits until ctx is done.
+// ErrParked at once where some of it is parked, ErrAhead where upTo was lost in a failover
+// or restore, Conflict where the consumer has expired, ErrNoConsumer, and otherwise
+// waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
 		var there, parked, expired *bool
+		var lost []int64
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
@@ -330,7 +332,8 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 						FROM howdah.change_parked
 						WHERE consumer = $1
 						ORDER BY n, id
-						LIMIT 1), false), bool_or(c.state = 'expired')
+						LIMIT 1), false), bool_or(c.state = 'expired'),
+					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint) -- first - 1 is where a rebase left off
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
@@ -339,13 +342,15 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 					WHERE consumer = c.name AND shard = g.shard
 					ORDER BY seq DESC
 					LIMIT 1) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired)
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired, &lost)
 		})
 		switch {
 		case err != nil:
 			return pg.Wrap(op, err)
 		case there == nil:
 			return pg.Wrap(op, noConsumer(consumer))
+		case lost != nil:
+			return pg.Wrap(op, inGap(upTo, lost))
 		case *parked:
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
 		case *there:
