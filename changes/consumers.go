@@ -112,7 +112,11 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					ORDER BY p.next_at
 					LIMIT 1), '') ELSE c.reason END,
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
-				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
+				ARRAY(
+					SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables')
+					FROM generate_series(0, c.shards - 1) AS g(shard)
+					CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
+					ORDER BY 1),
 				s.n, s.id,
 				`+lag+`, `+behind+`,
 				p.parked, p.dead, c.seen_at
@@ -132,10 +136,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 						WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead
 						ORDER BY next_at
 						LIMIT 1) IS NOT NULL AS stalls
-					FROM howdah.change_checkpoint k
-					WHERE k.consumer = c.name AND k.shard = g.shard
-					ORDER BY k.seq DESC
-					LIMIT 1) x
+					FROM howdah.change_place(c.name, g.shard) k) x
 				ORDER BY x.n, x.id = 0, x.id
 				LIMIT 1) s
 			WHERE $1::text IS NULL OR c.name = $1
@@ -240,12 +241,7 @@ const (
 		newest AS (
 			SELECT k.*
 			FROM generate_series(0, $2::int - 1) AS g(shard)
-			CROSS JOIN LATERAL (
-				SELECT *
-				FROM howdah.change_checkpoint
-				WHERE consumer = $1 AND shard = g.shard
-				ORDER BY seq DESC
-				LIMIT 1) k)`
+			CROSS JOIN LATERAL howdah.change_place($1, g.shard) k)`
 	replaced = `
 		DELETE FROM howdah.change_checkpoint k
 		USING newest
@@ -336,12 +332,7 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint) -- first - 1 is where a rebase left off
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
-				CROSS JOIN LATERAL (
-					SELECT *
-					FROM howdah.change_checkpoint
-					WHERE consumer = c.name AND shard = g.shard
-					ORDER BY seq DESC
-					LIMIT 1) k
+				CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
 				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired, &lost)
 		})
 		switch {
