@@ -58,6 +58,7 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 		{[]changes.Capture{{Table: "a\x00.*"}}, "table: a NUL byte"},
 		{[]changes.Capture{{Table: "public.t", When: `NEW."größe" > OLD.wrong`}}, "when: column old.wrong does not exist at character 15"},
 		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1 AND OLD.id > 1"}}, "when: INSERT trigger's WHEN condition cannot reference OLD values at character 16"},
+		{[]changes.Capture{{Table: "public.t", When: "NEW.id::nothing > 1"}}, `when: type "nothing" does not exist at character 9`},
 		{[]changes.Capture{{Table: "public.t", When: "NEW.id >"}}, `when: syntax error at or near ")"`},
 		{[]changes.Capture{good, {Table: "shop.none"}}, "captures[1].table: "},
 		{[]changes.Capture{good, {Table: "shop.a"}}, "captures[1].table: "},
