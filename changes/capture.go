@@ -115,6 +115,12 @@ type target struct {
 	family      []uint32 // its partitions, and what it is one of, however far away
 }
 
+// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may be said of
+// rows that are still to come.
+const notNull = `a.attnotnull AND NOT EXISTS (
+	SELECT FROM pg_constraint n
+	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
+
 // resolve looks up the table and refuses what cannot be captured.
 func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	c, err := c.withDefaults()
@@ -137,7 +143,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
 			EXISTS (SELECT FROM pg_index i
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
-					AND (SELECT bool_and(coalesce(a.attnotnull AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
+					AND (SELECT bool_and(coalesce(`+notNull+` AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
 						FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
 						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
