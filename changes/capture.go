@@ -115,8 +115,8 @@ type target struct {
 	family      []uint32 // its partitions, and what it is one of, however far away
 }
 
-// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may be said of
-// rows that are still to come.
+// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may hold for the
+// rows to come alone (NOT VALID).
 const notNull = `a.attnotnull AND NOT EXISTS (
 	SELECT FROM pg_constraint n
 	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
