@@ -229,7 +229,7 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 			LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
 			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.position <= i.indnkeyatts
 			GROUP BY i.indexrelid, i.indisprimary
-			HAVING bool_and(coalesce(a.attnotnull, false))
+			HAVING bool_and(coalesce(`+notNull+`, false))
 			ORDER BY i.indisprimary DESC, i.indexrelid
 			LIMIT 1) k ON true
 		WHERE n.nspname = $1 AND c.relname = $2`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)

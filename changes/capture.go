@@ -28,7 +28,7 @@ type Capture struct {
 	Table    string   `json:"table"`               // schema.table, or schema.* for all its tables; the schema ends at the first dot
 	Ops      []Op     `json:"ops,omitempty"`       // insert, update, delete, truncate; default all
 	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these, or of the key, changed; default any
-	Except   []string `json:"except,omitempty"`    // columns left out of old and new
+	Except   []string `json:"except,omitempty"`    // columns left out of old and new; those that are VIRTUAL always are
 	When     string   `json:"when,omitempty"`      // SQL condition over NEW and OLD
 	Key      []string `json:"key,omitempty"`       // columns of the key; default primary key, else replica identity, else none
 	Payload  Payload  `json:"payload,omitempty"`   // default row
@@ -115,6 +115,12 @@ type target struct {
 	family      []uint32 // its partitions, and what it is one of, however far away
 }
 
+// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may hold for the
+// rows to come alone (NOT VALID).
+const notNull = `a.attnotnull AND NOT EXISTS (
+	SELECT FROM pg_constraint n
+	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
+
 // resolve looks up the table and refuses what cannot be captured.
 func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	c, err := c.withDefaults()
@@ -125,18 +131,19 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t.schema, t.table, _ = strings.Cut(c.Table, ".")
 	var kind, persistence string
 	var partition, unique, parent, cascade bool // a partition itself; a key that no two rows share; inherited from; with a foreign key on itself that cascades updates
-	var columns, key []string
+	var columns, virtual, key []string
 	var rowTriggers, deferrable, related []string // the last are those of its family that are captured
 	err = db.QueryRow(ctx, `
 		SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relispartition, howdah.change_key(c.oid),
 			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
+			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attgenerated = 'v' AND NOT attisdropped ORDER BY attnum),
 			ARRAY(SELECT tgname::text FROM pg_trigger
 				WHERE tgrelid = c.oid AND NOT tgisinternal AND tgtype & 3 = 1 AND left(tgname, 8) <> '!howdah_'), -- AFTER … FOR EACH ROW
 			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
 			EXISTS (SELECT FROM pg_index i
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
-					AND (SELECT bool_and(coalesce(a.attnotnull AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
+					AND (SELECT bool_and(coalesce(`+notNull+` AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
 						FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
 						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
@@ -150,7 +157,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &rowTriggers, &deferrable, &unique, &parent, &cascade, &t.family, &related)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &virtual, &rowTriggers, &deferrable, &unique, &parent, &cascade, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -185,6 +192,17 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	}
 	if t.Key == nil {
 		t.Key = key
+	}
+	// To a trigger what is computed when it is read is NULL, which a change must not say.
+	for _, name := range virtual {
+		switch {
+		case slices.Contains(t.Key, name):
+			return nil, pg.Refuse("key", "%q is computed when it is read (VIRTUAL): a trigger does not see it", name)
+		case t.Bulk:
+			return nil, pg.Refuse("bulk", "cannot be had with a column that is computed when it is read (VIRTUAL), as %q is: it is left out", name)
+		case !slices.Contains(t.Except, name):
+			t.Except = append(slices.Clone(t.Except), name)
+		}
 	}
 	for _, name := range t.Key {
 		if slices.Contains(t.Except, name) {

@@ -103,7 +103,12 @@ const doctorKeys = `
 	WHERE EXISTS (
 		SELECT FROM pg_index i
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
-		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)`
+		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)
+	UNION ALL
+	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it', 'howdah changes apply, with this capture'
+	FROM captured t
+	JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
+	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname`
 
 const doctorTables = `
 	WITH RECURSIVE ` + captured + `, reached AS ( -- what TRUNCATE … CASCADE of a captured table takes along

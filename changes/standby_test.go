@@ -4,14 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -20,93 +16,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
-	"github.com/howdah-db/howdah/internal/localpg"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
-
-// newPair starts a server and a hot standby of it: the same directory twice, taken
-// while the server was down, so that no tool is needed that not every package of
-// PostgreSQL brings along.
-func newPair(t *testing.T) (primary, standby *localpg.Server) {
-	t.Helper()
-	settings := map[string]string{"wal_level": "replica"}
-	first := pgtest.Server(t, func(cfg *localpg.Config) { cfg.Settings = settings })
-	base := filepath.Join(t.TempDir(), "base")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	if err := first.Stop(ctx); err != nil {
-		t.Fatal(err)
-	}
-	clone(t, first.Dir(), base)
-	again := func(cfg *localpg.Config) {
-		clone(t, base, cfg.Dir)
-		cfg.Settings = settings
-	}
-	primary = pgtest.Server(t, again)
-	standby = pgtest.Server(t, func(cfg *localpg.Config) {
-		again(cfg)
-		c := parseURL(t, primary.URL())
-		data := filepath.Join(cfg.Dir, "data")
-		conninfo := fmt.Sprintf("primary_conninfo = 'host=%s port=%d user=%s password=%s'\n", c.Host, c.Port, c.User, c.Password)
-		appendTo(t, filepath.Join(data, "postgresql.auto.conf"), conninfo)
-		appendTo(t, filepath.Join(data, "standby.signal"), "")
-		own(t, first.Data(), data)
-	})
-	return primary, standby
-}
-
-// clone copies a state directory, without what belongs to a running server.
-func clone(t *testing.T, from, to string) {
-	t.Helper()
-	if err := os.MkdirAll(to, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.CopyFS(filepath.Join(to, "data"), os.DirFS(filepath.Join(from, "data"))); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(filepath.Join(to, "data"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	secret, err := os.ReadFile(filepath.Join(from, "password"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(to, "password"), secret, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	own(t, filepath.Join(from, "data"), filepath.Join(to, "data"))
-}
-
-// own gives a tree to the owner of another: servers refuse to run as root.
-func own(t *testing.T, like, dir string) {
-	t.Helper()
-	info, err := os.Stat(like)
-	if err != nil {
-		t.Fatal(err)
-	}
-	owner := info.Sys().(*syscall.Stat_t)
-	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return os.Lchown(path, int(owner.Uid), int(owner.Gid))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func appendTo(t *testing.T, path, text string) {
-	t.Helper()
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err == nil {
-		_, err = f.WriteString(text)
-		err = errors.Join(err, f.Close())
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func parseURL(t *testing.T, url string) *pgx.ConnConfig {
 	t.Helper()
@@ -115,16 +26,6 @@ func parseURL(t *testing.T, url string) *pgx.ConnConfig {
 		t.Fatal(err)
 	}
 	return cfg
-}
-
-// replayed returns when the standby has what the primary had at the call.
-func replayed(t *testing.T, primary, standby *pgxpool.Pool) {
-	t.Helper()
-	var lsn string
-	if err := primary.QueryRow(t.Context(), `SELECT pg_current_wal_flush_lsn()::text`).Scan(&lsn); err != nil {
-		t.Fatal(err)
-	}
-	until(t, standby, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, lsn)
 }
 
 // until asks again and again, for a minute at most.
@@ -147,12 +48,12 @@ func until(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
 // that was replayed is lost, and what only the old primary knew is told.
 func TestStandbyAndPromotion(t *testing.T) {
 	t.Parallel()
-	primary, standby := newPair(t)
+	primary, standby := pgtest.Pair(t)
 	l, pool := logOf(t, primary.URL())
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v int)`)
 	capture(t, l, changes.Capture{Table: "public.a"})
 	other := pgtest.Pool(t, standby.URL())
-	replayed(t, pool, other)
+	pgtest.Replayed(t, pool, other)
 	mirror := changes.New(other, changes.Config{})
 	add := func(pool *pgxpool.Pool, ids ...int) {
 		t.Helper()
@@ -168,7 +69,7 @@ func TestStandbyAndPromotion(t *testing.T) {
 	add(pool, 1, 2, 3)
 	numbered, head := readAll(t, l, changes.Position{}, 10, changes.Filter{})
 	add(pool, 4, 5) // committed, not numbered
-	replayed(t, pool, other)
+	pgtest.Replayed(t, pool, other)
 	shown, at := readAll(t, mirror, changes.Position{}, 2, changes.Filter{})
 	if diff := cmp.Diff(numbered, shown); diff != "" || at != head {
 		t.Errorf("the standby's feed ends at %s, want %s:\n%s", at, head, diff)
@@ -223,7 +124,7 @@ func TestStandbyAndPromotion(t *testing.T) {
 	first.stop()
 
 	add(pool, 6)
-	replayed(t, pool, other) // but it has no number
+	pgtest.Replayed(t, pool, other) // but it has no number
 	cutOff(t, pool, other)
 	add(pool, 7)
 	lost, err := l.Sync(t.Context())

@@ -143,7 +143,7 @@ func (a *api) examineChanges(ctx context.Context, _ *struct{}) (*doctorOutput, e
 type CaptureBody struct {
 	Ops      []string `json:"ops,omitempty" enum:"insert,update,delete,truncate" doc:"Default all." example:"[\"insert\",\"update\"]"`
 	Columns  []string `json:"columns,omitempty" doc:"An update counts only if one of these changed." example:"[\"status\"]"`
-	Except   []string `json:"except,omitempty" doc:"Columns left out." example:"[\"password\"]"`
+	Except   []string `json:"except,omitempty" doc:"Columns left out; those that are VIRTUAL always are." example:"[\"password\"]"`
 	Key      []string `json:"key,omitempty" doc:"Default the primary key." example:"[\"id\"]"`
 	Payload  string   `json:"payload,omitempty" enum:"keys,row,diff,full" doc:"Default row." example:"diff"`
 	MaxBytes int      `json:"max_bytes,omitempty" minimum:"1" example:"1048576" doc:"Larger rows are left out; default 1 MiB."`

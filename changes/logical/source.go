@@ -129,7 +129,7 @@ func (p *Pump) check(ctx context.Context, s *source) (confirmed pglogrepl.LSN, e
 	case err != nil:
 		return 0, err
 	case status == "lost":
-		return 0, fmt.Errorf("%w: %q needed WAL that max_slot_wal_keep_size did not keep", ErrLost, p.cfg.Slot)
+		return 0, fmt.Errorf("%w: %q needed WAL that max_slot_wal_keep_size or idle_replication_slot_timeout did not keep", ErrLost, p.cfg.Slot)
 	case plugin != "pgoutput":
 		return 0, pg.Refuse("slot", "%q is one of %s; want one of pgoutput", p.cfg.Slot, plugin)
 	}

@@ -5,17 +5,12 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/howdah-db/howdah/internal/localpg"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
@@ -227,9 +222,9 @@ func TestReadOnlyServers(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `SET default_transaction_read_only = off; ALTER DATABASE `+parse(t, empty).Database+` SET default_transaction_read_only = on`, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
-	primary := pgtest.Server(t, func(cfg *localpg.Config) { cfg.Settings = map[string]string{"wal_level": "replica"} })
+	primary, standby := pgtest.Pair(t)
 	migrate(primary.URL())
-	standby := standbyOf(t, primary)
+	pgtest.Replayed(t, pgtest.Pool(t, primary.URL()), pgtest.Pool(t, standby.URL()))
 
 	for name, url := range map[string]string{"read-only": readOnly, "empty": empty, "standby": standby.URL()} {
 		env := map[string]string{"DATABASE_URL": url}
@@ -260,42 +255,6 @@ func TestReadOnlyServers(t *testing.T) {
 	if r := program(t, nil, "", "checklists", "insert", "l", "b", "--database-url", both, "--replica-url", standby.URL()); r.code != 0 {
 		t.Errorf("several hosts: %+v", r)
 	}
-}
-
-// standbyOf starts a copy of a server that follows it.
-func standbyOf(t *testing.T, primary *localpg.Server) *localpg.Server {
-	t.Helper()
-	return pgtest.Server(t, func(cfg *localpg.Config) {
-		if err := os.Mkdir(cfg.Dir, 0o711); err != nil {
-			t.Fatal(err)
-		}
-		data := filepath.Join(cfg.Dir, "data")
-		var said bytes.Buffer
-		copied := exec.CommandContext(t.Context(), filepath.Join(primary.BinDir(), "pg_basebackup"),
-			"-D", data, "-R", "-c", "fast", "-X", "stream", "-d", primary.URL())
-		copied.Stdout, copied.Stderr = &said, &said
-		if err := copied.Run(); err != nil {
-			t.Fatalf("pg_basebackup: %v: %s", err, said.String())
-		}
-		if info, err := os.Stat(primary.Data()); err != nil {
-			t.Fatal(err)
-		} else if err := filepath.WalkDir(data, func(path string, _ os.DirEntry, err error) error {
-			if err != nil {
-				return err
-			}
-			owner := info.Sys().(*syscall.Stat_t)
-			return os.Lchown(path, int(owner.Uid), int(owner.Gid))
-		}); err != nil {
-			t.Fatal(err)
-		}
-		secret, err := os.ReadFile(filepath.Join(primary.Dir(), "password"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(cfg.Dir, "password"), secret, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	})
 }
 
 // The password is not among the arguments of psql, which every user of the
