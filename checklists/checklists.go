@@ -246,13 +246,18 @@ func (s *Store) change(ctx context.Context, list string, items []string, change,
 // index lists_due serves, which has the list too: IS DISTINCT FROM is none.
 func locked(f, columns, condition, lock string) string {
 	return `k AS MATERIALIZED (
-			SELECT ` + columns + `
+			` + eachLocked(f, columns, condition, lock) + `)`
+}
+
+// eachLocked is what is in locked.
+func eachLocked(f, columns, condition, lock string) string {
+	return `SELECT ` + columns + `
 			FROM ` + f + `
 			CROSS JOIN LATERAL (
 				SELECT l.list, l.item, l.ctid AS place
 				FROM {lists} l
 				WHERE l.list = $1 AND l.item = f.item` + condition + `
-				` + lock + `) l)`
+				` + lock + `) l`
 }
 
 // exec runs a statement about items and returns the rows it touched; without

@@ -110,20 +110,27 @@ func leasesEndUnderLoad(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
 func TestDoneWaitsForWhoChangesItsItems(t *testing.T) {
 	t.Parallel()
 	s, pool := newStore(t)
-	insert(t, s, "l", "a", "b", "c")
-	c := claim(t, s, "l", 3)
-	whileChanging(t, pool, `
-		UPDATE lists SET due = due + interval '1 minute' WHERE item = 'b';
-		UPDATE lists SET lease = gen_random_uuid() WHERE item = 'c'`, func(ctx context.Context) error {
-		n, err := s.Done(ctx, c.Lease, "a", "b", "c")
-		if n != 2 || !errors.Is(err, checklists.ErrLost) {
-			return fmt.Errorf("%d, %w; want 2 of 3", n, err)
+	// However the rows are found: few items, many of a lease that holds no more, and of
+	// one that holds many more.
+	for i, size := range []struct{ held, done int64 }{{3, 3}, {150, 150}, {400, 120}} {
+		list := fmt.Sprint("list ", i)
+		insert(t, s, list, numbered(int(size.held))...)
+		c := claim(t, s, list, int(size.held))
+		items := numbered(int(size.done))
+		whileChanging(t, pool, `
+			UPDATE lists SET due = due + interval '1 minute' WHERE item = '`+items[1]+`';
+			UPDATE lists SET lease = gen_random_uuid() WHERE item = '`+items[2]+`'`, func(ctx context.Context) error {
+			n, err := s.Done(ctx, c.Lease, append(items, "unknown")...)
+			if n != size.done-1 || !errors.Is(err, checklists.ErrLost) || !strings.Contains(err.Error(), "lost 2 of") {
+				return fmt.Errorf("%d, %w; want all but 2", n, err)
+			}
+			return nil
+		})
+		if got := progress(t, s, list); got.Done != size.done-1 || got.Left != size.held-size.done+1 {
+			t.Errorf("%+v: %+v", size, got)
 		}
-		return nil
-	})
-	if got := progress(t, s, "l"); got.Done != 2 || got.Left != 1 {
-		t.Errorf("%+v", got)
 	}
+	mustNotDrift(t, pool)
 }
 
 func TestIncrementAndDeleteWaitForWhoChangesTheirItems(t *testing.T) {

@@ -149,7 +149,7 @@ func (s *Store) copyChunk(ctx context.Context, list string, c *chunk) (int64, er
 			columns = columns[:3]
 		}
 		row := []any{list, nil, nil, nil, nil}[:len(columns)]
-		return tx.CopyFrom(ctx, s.table, columns, pgx.CopyFromSlice(len(c.items), func(i int) ([]any, error) {
+		return pg.Copy(ctx, tx, s.table, columns, pgx.CopyFromSlice(len(c.items), func(i int) ([]any, error) {
 			row[1] = c.items[i].name
 			switch len(row) {
 			case 3:

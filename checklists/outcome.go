@@ -64,20 +64,22 @@ func (s *Store) finish(ctx context.Context, op string, run func(context.Context,
 		set := sortedSet(items)
 		args, asked = append(args, set), len(set)
 		k = func(columns string) string {
-			return locked(`unnest($3::text[]) AS f(item)`, columns, ` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR UPDATE`)
+			return locked(`unnest($3::text[]) AS f(item)`, columns, heldByOne, `FOR UPDATE`)
 		}
 	}
 	if len(items) == 0 || !s.layout.placed() {
 		sqls = sqls[len(sqls)-1:]
 	}
 	for i, sql := range sqls {
-		columns := `l.*`
+		those := k(`l.*`)
 		if i < len(sqls)-1 {
-			columns = `l.place`
+			if those = k(`l.place`); asked >= manyHeld {
+				those = heldMany
+			}
 		}
 		var more int64
 		more, err = run(ctx, `
-		WITH `+k(columns)+sql, args...)
+		WITH `+those+sql, args...)
 		if n += more; err != nil || n == int64(asked) {
 			break
 		}
@@ -88,13 +90,48 @@ func (s *Store) finish(ctx context.Context, op string, run func(context.Context,
 	return n, pg.Wrap(op, err)
 }
 
+// heldByOne is the condition that lease $2 holds an item; not =, see heldBy.
+const heldByOne = ` AND l.lease IS NOT DISTINCT FROM $2::uuid`
+
+// inOrder sorts items by their bytes. Nulls, which there are none of, go to the other
+// end than in the index of the key: of a list that nobody has analyzed the planner
+// believes that it has one item, and would read all of it in the order of the key
+// to be spared the sort.
+const inOrder = `ORDER BY item COLLATE "C" NULLS FIRST`
+
 // heldAll is the CTE k of all items that lease $2 of list $1 holds, locked.
 const heldAll = `k AS MATERIALIZED (
 			SELECT list, item
 			FROM {lists}
 			WHERE list = $1 AND lease = $2::uuid
-			ORDER BY item COLLATE "C"
+			` + inOrder + `
 			FOR UPDATE)`
+
+// manyHeld is the number of items from which heldMany is quicker than to look for each.
+const manyHeld = 100
+
+// heldMany is the CTE k of those of the items $3 that lease $2 of list $1 holds, locked:
+// the places of their rows. Where the lease holds hardly more, as when a claim is
+// finished as it came, all that it holds is read; else each is looked for by its key.
+// IS TRUE keeps the planner from making a join of the IN, and a choice of that.
+var heldMany = `few AS MATERIALIZED (
+			SELECT count(*) <= 2 * cardinality($3::text[]) AS are
+			FROM (
+				SELECT
+				FROM {lists}
+				WHERE list = $1 AND lease = $2::uuid
+				LIMIT 2 * cardinality($3::text[]) + 1) held),
+		k AS MATERIALIZED (
+			SELECT place
+			FROM (
+				SELECT ctid AS place
+				FROM {lists}
+				WHERE list = $1 AND lease = $2::uuid AND (item IN (SELECT unnest($3::text[]))) IS TRUE AND (SELECT are FROM few)
+				` + inOrder + `
+				FOR UPDATE) held
+			UNION ALL
+			` + eachLocked(`unnest($3::text[]) AS f(item)`, `l.place`, heldByOne, `FOR UPDATE`) + `
+			WHERE NOT (SELECT are FROM few))`
 
 // Fail reports attempts that failed and returns how many. Each item waits for
 // the list's backoff, doubled with each attempt, or for RetryIn, and is dead when
@@ -119,7 +156,7 @@ func (s *Store) Fail(ctx context.Context, l Lease, fs ...Failure) (n int64, err 
 	err = s.row(ctx, `
 		WITH s AS (`+backoffSettings+`),
 		`+locked(`unnest($3::text[], $4::text[], $5::bigint[]) AS f(item, error, wait)`, `l.*, f.error, f.wait`,
-		` AND l.lease IS NOT DISTINCT FROM $2::uuid`, `FOR NO KEY UPDATE`)+`,
+		heldByOne, `FOR NO KEY UPDATE`)+`,
 		u AS (
 			UPDATE {lists} l
 			SET lease = NULL, error = k.error, due = `+dueAfterFailure+`
@@ -171,7 +208,7 @@ func (s *Store) Extend(ctx context.Context, l Lease, d time.Duration) (int64, er
 			SELECT list, item
 			FROM {lists}
 			WHERE list = $1 AND lease = $2::uuid
-			ORDER BY item COLLATE "C"
+			`+inOrder+`
 			FOR NO KEY UPDATE)
 		UPDATE {lists} l
 		SET due = statement_timestamp() + $3::interval

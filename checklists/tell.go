@@ -97,7 +97,7 @@ const extendAllSQL = `
 		SELECT list, item
 		FROM {lists}
 		WHERE list = $1 AND lease = ANY($2::text[]::uuid[])
-		ORDER BY item COLLATE "C"
+		` + inOrder + `
 		FOR NO KEY UPDATE)
 	UPDATE {lists} l
 	SET due = statement_timestamp() + $3::interval

@@ -238,3 +238,27 @@ func TestHints(t *testing.T) {
 		}
 	}
 }
+
+// A COPY that is cut short says so, and not only that its connection is closed.
+func TestTheEndOfACopyIsThatOfItsContext(t *testing.T) {
+	t.Parallel()
+	ctx := within(t)
+	pool := pgtest.Schema(t)
+	if _, err := pool.Exec(ctx, `CREATE TABLE names (name text)`); err != nil {
+		t.Fatal(err)
+	}
+	for range 8 { // what pgx sees first is by chance
+		cut, cancel := context.WithCancel(ctx)
+		n := 0
+		_, err := pg.Copy(cut, pool, pgx.Identifier{"names"}, []string{"name"}, pgx.CopyFromFunc(func() ([]any, error) {
+			if n++; n == 5000 {
+				cancel()
+			}
+			return []any{"some name"}, nil
+		}))
+		if !errors.Is(err, context.Canceled) || pg.KindOf(err) != "" {
+			t.Errorf("%v (%q), want context.Canceled", err, pg.KindOf(err))
+		}
+		cancel()
+	}
+}

@@ -8,6 +8,7 @@ package pg
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
@@ -27,6 +28,16 @@ type DB interface {
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 	CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error)
+}
+
+// Copy is db.CopyFrom whose error is, where ctx ended it, the end of ctx. pgx closes the
+// connection then, and may say of that only.
+func Copy(ctx context.Context, db DB, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
+	n, err := db.CopyFrom(ctx, table, columns, src)
+	if ended := ctx.Err(); ended != nil && LostConnection(err) && !errors.Is(err, ended) {
+		err = fmt.Errorf("%w: %w", ended, err)
+	}
+	return n, err
 }
 
 // InTx reports whether db is a transaction of the caller's: what is written is

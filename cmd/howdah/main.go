@@ -127,9 +127,9 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 	return root
 }
 
-// begin marks the end of cobra's own checks, of which one comes later than it.
+// begin marks the end of cobra's own checks, of which two come later than it.
 func (c *cli) begin(cmd *cobra.Command, _ []string) error {
-	if err := cmd.ValidateFlagGroups(); err != nil {
+	if err := errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil {
 		return err
 	}
 	c.started = true

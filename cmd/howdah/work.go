@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
@@ -53,7 +54,8 @@ item:
   other  failed, as after a signal; the last 1,024 bytes of stderr are kept as the error
 
 An interrupt waits for the commands that run, a second one ends them; what has not
-finished is given back as if it had never been claimed.`,
+finished is given back as if it had never been claimed. So it is when nobody reads
+their output any longer (| head) and a command fails.`,
 		Example: `  howdah checklists work downloads -j 8 --lease 5m -- test -n {}
   howdah checklists work downloads -- sh -c 'echo $HOWDAH_ITEM, attempt $HOWDAH_ATTEMPT' > log.txt`,
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -84,6 +86,9 @@ func (w *work) check() error {
 	if w.jobs < 1 || w.jobs > 1000 {
 		return pg.Refuse("--jobs", "%d; want 1 to 1,000", w.jobs)
 	}
+	if w.lease == 0 {
+		return pg.Refuse("--lease", "0s; want %v to %v", checklists.MinLease, checklists.MaxLease) // for a Worker the zero value is its default
+	}
 	if w.timeout < 0 {
 		return pg.Refuse("--timeout", "%v; want 0s (none) or more", w.timeout)
 	}
@@ -103,9 +108,19 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 	}
 	screen := &screen{out: c.err, live: !c.quiet && isTerminal(c.err)}
 	run := &runner{command: w.command, stdout: screen.through(c.out), stderr: screen.through(c.err)}
-	if out, ok := c.out.(*output); ok && !isTerminal(c.out) {
+	working, stop := context.WithCancel(ctx)
+	defer stop()
+	out, _ := c.out.(*output)
+	if out != nil && !isTerminal(c.out) {
 		if file, ok := out.Writer.(*os.File); ok {
 			run.stdout = file // the command's own, without us between
+			run.unread = func() bool {
+				if !isUnread(file) {
+					return false
+				}
+				stop()
+				return true
+			}
 		}
 	}
 	hurry, quiet := hurryOnSecond(ctx)
@@ -120,17 +135,21 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 		Log: slog.New(slog.NewTextHandler(run.stderr, &slog.HandlerOptions{Level: level})),
 	})
 
-	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	watching, seen := context.WithCancel(context.WithoutCancel(ctx))
 	var watcher sync.WaitGroup
 	if screen.live {
 		watcher.Go(func() { watchWork(watching, client.Checklists, w.list, screen) })
 	}
-	err := worker.Run(ctx)
-	stop()
+	err := worker.Run(working)
+	seen()
 	watcher.Wait()
 	screen.clear()
 	if err != nil {
 		return err
+	}
+	if working.Err() != nil && ctx.Err() == nil {
+		out.closed = true
+		return syscall.EPIPE
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
@@ -179,6 +198,7 @@ const (
 type runner struct {
 	command        []string
 	stdout, stderr io.Writer
+	unread         func() bool // nobody reads stdout any longer, which is the end of the work; nil: unknown
 }
 
 func (r *runner) do(ctx context.Context, item checklists.Item) error {
@@ -219,7 +239,17 @@ func (r *runner) do(ctx context.Context, item checklists.Item) error {
 	case exitLater:
 		return checklists.Release(err)
 	}
+	if r.unread != nil && r.unread() {
+		return checklists.Release(err) // not the item's fault
+	}
 	return err
+}
+
+// isUnread reports whether f is a pipe that nobody reads any longer.
+func isUnread(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}} // errors are told unasked
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
 }
 
 // tailOf keeps the end of what is written.

@@ -99,7 +99,7 @@ func (a *api) copyIn(ctx context.Context, src *source) (n int64, err error) {
 }
 
 func (a *api) copyFrom(ctx context.Context, src *source) (int64, error) {
-	return a.db.CopyFrom(ctx, a.lists.Table(), []string{"list", "item"}, src)
+	return pg.Copy(ctx, a.db, a.lists.Table(), []string{"list", "item"}, src)
 }
 
 // source is the items of a body as rows. It implements [pgx.CopyFromSource].

@@ -127,7 +127,7 @@ func (p *PgStore) InsertBatch(ctx context.Context, list string, items []string) 
 	rows := slices.Sorted(slices.Values(items)) // two that overlap wait in one direction only
 	var n int64
 	err := pg.Retry(ctx, p.pool, func() (err error) { // a deadlock with whoever does not keep to that
-		n, err = p.pool.CopyFrom(ctx, p.lists.Table(), []string{"list", "item"},
+		n, err = pg.Copy(ctx, p.pool, p.lists.Table(), []string{"list", "item"},
 			pgx.CopyFromSlice(len(rows), func(i int) ([]any, error) { return []any{list, rows[i]}, nil }))
 		return err
 	})
