@@ -118,23 +118,24 @@ CREATE FUNCTION howdah.change_capture() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	-- arguments: schema, table, payload, max_bytes, wake, key columns, columns left out
-	columns text[] := TG_ARGV[5];
-	was     jsonb; -- OLD
-	is_     jsonb; -- NEW
+	-- arguments: schema, table, payload, max_bytes, wake, key columns, columns left out, and the key's only
+	-- column where what is inserted is logged as it is
+	was jsonb; -- OLD
+	is_ jsonb; -- NEW
 BEGIN
-	-- Most of what is written are rows with a key of one column, and most transactions write few:
-	-- there each expression is made ready anew, so they are to be few here. Columns may be renamed.
-	IF TG_OP = 'INSERT' AND TG_ARGV[2] <> 'keys' AND TG_ARGV[6] = '{}' AND cardinality(columns) = 1
+	-- The most frequent by the shortest way: each expression is made ready anew in each transaction, which
+	-- costs as much as what it does. Where the column was renamed, or the row is large, the long way knows.
+	IF TG_OP = 'INSERT' AND TG_ARGV[7] IS NOT NULL
 		AND current_setting('bytea_output') = 'hex' AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
 		AND current_setting('datestyle') LIKE 'ISO,%' AND current_setting('quote_all_identifiers') = 'off' THEN
 		is_ := to_jsonb(NEW);
 	END IF;
-	IF is_ ? columns[1] AND pg_column_size(is_) <= TG_ARGV[3]::int THEN
+	IF is_ ? TG_ARGV[7] AND pg_column_size(is_) <= TG_ARGV[3]::int THEN
 		INSERT INTO howdah.change (slot, op, schema_name, table_name, key, new)
-		VALUES (howdah.change_slot(), 'i', TG_ARGV[0], TG_ARGV[1], jsonb_build_object(columns[1], is_ -> columns[1]), is_);
+		VALUES (howdah.change_slot(), 'i', TG_ARGV[0], TG_ARGV[1], jsonb_build_object(TG_ARGV[7], is_ -> TG_ARGV[7]), is_);
 	ELSE
 		DECLARE
+			columns text[] := TG_ARGV[5];
 			payload CONSTANT text := TG_ARGV[2];
 			except_ CONSTANT text[] := TG_ARGV[6];
 			plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
