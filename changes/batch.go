@@ -238,29 +238,42 @@ func pathThrough(origin, consumer string) (string, error) {
 }
 
 // move commits the batch with to as the shard's place, and what is left to be read of
-// tables, nil for nothing. The error may be the handler's: see blames.
+// tables, nil for nothing. The error may be the handler's: see blames. Both are sent
+// at once: where the checkpoint is refused nothing is committed.
 func (b *batch) move(to Position, failures int, left *backfill) error {
-	if b.path == "" {
-		// Nothing was done but to look: should this be lost, it is looked at again.
-		if _, err := b.tx.Exec(b.ctx, `SET LOCAL synchronous_commit = off`); err != nil {
-			return err
-		}
-	}
-	same, err := b.append(to, failures, left)
-	if err != nil {
-		return err
-	}
-	if !same {
+	b.reach("moving")
+	var pipeline pgx.Batch
+	b.queueMove(&pipeline, to, failures, left)
+	pipeline.Queue(`COMMIT`)
+	err := b.tx.SendBatch(b.ctx, &pipeline).Close()
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "HD003" {
 		return errEnded
 	}
-	b.reach("moved")
-	if err := b.tx.Commit(b.ctx); err != nil {
+	if err != nil {
 		b.telling = b.told + int64(b.failed)
 		return err
 	}
+	b.release()
 	b.failed = 0 // they stand in the checkpoint
 	b.reach("committed")
 	return nil
+}
+
+// queueMove puts a checkpoint in the place of the last one. It is refused where the
+// transaction is not the one that the handler was called in.
+func (b *batch) queueMove(pipeline *pgx.Batch, to Position, failures int, left *backfill) {
+	pipeline.Queue(`SELECT howdah.change_move($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
+		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left, b.done, b.failed)
+}
+
+// release ends tx, which has been committed, as nobody's any more: with a context that
+// is done nothing is sent, and its connection goes back to the pool.
+func (b *batch) release() {
+	done, cancel := context.WithCancel(context.WithoutCancel(b.parent))
+	cancel()
+	b.tx.Commit(done) // can but say that the context is done
+	b.cancel()
 }
 
 // blames reports whether err, which came out after a handler had returned, is of its
@@ -272,12 +285,4 @@ func (b *batch) blames(err error) bool {
 		return errors.Is(err, errEnded)
 	}
 	return pgErr.Code == "25006" || pg.KindOf(err) != fault.Unavailable
-}
-
-// append puts a checkpoint in the place of the last one. It reports false where the
-// transaction is not the one that the handler was called in.
-func (b *batch) append(to Position, failures int, left *backfill) (same bool, err error) {
-	err = b.tx.QueryRow(b.ctx, `SELECT howdah.change_move($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-		b.cfg.Name, b.n, b.at.seq, to.Commit, to.ID, failures, b.path, left, b.done, b.failed).Scan(&same)
-	return same, err
 }

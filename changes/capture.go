@@ -246,6 +246,9 @@ func (t *target) spec() (string, error) {
 // triggers are the statements that install the capture, in the order they run.
 func (t *target) triggers() []string {
 	args := []string{t.schema, t.table, string(t.Payload), fmt.Sprint(t.MaxBytes), t.Wake, textArray(t.Key), textArray(t.Except)}
+	if len(t.Key) == 1 && len(t.Except) == 0 && t.Payload != PayloadKeys {
+		args = append(args, t.Key[0])
+	}
 	for i, arg := range args {
 		args[i] = pg.Literal(arg)
 	}

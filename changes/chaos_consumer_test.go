@@ -212,8 +212,18 @@ func (w *workshop) reached(b changes.Batch, instance int, die context.CancelFunc
 // unanswered is a transaction whose COMMIT is done, and the answer is lost.
 type unanswered struct{ pgx.Tx }
 
-func (t unanswered) Commit(ctx context.Context) error {
-	if err := t.Tx.Commit(ctx); err != nil {
+func (t unanswered) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	results := t.Tx.SendBatch(ctx, b)
+	if b.QueuedQueries[b.Len()-1].SQL != "COMMIT" {
+		return results
+	}
+	return lostAnswer{results}
+}
+
+type lostAnswer struct{ pgx.BatchResults }
+
+func (a lostAnswer) Close() error {
+	if err := a.BatchResults.Close(); err != nil {
 		return err
 	}
 	return io.ErrUnexpectedEOF
@@ -225,7 +235,7 @@ func (w *workshop) strike(ctx context.Context) error {
 	for i := 0; ctx.Err() == nil; i++ {
 		s := &strike{shard: w.random(shardsOfC), hit: make(chan hit, 1), over: make(chan struct{})}
 		s.how = []string{"cut", "terminate", "end", "lose the answer"}[w.random(4)]
-		handing := []string{"calling", "called", "moved"}
+		handing := []string{"calling", "called", "moving"}
 		s.step = slices.Concat(handing, []string{"begun", "locked", "read", "committed"})[w.random(7)]
 		if i == 0 || w.random(60) == 0 {
 			s.how, s.step = "freeze", handing[w.random(3)]

@@ -424,3 +424,36 @@ func TestWhereConsumersBegin(t *testing.T) {
 		}
 	}
 }
+
+// What a handler wrote is flushed with the checkpoint; a checkpoint alone is not: what it
+// tells of may be done again.
+func TestBatchIsFlushedForWhatWasWritten(t *testing.T) {
+	t.Parallel()
+	_, _, pool := consumed(t)
+	exec(t, pool, `INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n) VALUES ('c', 0, 1, 0)`)
+	for _, c := range []struct{ write, want string }{
+		{`SELECT FROM a`, "off"},
+		{`INSERT INTO a VALUES (1, 1)`, "on"},
+		{`SELECT FROM a FOR UPDATE`, "on"},
+	} {
+		tx, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, sql := range []string{`SET LOCAL synchronous_commit = on`, c.write} {
+			if _, err := tx.Exec(t.Context(), sql); err != nil {
+				t.Fatalf("%s: %v", sql, err)
+			}
+		}
+		if _, err := tx.Exec(t.Context(), `SELECT howdah.change_move('c', 0, seq, 0, 0, 0, '', NULL, 1, 0) FROM howdah.change_place('c', 0)`); err != nil {
+			t.Fatal(err)
+		}
+		var flushed string
+		if err := tx.QueryRow(t.Context(), `SHOW synchronous_commit`).Scan(&flushed); err != nil || flushed != c.want {
+			t.Errorf("after %s synchronous_commit is %q (%v); want %q", c.write, flushed, err, c.want)
+		}
+		if err := tx.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -428,14 +428,15 @@ func TestC1AnswerToCommitIsLost(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
 	proxy := pgtest.NewProxy(t, url)
-	start(t, proxy.URL(), changes.ConsumerConfig{Name: "c", Batch: 1}, all("c"))
+	// Not prepared, so that the proxy finds it.
+	start(t, proxy.URL()+"?default_query_exec_mode=cache_describe", changes.ConsumerConfig{Name: "c", Batch: 1}, all("c"))
 	handled(t, l, "c")
 	for i := range 20 {
 		switch i % 4 {
 		case 1:
-			proxy.CutOn([]byte("commit"))
+			proxy.CutOn([]byte("COMMIT"))
 		case 3:
-			proxy.Drop([]byte("commit"))
+			proxy.Drop([]byte("COMMIT"))
 		}
 		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, i)
 		handled(t, l, "c")

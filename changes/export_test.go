@@ -78,6 +78,7 @@ func Statements(ctx context.Context, pool *pgxpool.Pool, tx pgx.Tx, c Change, pl
 	if err := b.unpark(&parkedChange{place: place}, st); err != nil {
 		return err
 	}
-	_, err = b.append(c.Position, 0, nil)
-	return err
+	var pipeline pgx.Batch
+	b.queueMove(&pipeline, c.Position, 0, nil)
+	return tx.SendBatch(ctx, &pipeline).Close()
 }

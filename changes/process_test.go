@@ -116,7 +116,7 @@ func TestC1KilledAtEveryStep(t *testing.T) {
 		}
 	}
 	called := map[string]int{}
-	for i, step := range []string{"begun", "locked", "read", "calling", "called", "parked", "moved", "committed", "calling", "moved", "parked"} {
+	for i, step := range []string{"begun", "locked", "read", "calling", "called", "parked", "moving", "committed", "calling", "moving", "parked"} {
 		grow()
 		cmd := consumerCommand(t, url, 1, fmt.Sprintf("%s %d", step, 1+i%3))
 		var out, log bytes.Buffer

@@ -118,75 +118,91 @@ CREATE FUNCTION howdah.change_capture() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	-- arguments: schema, table, payload, max_bytes, wake, key columns, columns left out
-	payload CONSTANT text := TG_ARGV[2];
-	columns text[] := TG_ARGV[5];
-	except_ CONSTANT text[] := TG_ARGV[6];
-	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
-		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0 AND current_setting('datestyle') LIKE 'ISO,%'
-		AND current_setting('quote_all_identifiers') = 'off';
-	was     jsonb; -- OLD
-	is_     jsonb; -- NEW
-	was_key jsonb;
-	is_key  jsonb;
-	op      "char" := lower(left(TG_OP, 1));
-	moved   boolean := false;
-	large   boolean := false;
+	-- arguments: schema, table, payload, max_bytes, wake, key columns, columns left out, and the key's only
+	-- column where what is inserted is logged as it is
+	was jsonb; -- OLD
+	is_ jsonb; -- NEW
 BEGIN
-	IF TG_OP IN ('UPDATE', 'DELETE') THEN
-		IF plain THEN was := to_jsonb(OLD); ELSE was := howdah.change_json(OLD); END IF;
+	-- The most frequent by the shortest way: each expression is made ready anew in each transaction, which
+	-- costs as much as what it does. Where the column was renamed, or the row is large, the long way knows.
+	IF TG_OP = 'INSERT' AND TG_ARGV[7] IS NOT NULL
+		AND current_setting('bytea_output') = 'hex' AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
+		AND current_setting('datestyle') LIKE 'ISO,%' AND current_setting('quote_all_identifiers') = 'off' THEN
+		is_ := to_jsonb(NEW);
 	END IF;
-	IF TG_OP IN ('UPDATE', 'INSERT') THEN
-		IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := howdah.change_json(NEW); END IF;
-	END IF;
-
-	IF columns <> '{}' AND TG_OP <> 'TRUNCATE' THEN
-		IF NOT coalesce(is_, was) ?& columns THEN -- renamed since
-			columns := howdah.change_key(TG_RELID);
-		END IF;
-		-- Not change_pick: a function in SQL is parsed anew in each transaction, which costs as much as the rest.
-		IF cardinality(columns) = 1 THEN
-			was_key := jsonb_build_object(columns[1], was -> columns[1]);
-			is_key := jsonb_build_object(columns[1], is_ -> columns[1]);
-		ELSE
-			SELECT jsonb_object_agg(c, was -> c), jsonb_object_agg(c, is_ -> c) INTO was_key, is_key FROM unnest(columns) AS c;
-		END IF;
-		moved := TG_OP = 'UPDATE' AND was_key IS DISTINCT FROM is_key;
-	END IF;
-
-	IF except_ <> '{}' THEN
-		was := was - except_;
-		is_ := is_ - except_;
-	END IF;
-	CASE payload
-	WHEN 'row' THEN
-		IF TG_OP = 'UPDATE' AND NOT moved THEN was := NULL; END IF;
-	WHEN 'diff' THEN
-		IF TG_OP = 'UPDATE' AND NOT moved THEN
-			-- As text: 1.0 and 1.00 are equal numbers and different values.
-			SELECT jsonb_object_agg(w.key, w.value), jsonb_object_agg(w.key, is_ -> w.key) INTO was, is_
-			FROM jsonb_each(was) AS w
-			WHERE w.value::text IS DISTINCT FROM (is_ -> w.key)::text;
-		END IF;
-	WHEN 'keys' THEN
-		was := NULL;
-		is_ := NULL;
-	ELSE -- full
-	END CASE;
-	IF coalesce(pg_column_size(was), 0) + coalesce(pg_column_size(is_), 0) > TG_ARGV[3]::int THEN
-		large := true;
-		was := NULL;
-		is_ := NULL;
-	END IF;
-
-	IF moved THEN
-		-- Who follows the old key sees it end, who follows the new one sees it begin.
-		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new) VALUES
-			(howdah.change_slot(), 'd', large, TG_ARGV[0], TG_ARGV[1], was_key, was, NULL),
-			(howdah.change_slot(), 'i', large, TG_ARGV[0], TG_ARGV[1], is_key, NULL, is_);
+	IF is_ ? TG_ARGV[7] AND pg_column_size(is_) <= TG_ARGV[3]::int THEN
+		INSERT INTO howdah.change (slot, op, schema_name, table_name, key, new)
+		VALUES (howdah.change_slot(), 'i', TG_ARGV[0], TG_ARGV[1], jsonb_build_object(TG_ARGV[7], is_ -> TG_ARGV[7]), is_);
 	ELSE
-		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
-		VALUES (howdah.change_slot(), op, large, TG_ARGV[0], TG_ARGV[1], CASE WHEN op = 'd' THEN was_key ELSE is_key END, was, is_);
+		DECLARE
+			columns text[] := TG_ARGV[5];
+			payload CONSTANT text := TG_ARGV[2];
+			except_ CONSTANT text[] := TG_ARGV[6];
+			plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
+				AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0 AND current_setting('datestyle') LIKE 'ISO,%'
+				AND current_setting('quote_all_identifiers') = 'off';
+			was_key jsonb;
+			is_key  jsonb;
+			op      "char" := lower(left(TG_OP, 1));
+			moved   boolean := false;
+			large   boolean := false;
+		BEGIN
+			IF TG_OP IN ('UPDATE', 'DELETE') THEN
+				IF plain THEN was := to_jsonb(OLD); ELSE was := howdah.change_json(OLD); END IF;
+			END IF;
+			IF TG_OP IN ('UPDATE', 'INSERT') THEN
+				IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := howdah.change_json(NEW); END IF;
+			END IF;
+
+			IF columns <> '{}' AND TG_OP <> 'TRUNCATE' THEN
+				IF NOT coalesce(is_, was) ?& columns THEN -- renamed since
+					columns := howdah.change_key(TG_RELID);
+				END IF;
+				-- Not change_pick: a function in SQL is parsed anew in each transaction, which costs as much as the rest.
+				IF cardinality(columns) = 1 THEN
+					was_key := jsonb_build_object(columns[1], was -> columns[1]);
+					is_key := jsonb_build_object(columns[1], is_ -> columns[1]);
+				ELSE
+					SELECT jsonb_object_agg(c, was -> c), jsonb_object_agg(c, is_ -> c) INTO was_key, is_key FROM unnest(columns) AS c;
+				END IF;
+				moved := TG_OP = 'UPDATE' AND was_key IS DISTINCT FROM is_key;
+			END IF;
+
+			IF except_ <> '{}' THEN
+				was := was - except_;
+				is_ := is_ - except_;
+			END IF;
+			CASE payload
+			WHEN 'row' THEN
+				IF TG_OP = 'UPDATE' AND NOT moved THEN was := NULL; END IF;
+			WHEN 'diff' THEN
+				IF TG_OP = 'UPDATE' AND NOT moved THEN
+					-- As text: 1.0 and 1.00 are equal numbers and different values.
+					SELECT jsonb_object_agg(w.key, w.value), jsonb_object_agg(w.key, is_ -> w.key) INTO was, is_
+					FROM jsonb_each(was) AS w
+					WHERE w.value::text IS DISTINCT FROM (is_ -> w.key)::text;
+				END IF;
+			WHEN 'keys' THEN
+				was := NULL;
+				is_ := NULL;
+			ELSE -- full
+			END CASE;
+			IF coalesce(pg_column_size(was), 0) + coalesce(pg_column_size(is_), 0) > TG_ARGV[3]::int THEN
+				large := true;
+				was := NULL;
+				is_ := NULL;
+			END IF;
+
+			IF moved THEN
+				-- Who follows the old key sees it end, who follows the new one sees it begin.
+				INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new) VALUES
+					(howdah.change_slot(), 'd', large, TG_ARGV[0], TG_ARGV[1], was_key, was, NULL),
+					(howdah.change_slot(), 'i', large, TG_ARGV[0], TG_ARGV[1], is_key, NULL, is_);
+			ELSE
+				INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
+				VALUES (howdah.change_slot(), op, large, TG_ARGV[0], TG_ARGV[1], CASE WHEN op = 'd' THEN was_key ELSE is_key END, was, is_);
+			END IF;
+		END;
 	END IF;
 
 	-- A doorbell, rung by one transaction at a time: each NOTIFY holds a lock of

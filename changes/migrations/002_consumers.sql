@@ -59,7 +59,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION howdah.change_place(text, int) IS 'Where a shard of a consumer stands: its newest checkpoint.';
 
-CREATE FUNCTION howdah.change_move(consumer_ text, shard_ int, seq_ bigint, n_ bigint, id_ bigint, failures_ int, path text, backfill_ jsonb, handled_ bigint, failed_ bigint) RETURNS boolean
+CREATE FUNCTION howdah.change_move(consumer_ text, shard_ int, seq_ bigint, n_ bigint, id_ bigint, failures_ int, path text, backfill_ jsonb, handled_ bigint, failed_ bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
 AS $$
@@ -67,7 +67,12 @@ DECLARE
 	last howdah.change_checkpoint;
 BEGIN
 	IF path <> '' AND current_setting('howdah.path', true) IS DISTINCT FROM path THEN
-		RETURN false;
+		RAISE EXCEPTION 'the handler ended its transaction' USING ERRCODE = 'HD003';
+	END IF;
+	-- Where nothing else was written, nothing is lost with the checkpoint: what was done
+	-- elsewhere, if anything, is done again, as it may be after any crash.
+	IF pg_current_xact_id_if_assigned() IS NULL THEN
+		PERFORM set_config('synchronous_commit', 'off', true);
 	END IF;
 	-- Exactly the one before: those before that are dead, but would have to be passed over
 	-- as long as anybody holds an old snapshot.
@@ -75,13 +80,12 @@ BEGIN
 	WHERE consumer = consumer_ AND shard = shard_::smallint AND seq = seq_
 	RETURNING * INTO last;
 	IF NOT FOUND THEN
-		RETURN false;
+		RAISE EXCEPTION 'the checkpoint % of shard % of % is not there', seq_, shard_, consumer_ USING ERRCODE = 'HD003';
 	END IF;
 	INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, failures, backfill, handled, failed)
 	VALUES (consumer_, shard_, seq_ + 1, n_, id_, failures_, backfill_, last.handled + handled_, last.failed + failed_);
-	RETURN true;
 END $$;
-COMMENT ON FUNCTION howdah.change_move(text, int, bigint, bigint, bigint, int, text, jsonb, bigint, bigint) IS 'Puts a checkpoint in the place of seq_; false where that is not there, or howdah.path is not path any more. What was handled and failed since is added to what it counts.';
+COMMENT ON FUNCTION howdah.change_move(text, int, bigint, bigint, bigint, int, text, jsonb, bigint, bigint) IS 'Puts a checkpoint in the place of seq_; HD003 where that is not there, or howdah.path is not path any more. What was handled and failed since is added to what it counts.';
 
 CREATE FUNCTION howdah.change_lane(schema_name text, table_name text, key jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE
