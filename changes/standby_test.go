@@ -32,7 +32,7 @@ func newPair(t *testing.T) (primary, standby *localpg.Server) {
 	settings := map[string]string{"wal_level": "replica"}
 	first := pgtest.Server(t, func(cfg *localpg.Config) { cfg.Settings = settings })
 	base := filepath.Join(t.TempDir(), "base")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := first.Stop(ctx); err != nil {
 		t.Fatal(err)
@@ -127,10 +127,10 @@ func replayed(t *testing.T, primary, standby *pgxpool.Pool) {
 	until(t, standby, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, lsn)
 }
 
-// until asks again and again, for a minute at most.
+// until asks again and again until it is so.
 func until(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		var yes *bool
 		if err := pool.QueryRow(t.Context(), sql, args...).Scan(&yes); err != nil {
 			t.Fatal(err)
@@ -182,7 +182,7 @@ func TestStandbyAndPromotion(t *testing.T) {
 	if diff := cmp.Diff(numbered, watch(t, tail, changes.Position{}, changes.Filter{}, 3)); diff != "" {
 		t.Error(diff)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	followed := make(chan changes.Change)
 	go func() {

@@ -88,7 +88,7 @@ func TestKeeper(t *testing.T) {
 	if _, err := direct.Exec(ctx, `
 		UPDATE howdah.counter_tables SET settings = settings || '{"striped_at": 1}';
 		INSERT INTO howdah.counter_events (tbl, id, at)
-		SELECT t, i, now() - interval '7 days' + (i - 20000) * interval '1 second' FROM unnest(ARRAY['public.shop', 'other']) AS t, generate_series(1, 20010) AS i`); err != nil {
+		SELECT t, i, now() - interval '7 days' + (i - 20000) * interval '1 minute' FROM unnest(ARRAY['public.shop', 'other']) AS t, generate_series(1, 20010) AS i`); err != nil {
 		t.Fatal(err)
 	}
 	s.Age(time.Hour)
