@@ -138,6 +138,7 @@ func (w *workshop) begin(cfg changes.ConsumerConfig, instance int, h changes.Han
 			life, die := context.WithCancel(ctx)
 			c := changes.NewConsumer(pool, hub, cfg)
 			c.Hurry()
+			c.Grace(time.Second)
 			c.Handle("chk.*", h)
 			if instance >= 0 {
 				c.Failpoint(func(b changes.Batch) { w.reached(b, instance, die) })

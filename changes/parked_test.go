@@ -341,6 +341,9 @@ func TestHowHandlersFail(t *testing.T) {
 			}
 			start(t, url, changes.ConsumerConfig{Name: name, From: "start", Timeout: limit}, func(c *changes.Consumer) {
 				c.Hurry()
+				if limit < time.Minute {
+					c.Grace(500 * time.Millisecond)
+				}
 				c.Handle("*", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
 					if err := effect(name)(ctx, tx, []changes.Change{c}); err != nil {
 						return err

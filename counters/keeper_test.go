@@ -41,7 +41,7 @@ func (j *journal) count(text string) int {
 // until asks the database, with a pause, until ok.
 func until(t testing.TB, pool *pgxpool.Pool, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for !ok() {
 		if _, err := pool.Exec(ctx, `SELECT pg_sleep(0.01)`); err != nil {
