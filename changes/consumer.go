@@ -146,8 +146,8 @@ func (c *Consumer) names() []string {
 // Register makes the consumer, if it is not there: from now on it has a place in the
 // feed, and what follows is kept for it. Run does it too. It returns Conflict where
 // there is one of the name with other shards or patterns, and says which differ. To
-// change patterns, pause it, register it with others, resume it; to change shards
-// see [Log.Reshard]. So it does where one of the name is saved: servers run that. One
+// change patterns, pause it, register it with others, which waits for what is being
+// handled, resume it; to change shards see [Log.Reshard]. So it does where one of the name is saved: servers run that. One
 // that has expired, and has a Backfill, begins anew.
 func (c *Consumer) Register(ctx context.Context) error {
 	_, err := c.register(ctx)
