@@ -233,7 +233,7 @@ func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT settings, extract(epoch FROM clock_timestamp())::float8
-			FROM howdah.counter_tables
+			FROM howdah.counter_tables_readable
 			WHERE tbl = $1`, name).Scan(&text, &r.now)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -346,6 +346,15 @@ func (s *Store) setup(ctx context.Context) error {
 	t, err := s.look(ctx)
 	if err != nil {
 		return err
+	}
+	if t == nil && len(s.cfg.Table) > 1 {
+		var there bool
+		if err := s.db.QueryRow(ctx, `SELECT to_regnamespace(quote_ident($1)) IS NOT NULL`, s.cfg.Table[0]).Scan(&there); err != nil {
+			return err
+		}
+		if !there {
+			return pg.Refuse("table", "there is no schema %s: CREATE SCHEMA makes it", s.cfg.Table[:1].Sanitize())
+		}
 	}
 	if t == nil || !t.ping {
 		err := pg.Retry(ctx, s.db, func() error {
