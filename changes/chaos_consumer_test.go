@@ -77,6 +77,7 @@ type workshop struct {
 	armed  atomic.Pointer[strike]
 
 	cured   atomic.Bool    // copy can handle all
+	kinds   atomic.Int64   // of strikes
 	strikes map[string]int // by what was done
 	calls   atomic.Int64   // of c's handler
 	failed  atomic.Int64   // of these
@@ -137,6 +138,7 @@ func (w *workshop) begin(cfg changes.ConsumerConfig, instance int, h changes.Han
 			life, die := context.WithCancel(ctx)
 			c := changes.NewConsumer(pool, hub, cfg)
 			c.Hurry()
+			c.Grace(time.Second)
 			c.Handle("chk.*", h)
 			if instance >= 0 {
 				c.Failpoint(func(b changes.Batch) { w.reached(b, instance, die) })
@@ -260,6 +262,7 @@ func (w *workshop) strike(ctx context.Context) error {
 			return fmt.Errorf("%s at step %s of instance %d: %w", s.how, s.step, h.instance, err)
 		}
 		w.strikes[s.how]++
+		w.kinds.Store(int64(len(w.strikes)))
 		if s.how != "freeze" {
 			w.longest = max(w.longest, time.Since(began))
 		}
@@ -284,12 +287,21 @@ func (w *workshop) strike(ctx context.Context) error {
 	return nil
 }
 
+// enough reports whether the consumers have been through what the end asks for.
+func (w *workshop) enough(ctx context.Context) (bool, error) {
+	if w.failed.Load() == 0 || w.kinds.Load() < 3 || w.calls.Load() < 100 {
+		return false, nil
+	}
+	s, err := w.log.Consumer(ctx, "copy")
+	return s.Parked > 0, err
+}
+
 // movedOn returns when a shard of c has a checkpoint behind seq.
 func (w *workshop) movedOn(shard int, seq int64) error {
 	ctx := context.Background()
 	var at int64
 	var state, reason string
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); rest(ctx, 2*time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); rest(ctx, 2*time.Millisecond) {
 		if err := w.pool.QueryRow(ctx, `
 			SELECT state, reason, (SELECT max(seq) FROM howdah.change_checkpoint WHERE consumer = name AND shard = $1)
 			FROM howdah.change_consumer

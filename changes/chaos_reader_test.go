@@ -40,7 +40,7 @@ func (c *chaos) tend(drained context.Context) error {
 	}
 	floor, err := tended()
 	c.t.Logf("the log begins after %d", floor)
-	for deadline := time.Now().Add(time.Minute); err == nil && floor == 0; floor, err = tended() {
+	for deadline := time.Now().Add(patience); err == nil && floor == 0; floor, err = tended() {
 		if time.Now().After(deadline) {
 			return errors.New("C8: nothing is let go of, though nobody needs it")
 		}

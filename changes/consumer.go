@@ -146,8 +146,8 @@ func (c *Consumer) names() []string {
 // Register makes the consumer, if it is not there: from now on it has a place in the
 // feed, and what follows is kept for it. Run does it too. It returns Conflict where
 // there is one of the name with other shards or patterns, and says which differ. To
-// change patterns, pause it, register it with others, resume it; to change shards
-// see [Log.Reshard]. So it does where one of the name is saved: servers run that. One
+// change patterns, pause it, register it with others, which waits for what is being
+// handled, resume it; to change shards see [Log.Reshard]. So it does where one of the name is saved: servers run that. One
 // that has expired, and has a Backfill, begins anew.
 func (c *Consumer) Register(ctx context.Context) error {
 	_, err := c.register(ctx)
@@ -210,21 +210,33 @@ func (c *Consumer) create(ctx context.Context, sink *saved) error {
 func (c *Consumer) join(ctx context.Context) (shards int, err error) {
 	var next *int
 	var patterns []string
-	var saved bool
+	var saved, others bool
 	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
-			UPDATE howdah.change_consumer
+			WITH before AS (
+				SELECT patterns
+				FROM howdah.change_consumer
+				WHERE name = $1
+				FOR UPDATE)
+			UPDATE howdah.change_consumer c
 			SET seen_at = clock_timestamp(),
-				patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE patterns END
+				patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE c.patterns END
+			FROM before
 			WHERE name = $1
-			RETURNING shards, next_shards, patterns, sink IS NOT NULL`, c.cfg.Name, c.names(), c.cfg.Shards).Scan(&shards, &next, &patterns, &saved)
+			RETURNING shards, next_shards, c.patterns, sink IS NOT NULL, c.patterns <> before.patterns`, c.cfg.Name, c.names(), c.cfg.Shards).
+			Scan(&shards, &next, &patterns, &saved, &others)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNoConsumer
 		}
 		if err != nil {
 			return err
 		}
-		return cmp.Or(c.compare(saved, shards, next, patterns), c.room(shards))
+		if err := cmp.Or(c.compare(saved, shards, next, patterns), c.room(shards)); err != nil || !others {
+			return err
+		}
+		// A batch that is under way passes over what the patterns that it began with do not
+		// name, also of what commits from now on.
+		return hold(ctx, tx, c.cfg.Name, shards)
 	})
 	return shards, err
 }

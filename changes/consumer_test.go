@@ -72,7 +72,7 @@ func handled(t testing.TB, l *changes.Log, name string) {
 // wait is Log.Wait for all that has committed, once the consumer is there.
 func wait(t testing.TB, l *changes.Log, name string) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	end, err := l.Sync(ctx)
 	if err != nil {
@@ -88,7 +88,7 @@ func wait(t testing.TB, l *changes.Log, name string) error {
 // eventually waits for something that no bell rings for.
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(time.Minute)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	for tick := time.NewTicker(5 * time.Millisecond); !is(); {
 		select {
@@ -342,7 +342,7 @@ func TestConsumersThatCannotRun(t *testing.T) {
 	url, l, pool := consumed(t)
 	hub := pg.NewHub(pg.HubConfig{Conn: pool.Config().ConnConfig})
 	run := func(cfg changes.ConsumerConfig, patterns ...string) error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		c := changes.NewConsumer(pgtest.Pool(t, withConns(url, 6)), hub, cfg)
 		for _, p := range patterns {

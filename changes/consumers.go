@@ -224,14 +224,23 @@ func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards 
 			if err != nil {
 				return err
 			}
-			for n := range shards {
-				if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+lockOf+`)`, name, n); err != nil {
-					return err
-				}
+			if err := hold(ctx, tx, name, shards); err != nil {
+				return err
 			}
 			return fn(tx, shards)
 		})
 	})
+}
+
+// hold waits for what is being handled of a consumer, whose row tx has locked, and lets
+// nothing more be handled until tx ends.
+func hold(ctx context.Context, tx pgx.Tx, name string, shards int) error {
+	for n := range shards {
+		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+lockOf+`)`, name, n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // newest are the checkpoints of consumer $1, of $2 shards, in whose place others are put

@@ -207,15 +207,24 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer tx.Rollback(context.WithoutCancel(t.Context()))
-		m.in(t, tx, `SET LOCAL enable_indexscan = off`)              // statistics of few rows on many pages speak against it, too
-		m.in(t, tx, `SAVEPOINT before; `+sql+`; ROLLBACK TO before`) // it reads the catalog for the first time
-		rows, _ := tx.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) `+sql)
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			t.Fatal(err)
+		m.in(t, tx, `SET LOCAL enable_indexscan = off`) // statistics of few rows on many pages speak against it, too
+		// The least of some: the server reads its catalogs the first time, and anew when others
+		// have changed them.
+		var least string
+		for range 5 {
+			m.in(t, tx, `SAVEPOINT before`)
+			rows, _ := tx.Query(t.Context(), `EXPLAIN (ANALYZE, BUFFERS, TIMING OFF) `+sql)
+			lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.in(t, tx, `ROLLBACK TO before`)
+			if plan := strings.Join(lines, "\n"); least == "" || buffers(t, plan) < buffers(t, least) {
+				least = plan
+			}
 		}
-		if plan := strings.Join(lines, "\n"); buffers(t, plan) > 20 {
-			t.Errorf("%s touches %d pages:\n%s", sql, buffers(t, plan), plan)
+		if n := buffers(t, least); n > 20 {
+			t.Errorf("%s touches %d pages:\n%s", sql, n, least)
 		}
 		if err := tx.Rollback(t.Context()); err != nil {
 			t.Fatal(err)

@@ -14,11 +14,20 @@ import (
 // unheard is a transaction the answer to whose COMMIT is lost with the connection.
 type unheard struct{ pgx.Tx }
 
-func (tx *unheard) Commit(ctx context.Context) error {
-	if err := tx.Tx.Commit(ctx); err != nil {
+func (tx *unheard) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
+	return &unheardResults{tx.Tx.SendBatch(ctx, b), tx.Conn()}
+}
+
+type unheardResults struct {
+	pgx.BatchResults
+	conn *pgx.Conn
+}
+
+func (r *unheardResults) Close() error {
+	if err := r.BatchResults.Close(); err != nil {
 		return err
 	}
-	tx.Conn().PgConn().Conn().Close()
+	r.conn.PgConn().Conn().Close()
 	return errors.New("the answer was lost")
 }
 
@@ -39,7 +48,7 @@ func TestFailuresAreCountedOnce(t *testing.T) {
 			return effect("c")(ctx, tx, cs)
 		})
 		c.Failpoint(func(b changes.Batch) {
-			if b.Step == "moved" && lost.Add(1) <= 2 {
+			if b.Step == "moving" && lost.Add(1) <= 2 {
 				*b.Tx = &unheard{*b.Tx}
 			}
 		})

@@ -19,6 +19,9 @@ var Compact = compact
 // Hurry lets a consumer wait for nothing longer than a test likes to.
 func (c *Consumer) Hurry() { c.pace = hurried() }
 
+// Grace is what a batch has beside its handler, and who holds one up is cut off after.
+func (c *Consumer) Grace(d time.Duration) { c.pace.grace = d }
+
 // Hurry lets a Runner, and its consumers, wait for nothing longer than a test likes to.
 func (r *Runner) Hurry() { r.pace, r.every = hurried(), 500*time.Millisecond }
 
@@ -35,7 +38,7 @@ func hurried() pace {
 		inPlace: []time.Duration{ms, 2 * ms, 3 * ms},
 		parked:  5 * ms, most: 20 * ms,
 		probe: 5 * ms, probes: 20 * ms,
-		unseen: 50 * ms, rival: 20 * ms, grace: 500 * ms,
+		unseen: 50 * ms, rival: 20 * ms, grace: usual.grace,
 	}
 }
 

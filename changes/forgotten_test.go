@@ -279,6 +279,59 @@ func TestSkipUnderAnotherIsolation(t *testing.T) {
 	}
 }
 
+// A batch that is under way is of the patterns that it began with, and passes over what
+// they do not name, however late that was committed: other patterns wait for its end.
+func TestPatternsChangeBetweenBatches(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	own := func(pattern string) error {
+		c := changes.NewConsumer(pgtest.Pool(t, withConns(url, 4)), nil, changes.ConsumerConfig{Name: "own"})
+		c.Handle(pattern, effect("own"))
+		return c.Register(t.Context())
+	}
+	if err := own("public.a"); err != nil {
+		t.Fatal(err)
+	}
+	saved(t, l, changes.ConsumerConfig{Name: "saved"}, "public.a")
+	if err := l.Pause(t.Context(), "own", ""); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func() error{
+		"own": func() error { return own("public.b") },
+		"saved": func() error {
+			return l.Save(t.Context(), changes.ConsumerConfig{Name: "saved"}, []string{"public.b"}, effectSink("saved"))
+		},
+	} {
+		batch, err := pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer batch.Rollback(context.WithoutCancel(t.Context()))
+		if _, err := batch.Exec(t.Context(), `SELECT pg_advisory_xact_lock(hashtextextended('howdah.consumer ' || $1 || ' 0', 0))`, name); err != nil {
+			t.Fatal(err)
+		}
+		changed := make(chan error, 1)
+		go func() { changed <- change() }()
+		eventually(t, "it waits for the batch", func() bool {
+			select {
+			case err := <-changed:
+				t.Fatalf("the patterns of %s are others, in the middle of a batch (%v)", name, err)
+			default:
+			}
+			return waits(t, pool)
+		})
+		if err := batch.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := <-changed; err != nil {
+			t.Error(err)
+		}
+		if s := status(t, l, name); s.Patterns[0] != "public.b" {
+			t.Errorf("%s has the patterns %q", name, s.Patterns)
+		}
+	}
+}
+
 // waits reports whether a statement in the database of the pool waits for a lock.
 func waits(t testing.TB, pool *pgxpool.Pool) (is bool) {
 	t.Helper()

@@ -313,7 +313,7 @@ func (a *actors) get(name string) *actor {
 
 func (a *actors) close() {
 	for _, actor := range a.conns {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		actor.conn.Close(ctx) // the database is dropped after it
 		cancel()
 	}
@@ -326,7 +326,7 @@ func (a *actor) run(sql string) {
 
 func (a *actor) runFor(i int, sql, state string) {
 	a.t.Helper()
-	ctx, cancel := context.WithTimeout(a.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(a.t.Context(), patience)
 	defer cancel()
 	_, err := a.conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol)
 	var pgErr *pgconn.PgError
@@ -353,7 +353,7 @@ func (a *actor) blocks(i int, sql string) {
 		a.t.Fatal(err)
 	}
 	defer watcher.Close(a.t.Context())
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	for waiting := false; !waiting; {
 		if err := watcher.QueryRow(a.t.Context(), `SELECT cardinality(pg_blocking_pids($1)) > 0`, int32(pid)).Scan(&waiting); err != nil {
 			a.t.Fatal(err)
@@ -376,7 +376,7 @@ func (a *actor) await(i int) {
 		if err != nil {
 			a.t.Fatalf("step %d: what waited: %v", i, err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		a.t.Fatalf("step %d still waits", i)
 	}
 }

@@ -23,6 +23,10 @@ func TestMain(m *testing.M) {
 	pgtest.Main(m)
 }
 
+// patience is how long a test waits for what has to come, on a machine that is busy with
+// others: it is there to fail a test that hangs.
+const patience = 3 * time.Minute
+
 // migrated is a database with a log.
 var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
 	cfg, err := pgx.ParseConfig(url)
@@ -43,7 +47,7 @@ func logOf(t testing.TB, url string) (*changes.Log, *pgxpool.Pool) {
 	t.Helper()
 	pool := pgtest.Pool(t, url)
 	l := changes.New(pool, changes.Config{})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), l.Migrations()); err != nil {
 		t.Fatal(err)

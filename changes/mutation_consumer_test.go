@@ -64,12 +64,21 @@ func movedBeforeTheLock(t *testing.T, planted bool) []string {
 	})
 	select {
 	case <-halted:
-	case <-time.After(time.Minute):
+	case <-time.After(patience):
 		t.Fatal("a batch begins otherwise now: it does not halt")
 	}
 	second := start(t, url, cfg, handle)
 	handled(t, l, "c")
-	second.stop() // which could have the lock just when the first one comes for it
+	second.stop()
+	// Its backend may not know it yet, and have the lock when the first one comes for it.
+	eventually(t, "nobody has a lock", func() bool {
+		var held bool
+		if err := pool.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM pg_locks
+			WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))`).Scan(&held); err != nil {
+			t.Fatal(err)
+		}
+		return !held
+	})
 	close(moved)
 	exec(t, pool, `INSERT INTO a VALUES (2, 1)`)
 	handled(t, l, "c")

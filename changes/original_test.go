@@ -139,7 +139,7 @@ func TestS5Doorbell(t *testing.T) {
 	exec(t, m.pool, `SELECT pg_notify('howdah_feed', 'end')`)
 	var heard []string
 	for len(heard) == 0 || heard[len(heard)-1] != "howdah_feed end" {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		n, err := conn.WaitForNotification(ctx)
 		cancel()
 		if err != nil {

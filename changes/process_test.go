@@ -127,7 +127,7 @@ func TestC1KilledAtEveryStep(t *testing.T) {
 		// Some steps come only with more changes than there may be left.
 		ended := make(chan error, 1)
 		go func() { ended <- cmd.Wait() }()
-		deadline := time.NewTimer(time.Minute)
+		deadline := time.NewTimer(patience)
 		defer deadline.Stop()
 		for more := time.NewTicker(100 * time.Millisecond); ; {
 			select {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -248,7 +247,7 @@ func TestManySnapshotsOnASmallPool(t *testing.T) {
 	for range 12 {
 		l := changes.New(pool, changes.Config{})
 		all.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			err := l.Snapshot(ctx, func(tx pgx.Tx, _ changes.Position) error {
 				_, err := tx.Exec(ctx, `SELECT pg_sleep(0.01)`)

@@ -91,8 +91,8 @@ type saved struct {
 // Save keeps a consumer in the database, with the patterns of what it is handed and what
 // is done with that, so that a [Runner], which every howdah serve has, runs it. One of the
 // name that is there is changed; its place in the feed stays, and From and Backfill are
-// of no effect then. It returns Invalid for what cannot be, and
-// Conflict where a program of its own runs one of the name.
+// of no effect then, and it waits for what is being handled. It returns Invalid for what
+// cannot be, and Conflict where a program of its own runs one of the name.
 func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, sink Sink) error {
 	const op = "changes: save"
 	if err := sink.Check(); err != nil {
@@ -136,8 +136,10 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 		err = l.Reshard(ctx, cfg.Name, c.cfg.Shards)
 	}
 	if err == nil {
-		err = pg.Retry(ctx, pool, func() error {
-			return pool.QueryRow(ctx, `
+		// A batch that is under way passes over what the patterns that it began with do not
+		// name, also of what commits from now on.
+		err = l.alone(ctx, cfg.Name, func(tx pgx.Tx, _ int) error {
+			return tx.QueryRow(ctx, `
 				UPDATE howdah.change_consumer
 				SET patterns = $2, sink = $3
 				WHERE name = $1 AND sink IS NOT NULL

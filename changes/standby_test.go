@@ -31,7 +31,7 @@ func parseURL(t *testing.T, url string) *pgx.ConnConfig {
 // until asks again and again, for a minute at most.
 func until(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
 		var yes *bool
 		if err := pool.QueryRow(t.Context(), sql, args...).Scan(&yes); err != nil {
 			t.Fatal(err)
@@ -83,7 +83,7 @@ func TestStandbyAndPromotion(t *testing.T) {
 	if diff := cmp.Diff(numbered, watch(t, tail, changes.Position{}, changes.Filter{}, 3)); diff != "" {
 		t.Error(diff)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	followed := make(chan changes.Change)
 	go func() {

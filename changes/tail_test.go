@@ -41,7 +41,7 @@ func newTail(t *testing.T, url string) *changes.Tail {
 // watch reads n changes.
 func watch(t *testing.T, tail *changes.Tail, after changes.Position, f changes.Filter, n int) (all []changes.Change) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for c, err := range tail.Watch(ctx, after, f) {
 		if err != nil {
@@ -125,7 +125,7 @@ func TestEveryWatcherSeesTheFeed(t *testing.T) {
 	for _, f := range filters {
 		watch(t, tail, changes.Position{}, f, len(want[0])/10)
 	}
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(patience)
 	for i := range got {
 		last := watch(t, tail, changes.Position{}, filters[i%len(filters)], len(want[i%len(filters)]))
 		if diff := cmp.Diff(want[i%len(filters)], last); diff != "" {
@@ -189,7 +189,7 @@ func TestF9WatchersAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	told := func(after changes.Position) error {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		for _, err := range tail.Watch(ctx, after, changes.Filter{}) {
 			return err
@@ -211,7 +211,7 @@ func TestWatchersOutliveTheirConnections(t *testing.T) {
 	url, _, pool := watched(t)
 	proxy := pgtest.NewProxy(t, url)
 	tail := newTail(t, proxy.URL())
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	next := 1
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)

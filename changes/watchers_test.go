@@ -84,7 +84,7 @@ func crowd(t *testing.T, n, rows int) int64 {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	seen := make(chan struct{}, n)
 	var watching sync.WaitGroup

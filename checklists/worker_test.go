@@ -57,7 +57,7 @@ func TestAWorkerDoesEachItemOnce(t *testing.T) {
 		did.add(item.Name)
 		return nil
 	}}))
-	if err := w.Run(within(t, time.Minute)); err != nil {
+	if err := w.Run(within(t, patience)); err != nil {
 		t.Fatal(err)
 	}
 	for item, n := range did.count {
@@ -80,7 +80,7 @@ func TestWhatBecomesOfAttempts(t *testing.T) {
 	s, pool := newStore(t)
 	cause := errors.New("the cause")
 	insert(t, s, "l", "dead", "ends its goroutine", "error", "fine", "panics", "put off", "soon")
-	ctx, stop := context.WithCancel(within(t, time.Minute))
+	ctx, stop := context.WithCancel(within(t, patience))
 	defer stop()
 	var did tally
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Do: func(_ context.Context, item checklists.Item) error {
@@ -152,7 +152,7 @@ func TestAWorkerThatIsStopped(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
 	insert(t, s, "l", numbered(20)...)
-	ctx, stop := context.WithCancel(within(t, time.Minute))
+	ctx, stop := context.WithCancel(within(t, patience))
 	began := make(chan string, 20)
 	finish := make(chan struct{})
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Parallel: 2, Batch: 10, Grace: time.Minute, Do: func(ctx context.Context, item checklists.Item) error {
@@ -185,7 +185,7 @@ func TestAWorkerWhoseGraceIsOver(t *testing.T) {
 	t.Parallel()
 	s, _ := newStore(t)
 	insert(t, s, "l", "deaf", "listens")
-	ctx, stop := context.WithCancel(within(t, time.Minute))
+	ctx, stop := context.WithCancel(within(t, patience))
 	began := make(chan string, 2)
 	finish := make(chan struct{})
 	var deaf sync.WaitGroup
@@ -226,12 +226,12 @@ func TestAWorkerExtendsItsLeases(t *testing.T) {
 	t.Parallel()
 	s, pool := newStore(t)
 	insert(t, s, "l", "killed", "long", "taken")
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	var did tally
 	var causes sync.Map
 	began := make(chan string, 3)
 	finish := make(chan struct{})
-	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Lease: time.Second, UntilEmpty: true, Do: func(ctx context.Context, item checklists.Item) error {
+	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Lease: 3 * time.Second, UntilEmpty: true, Do: func(ctx context.Context, item checklists.Item) error {
 		did.add(item.Name)
 		began <- item.Name
 		if item.Name == "long" {
@@ -259,7 +259,7 @@ func TestAWorkerExtendsItsLeases(t *testing.T) {
 		_, taken := causes.Load("taken")
 		return killed && taken
 	})
-	eventually(t, "the lease is longer than it was", func() bool { return get(t, s, "l", "long").Due.Sub(first) > 2*time.Second })
+	eventually(t, "the lease is longer than it was", func() bool { return get(t, s, "l", "long").Due.Sub(first) > 3*time.Second })
 	if _, err := s.Delete(ctx, "l", "taken"); err != nil {
 		t.Fatal(err)
 	}
@@ -284,7 +284,7 @@ func TestAWorkerExtendsItsLeases(t *testing.T) {
 func TestAWorkerInTransactions(t *testing.T) {
 	t.Parallel()
 	_, pool := newStore(t)
-	ctx := within(t, time.Minute)
+	ctx := within(t, patience)
 	if _, err := pool.Exec(ctx, `CREATE TABLE effects (item text)`); err != nil {
 		t.Fatal(err)
 	}
@@ -355,7 +355,7 @@ func TestWorkersThatCannotBe(t *testing.T) {
 func TestTheBellWakesAWorker(t *testing.T) {
 	t.Parallel()
 	s, _, hub := newHeard(t)
-	ctx, stop := context.WithCancel(within(t, time.Minute))
+	ctx, stop := context.WithCancel(within(t, patience))
 	did := make(chan string)
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{Hub: hub, Do: func(_ context.Context, item checklists.Item) error {
 		did <- item.Name
@@ -399,7 +399,7 @@ func TestAWorkerThroughAPooler(t *testing.T) {
 			}
 			return nil
 		}}))
-		if err := w.Run(within(t, time.Minute)); err != nil {
+		if err := w.Run(within(t, patience)); err != nil {
 			t.Errorf("%v: %v", mode, err)
 		}
 		if n, err := s.Redrive(t.Context(), "l", checklists.Query{}); n != 1 || err != nil {
@@ -434,7 +434,7 @@ func TestAttemptsThatTakeTooLong(t *testing.T) {
 		{Do: hang},
 		{DoTx: func(ctx context.Context, _ pgx.Tx, item checklists.Item) error { return hang(ctx, item) }},
 	} {
-		ctx, stop := context.WithCancel(within(t, time.Minute))
+		ctx, stop := context.WithCancel(within(t, patience))
 		cfg.Parallel, cfg.Batch, cfg.Timeout = 1, 3, 50*time.Millisecond
 		var run sync.WaitGroup
 		run.Go(func() {
@@ -442,9 +442,9 @@ func TestAttemptsThatTakeTooLong(t *testing.T) {
 				t.Error(err)
 			}
 		})
-		for progress(t, s, "l").Failed < int64(2*i+2) && ctx.Err() == nil {
-			runtime.Gosched()
-		}
+		eventually(t, "both have failed", func() bool {
+			return get(t, s, "l", "dead").State == checklists.StateDead && get(t, s, "l", "hangs").State == checklists.StateWaiting
+		})
 		stop()
 		run.Wait()
 		for name, want := range map[string]struct {

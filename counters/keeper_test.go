@@ -41,7 +41,7 @@ func (j *journal) count(text string) int {
 // until asks the database, with a pause, until ok.
 func until(t testing.TB, pool *pgxpool.Pool, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for !ok() {
 		if _, err := pool.Exec(ctx, `SELECT pg_sleep(0.01)`); err != nil {
@@ -88,7 +88,7 @@ func TestKeeper(t *testing.T) {
 	if _, err := direct.Exec(ctx, `
 		UPDATE howdah.counter_tables SET settings = settings || '{"striped_at": 1}';
 		INSERT INTO howdah.counter_events (tbl, id, at)
-		SELECT t, i, now() - interval '7 days' + (i - 20000) * interval '1 second' FROM unnest(ARRAY['public.shop', 'other']) AS t, generate_series(1, 20010) AS i`); err != nil {
+		SELECT t, i, now() - interval '7 days' + (i - 20000) * interval '1 minute' FROM unnest(ARRAY['public.shop', 'other']) AS t, generate_series(1, 20010) AS i`); err != nil {
 		t.Fatal(err)
 	}
 	s.Age(time.Hour)

@@ -371,7 +371,7 @@ func TestPutsWaitForSlots(t *testing.T) {
 // pid.
 func waits(t testing.TB, pool *pgxpool.Pool, event string) (pid int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	for {
 		err := pool.QueryRow(ctx, `

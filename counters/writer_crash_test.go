@@ -142,9 +142,19 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 	var told atomic.Int64
 	var calls sync.WaitGroup
 	var stops []func() error
+	enough := make(chan struct{}) // it was away
 	for _, w := range writers {
 		stops = append(stops, running(t, w))
-		calls.Go(func() { callEach(t, w, 16, 200, &told) })
+		calls.Go(func() {
+			for !t.Failed() {
+				callEach(t, w, 16, 20, &told)
+				select {
+				case <-enough:
+					return
+				default:
+				}
+			}
+		})
 	}
 	for told.Load() < 500 {
 		<-time.After(time.Millisecond)
@@ -152,7 +162,7 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 	if err := syscall.Kill(server.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	if err := server.Stop(ctx); err != nil { // or the other would wait for it at the end
 		t.Fatal(err)
@@ -165,6 +175,7 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 			t.Errorf("%d events are in memory", got)
 		}
 	}
+	close(enough)
 	again, err := localpg.Start(ctx, conf)
 	if err != nil {
 		t.Fatal(err)
@@ -180,8 +191,8 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := hits(t, s); got != told.Load() || got != 2*16*200 {
-		t.Errorf("counted %d, told %d, want %d", got, told.Load(), 2*16*200)
+	if got := hits(t, s); got != told.Load() {
+		t.Errorf("counted %d, told %d", got, told.Load())
 	}
 }
 

@@ -233,7 +233,7 @@ func TestWriterApplyEach(t *testing.T) {
 func TestFastWriter(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	s, _ := newStore(t, counters.Config{})
+	s, pool := newStore(t, counters.Config{})
 	if err := s.Assert(ctx, "k", at, counters.Values{"note": "text"}); err != nil {
 		t.Fatal(err)
 	}
@@ -247,9 +247,12 @@ func TestFastWriter(t *testing.T) {
 		}
 	}
 	values["n"] = 100 // it is the caller's
-	soon, cancel := context.WithTimeout(ctx, time.Millisecond)
-	defer cancel()
-	if err := w.Track(soon, "k", at, values); !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "no room for more than 3 events") {
+	waiting, giveUp := context.WithCancel(ctx)
+	full := make(chan error, 1)
+	go func() { full <- w.Track(waiting, "k", at, values) }()
+	until(t, pool, "it waits for room", func() bool { return w.Stats().Blocked == 1 })
+	giveUp()
+	if err := <-full; !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "no room for more than 3 events") {
 		t.Errorf("Track of a full Writer: %v, want Exhausted", err)
 	}
 	if err := w.Track(ctx, "", at, nil); !errors.Is(err, fault.Invalid) {

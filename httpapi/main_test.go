@@ -56,7 +56,7 @@ func serveHandler(t testing.TB, url string, cfg httpapi.Config, handler func(*ho
 // within bounds a step of a test.
 func within(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

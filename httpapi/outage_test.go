@@ -46,7 +46,7 @@ func TestDatabaseAway(t *testing.T) {
 	}
 
 	proxy.Refuse(false)
-	wantJSON(t, s.get("/readyz"), `{"status":"ready","notifications":"connecting"}`)
+	eventually(t, "it is ready again", func() bool { return s.get("/readyz").StatusCode == 200 })
 	wantJSON(t, s.get(someItems), `{"items":[{"item":"a","attempts":0}]}`)
 }
 

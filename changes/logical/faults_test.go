@@ -29,10 +29,7 @@ func TestPumpOfAnotherSlot(t *testing.T) {
 	feed(t, f.log, "one")
 	stop()
 	f.start(t, f.target, f.config())() // the same slot is well
-	eventually(t, "the slot is free", func() bool {
-		_, err := f.source.Exec(t.Context(), `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
-		return err == nil
-	})
+	f.dropSlot(t)
 	exec(t, f.source, `INSERT INTO shop.t VALUES (2, 'lost')`)
 	exec(t, f.source, `SELECT pg_create_logical_replication_slot(current_database()::text, 'pgoutput')`)
 	p, err := logical.New(f.target, f.config())
@@ -240,7 +237,7 @@ func TestPumpRefuses(t *testing.T) {
 	}
 
 	f.start(t, f.target, f.config())()
-	exec(t, f.source, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
+	f.dropSlot(t)
 	if err := run(func(*logical.Config) {}); !errors.Is(err, logical.ErrLost) {
 		t.Errorf("slot dropped: %v", err)
 	}

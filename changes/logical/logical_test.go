@@ -38,21 +38,26 @@ func newFixture(t *testing.T, setup string) *fixture {
 	f.into(t, pgtest.Database(t))
 	exec(t, f.source, `CREATE SCHEMA shop;`+setup)
 	f.slot = f.source.Config().ConnConfig.Database // a name that no other test has
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-		defer cancel()
-		for { // the server may not have noticed yet that nobody reads it any more
-			_, err := f.source.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
-			var pgErr *pgconn.PgError
-			if !errors.As(err, &pgErr) || pgErr.Code != "55006" {
-				if err != nil {
-					t.Error(err)
-				}
-				return
-			}
-		}
-	})
+	t.Cleanup(func() { f.dropSlot(t) })
 	return f
+}
+
+// dropSlot drops the slot of the source, if it has one. The server may not have noticed
+// yet that nobody reads it any more.
+func (f *fixture) dropSlot(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	defer cancel()
+	for {
+		_, err := f.source.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
+		var pgErr *pgconn.PgError
+		if !errors.As(err, &pgErr) || pgErr.Code != "55006" {
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		}
+	}
 }
 
 // into puts the log into the database of url.

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -122,7 +121,7 @@ func TestTranscriptsOfTheDocuments(t *testing.T) {
 			defer server.stop(t)
 			work := t.TempDir()
 			for _, l := range lines {
-				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				got, err := onTerminal(ctx, strings.ReplaceAll(l.typed, "localhost:8080", strings.TrimPrefix(server.url, "http://")), work, env)
 				cancel()
 				if err != nil {

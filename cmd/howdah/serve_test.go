@@ -16,7 +16,7 @@ import (
 )
 
 // patience fails a test that hangs; it is long for a machine that is busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // serving is howdah serve as a process of its own.
 type serving struct {

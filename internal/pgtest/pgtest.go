@@ -33,7 +33,7 @@ import (
 
 // patience bounds every single step of this package. It is there to fail a
 // test that hangs, and long enough for a machine that is busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // shared is the server of this test process.
 var shared struct {
