@@ -198,6 +198,10 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 			if _, err := holder.Exec(ctx, `SELECT FROM howdah.counter_slots WHERE tbl = format('%I.trifle_stats', current_schema()) FOR UPDATE`); err != nil {
 				t.Fatal(err)
 			}
+			want := []string{"z1", "hot a1", "hot b1"}
+			if mode == counters.Full {
+				want = []string{"hot a1", "hot b1", "z1"}
+			}
 			exported := func(s *counters.Store, prefix string, first func()) (keys []string) {
 				for r, err := range s.Export(ctx, prefix) {
 					if err != nil {
@@ -211,7 +215,7 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 				}
 				return keys
 			}
-			if got := exported(s, "", nil); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
+			if got := exported(s, "", nil); !slices.Equal(got, want) {
 				t.Errorf("beside who holds them: %q", got)
 			}
 			if got := exported(s, "hot b", nil); !slices.Equal(got, []string{"hot b1"}) {
@@ -232,7 +236,7 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 				if n, err := s.Fold(ctx); n != 2 || err != nil {
 					t.Errorf("Fold = %d, %v", n, err)
 				}
-			}); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
+			}); !slices.Equal(got, want) {
 				t.Errorf("folded meanwhile: %q", got)
 			}
 			if got := exported(s, "", nil); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
@@ -242,8 +246,8 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 	}
 }
 
-// Buckets that are only in slots have their places among the rows, also where there are
-// more of both than are held in memory, and others fold them between two parts.
+// Buckets that are only in slots are exported once, in their places where the table is in
+// the order of slots, also where others fold them between two parts.
 func TestExportGoesThroughRowsAndSlots(t *testing.T) {
 	t.Parallel()
 	const each, all = 420, 6 * 420
@@ -296,6 +300,10 @@ func TestExportGoesThroughRowsAndSlots(t *testing.T) {
 			}
 		})
 		other := exported(s, "", func() {})
+		if settings.Mode != counters.Full || !strings.HasSuffix(t.Name(), "bytes") && !strings.HasSuffix(t.Name(), "indexed") { // not in the order of slots
+			slices.Sort(one)
+			slices.Sort(other)
+		}
 		if diff := cmp.Diff(other, one); diff != "" || len(one) != all {
 			t.Errorf("%d rows, want %d as they are when folded: %s", len(one), all, diff)
 		}
