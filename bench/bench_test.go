@@ -165,6 +165,18 @@ func TestResultsAgainstTheirBars(t *testing.T) {
 	}
 }
 
+// A bar of each ten times as much is one for as many tens as were measured.
+func TestABarOfTenfoldGrowth(t *testing.T) {
+	for want, g := range map[float64]Growth{1.5: {Bar: 1.5, Tenfold: true}, 2: {Bar: 2}} {
+		if got := g.bar([]int{10_000, 100_000}); got < want-0.001 || got > want+0.001 {
+			t.Errorf("%+v: %v, want %v", g, got, want)
+		}
+	}
+	if got := (Growth{Bar: 1.5, Tenfold: true}).bar([]int{10_000, 100_000, 10_000_000}); got < 3.374 || got > 3.376 {
+		t.Errorf("of three tens: %v, want 1.5³", got)
+	}
+}
+
 func TestFigures(t *testing.T) {
 	for want, f := range map[string]Figure{
 		"1.52M/s": {Value: 1_520_000, Unit: "/s"},

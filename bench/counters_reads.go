@@ -32,7 +32,7 @@ var counterReads = []Row{
 		},
 	},
 	Growth{
-		Work: "cost by rows of the table", Bar: 1.5 * 1.5 * 1.5, Times: 50, // 1.5 for each ten times as many
+		Work: "cost by rows of the table", Bar: 1.5, Tenfold: true, Times: 50,
 		Sizes: func(lab *Lab) []int {
 			if lab.Quick {
 				return []int{10_000, 100_000}

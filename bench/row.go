@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime"
 	"slices"
 	"time"
@@ -113,11 +114,20 @@ func roundOf(round, rounds int) string {
 // Growth measures operations at several sizes: what the last costs, divided by
 // what the first costs.
 type Growth struct {
-	Work  string
-	Bar   float64 // the most growth that will do
-	Sizes func(lab *Lab) []int
-	Times int // how often each operation is run in a round
-	Open  func(ctx context.Context, lab *Lab, size int) ([]Op, error)
+	Work    string
+	Bar     float64 // the most growth that will do, from the first size to the last
+	Tenfold bool    // it is of each ten times as much
+	Sizes   func(lab *Lab) []int
+	Times   int // how often each operation is run in a round
+	Open    func(ctx context.Context, lab *Lab, size int) ([]Op, error)
+}
+
+// bar is the most growth that will do from the first of sizes to the last.
+func (g Growth) bar(sizes []int) float64 {
+	if !g.Tenfold {
+		return g.Bar
+	}
+	return math.Pow(g.Bar, math.Log10(float64(sizes[len(sizes)-1])/float64(sizes[0])))
 }
 
 // Op is an operation of a Growth.
@@ -165,7 +175,7 @@ func (g Growth) Measure(ctx context.Context, lab *Lab) ([]Result, error) {
 	}
 	var results []Result
 	for op := range took {
-		r := Result{Work: ops[0][op].Name, Of: "growth", Bar: g.Bar, AtMost: true}
+		r := Result{Work: ops[0][op].Name, Of: "growth", Bar: g.bar(sizes), AtMost: true}
 		for i, size := range sizes {
 			r.Figures = append(r.Figures, Figure{grouped(size), median(took[op][i]), "µs"})
 		}

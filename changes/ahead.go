@@ -3,6 +3,7 @@ package changes
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -13,11 +14,29 @@ import (
 // has a number does not change.
 type coming struct {
 	done  chan struct{} // closed when the rest is known
+	begun atomic.Bool   // it has a connection, or nobody wants it any more
+	drop  func()        // ends it
 	after Position
 	page  []Change
 	end   Position
 	more  bool // the feed goes on behind end
 	err   error
+}
+
+// got waits for what is read, and reports whether it was. It was not where that failed, nor
+// where it has no connection yet: to wait for one with the batch's in hand could be for
+// ever, if all who have one do. Then it is to be read with that.
+func (c *coming) got(ctx context.Context) (bool, error) {
+	if c.begun.CompareAndSwap(false, true) {
+		c.drop()
+		return false, nil
+	}
+	select {
+	case <-c.done:
+		return c.err == nil, nil
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 }
 
 // readOn reads what follows: of what is ahead the rest of a transaction, or anything.
@@ -29,12 +48,11 @@ func (s *shard) readOn(b *batch) error {
 	}
 	if c := s.coming; c != nil && s.chunk == nil && c.after == s.end {
 		s.coming = nil
-		select {
-		case <-c.done:
-		case <-b.ctx.Done():
-			return b.ctx.Err()
+		got, err := c.got(b.ctx)
+		if err != nil {
+			return err
 		}
-		if c.err == nil { // else it is read again, to see
+		if got {
 			s.ahead, s.end = append(s.ahead, c.page...), c.end
 			s.readAhead(b.parent, n, filter, c.more)
 			return nil
@@ -58,13 +76,16 @@ func (s *shard) readAhead(ctx context.Context, n int, f Filter, more bool) {
 	if !more {
 		return
 	}
-	c, here := &coming{done: make(chan struct{}), after: s.end}, s.at.timeline
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
+	c, here := &coming{done: make(chan struct{}), drop: cancel, after: s.end}, s.at.timeline
 	s.coming = c
 	s.reading.Go(func() {
 		defer close(c.done)
-		ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 		defer cancel()
 		c.err = s.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
+			if !c.begun.CompareAndSwap(false, true) {
+				return context.Canceled
+			}
 			if c.page, c.end, c.more, err = New(conn, Config{}).page(ctx, c.after, n, f); err == nil {
 				err = inHistory(ctx, conn, here)
 			}

@@ -54,11 +54,14 @@ func (c *chunk) left(n int) *backfill {
 	return c.after.without(tables[0])
 }
 
-// without is what is left where a table is not to be read; nil for nothing.
-func (f *backfill) without(table string) *backfill {
+// without is what is left where some tables are not to be read; nil for nothing.
+func (f *backfill) without(tables ...string) *backfill {
+	if f == nil {
+		return nil
+	}
 	left := &backfill{Last: f.Last}
 	for i, name := range f.Tables {
-		if name != table {
+		if !slices.Contains(tables, name) {
 			left.Tables = append(left.Tables, name)
 			if f.By != nil {
 				left.By = append(left.By, f.By[i])
@@ -170,6 +173,9 @@ func (s *shard) readAt(ctx context.Context, tx pgx.Tx, at Position, after backfi
 	if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
 		return err
 	}
+	if another, err := src.rewritten(ctx, tx); err != nil || another {
+		return err // there is no chunk yet: it is read anew
+	}
 	for i := range c.reads {
 		c.reads[i].Position = at
 	}
@@ -240,6 +246,18 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)
 	}
 	return src, nil
+}
+
+// rewritten reports whether tx, which has read the table, sees it or a part of it in another
+// file than it read, or another table under its name. TRUNCATE and much of ALTER
+// TABLE write a new file, which is empty to a snapshot that is older.
+func (src *source) rewritten(ctx context.Context, tx pgx.Tx) (another bool, err error) {
+	err = tx.QueryRow(ctx, `
+		SELECT to_regclass($2)::oid IS DISTINCT FROM $1::oid OR EXISTS (
+			SELECT FROM pg_class
+			WHERE (oid = $1::oid OR oid IN (SELECT relid FROM pg_partition_tree($1::oid) WHERE isleaf))
+				AND relfilenode <> pg_relation_filenode(oid))`, src.relation, pgx.Identifier{src.schema, src.table}.Sanitize()).Scan(&another)
+	return another, err
 }
 
 // rows returns up to n rows of a share of the table, those that follow after, as

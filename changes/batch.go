@@ -30,6 +30,7 @@ type batch struct {
 	lost   bool   // the database has gone, under the handler, which has not failed then
 	late   bool   // the handler took too long
 	done   int    // changes that were handled
+	told   int64  // calls that failed, as the checkpoint has them
 }
 
 // reach says that the batch has come to a step.
@@ -84,7 +85,7 @@ func (b *batch) standing() (st standing, err error) {
 	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
-		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, `+timeline+`, p.backfill,
+		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, coalesce(p.failed, 0), `+timeline+`, p.backfill,
 			`+anyOf("true")+`,
 			(SELECT extract(epoch FROM next_at - clock_timestamp())::float8
 			FROM howdah.change_parked
@@ -97,7 +98,7 @@ func (b *batch) standing() (st standing, err error) {
 		QueryRow(func(row pgx.Row) error {
 			var seq, n, id *int64 // there are fewer shards now
 			var failures *int
-			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &st.saved, &seq, &n, &id, &failures, &st.timeline, &st.backfill, &st.parked, &seconds)
+			err := row.Scan(&state, &st.shards, &st.nextShards, &st.stopAt, &st.patterns, &st.saved, &seq, &n, &id, &failures, &b.told, &st.timeline, &st.backfill, &st.parked, &seconds)
 			if seq != nil {
 				st.mark = mark{*seq, Position{*n, *id}, *failures, st.timeline}
 			}
@@ -254,6 +255,7 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 	}
 	b.reach("moved")
 	if err := b.tx.Commit(b.ctx); err != nil {
+		b.telling = b.told + int64(b.failed)
 		return err
 	}
 	b.failed = 0 // they stand in the checkpoint

@@ -112,7 +112,11 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					ORDER BY p.next_at
 					LIMIT 1), '') ELSE c.reason END,
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
-				ARRAY(SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables') FROM howdah.change_checkpoint k WHERE k.consumer = c.name ORDER BY 1),
+				ARRAY(
+					SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables')
+					FROM generate_series(0, c.shards - 1) AS g(shard)
+					CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
+					ORDER BY 1),
 				s.n, s.id,
 				`+lag+`, `+behind+`,
 				p.parked, p.dead, c.seen_at
@@ -132,10 +136,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 						WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead
 						ORDER BY next_at
 						LIMIT 1) IS NOT NULL AS stalls
-					FROM howdah.change_checkpoint k
-					WHERE k.consumer = c.name AND k.shard = g.shard
-					ORDER BY k.seq DESC
-					LIMIT 1) x
+					FROM howdah.change_place(c.name, g.shard) k) x
 				ORDER BY x.n, x.id = 0, x.id
 				LIMIT 1) s
 			WHERE $1::text IS NULL OR c.name = $1
@@ -240,12 +241,7 @@ const (
 		newest AS (
 			SELECT k.*
 			FROM generate_series(0, $2::int - 1) AS g(shard)
-			CROSS JOIN LATERAL (
-				SELECT *
-				FROM howdah.change_checkpoint
-				WHERE consumer = $1 AND shard = g.shard
-				ORDER BY seq DESC
-				LIMIT 1) k)`
+			CROSS JOIN LATERAL howdah.change_place($1, g.shard) k)`
 	replaced = `
 		DELETE FROM howdah.change_checkpoint k
 		USING newest
@@ -316,12 +312,14 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
 // all that has committed, that of a Sync; and all rows of its backfill. It returns
-// ErrParked at once where some of it is parked, Conflict where the consumer has
-// expired, ErrNoConsumer, and otherwise waits until ctx is done.
+// ErrParked at once where some of it is parked, ErrAhead where upTo was lost in a failover
+// or restore, Conflict where the consumer has expired, ErrNoConsumer, and otherwise
+// waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
 		var there, parked, expired *bool
+		var lost []int64
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
@@ -330,22 +328,20 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 						FROM howdah.change_parked
 						WHERE consumer = $1
 						ORDER BY n, id
-						LIMIT 1), false), bool_or(c.state = 'expired')
+						LIMIT 1), false), bool_or(c.state = 'expired'),
+					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint) -- first - 1 is where a rebase left off
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
-				CROSS JOIN LATERAL (
-					SELECT *
-					FROM howdah.change_checkpoint
-					WHERE consumer = c.name AND shard = g.shard
-					ORDER BY seq DESC
-					LIMIT 1) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired)
+				CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired, &lost)
 		})
 		switch {
 		case err != nil:
 			return pg.Wrap(op, err)
 		case there == nil:
 			return pg.Wrap(op, noConsumer(consumer))
+		case lost != nil:
+			return pg.Wrap(op, inGap(upTo, lost))
 		case *parked:
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
 		case *there:

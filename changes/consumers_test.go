@@ -97,9 +97,9 @@ func TestConsumersAreNotCompiled(t *testing.T) {
 	exec(t, pool, consumerSQL+`; ALTER TABLE howdah.change_consumer RENAME TO kept;
 		CREATE VIEW howdah.change_consumer AS
 		SELECT name, 'paused' AS state, current_setting('jit') AS reason, shards, next_shards, patterns, sink, seen_at FROM howdah.kept;
-		ALTER TABLE howdah.change_checkpoint RENAME TO places;
-		CREATE VIEW howdah.change_checkpoint AS
-		SELECT consumer, shard, seq, n, id, failures, backfill, (current_setting('jit') = 'off')::int::bigint AS handled, failed FROM howdah.places`)
+		ALTER TABLE howdah.change_parked RENAME TO aside;
+		CREATE VIEW howdah.change_parked AS
+		SELECT 'slow' AS consumer, 0 AS shard, true AS head, current_setting('jit') = 'off' AS dead, '' AS error, now() AS next_at`)
 	for _, was := range []string{"on", "off"} {
 		tx, err := pool.Begin(t.Context())
 		if err != nil {
@@ -115,7 +115,7 @@ func TestConsumersAreNotCompiled(t *testing.T) {
 			t.Errorf("jit is %q meanwhile, %v", s.Reason, err)
 		}
 		v, err := l.WithTx(tx).Vitals(t.Context())
-		if err != nil || len(v.Shards) != 1 || v.Shards[0].Handled != 1 {
+		if err != nil || len(v.Shards) != 1 || v.Shards[0].Dead != 1 {
 			t.Errorf("Vitals() = %+v, %v; jit is not off meanwhile", v.Shards, err)
 		}
 		if err := tx.QueryRow(t.Context(), `SELECT current_setting('jit')`).Scan(&is); err != nil || is != was {

@@ -221,4 +221,28 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// Nor by who asks how a consumer stands.
+	for name, do := range map[string]func(*changes.Log) error{
+		"Wait":     func(l *changes.Log) error { return l.Wait(t.Context(), "c", changes.Position{Commit: 3000}) },
+		"Consumer": func(l *changes.Log) error { _, err := l.Consumer(t.Context(), "c"); return err },
+		"Vitals":   func(l *changes.Log) error { _, err := l.Vitals(t.Context()); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := pgtest.Explain(t, pgtest.Pool(t, m.url))
+			if _, err := e.Tx.Exec(t.Context(), `SET LOCAL enable_indexscan = off`); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // the first time the function reads the catalog
+				e.Plan()
+				if err := do(m.log.WithTx(e)); err != nil {
+					t.Error(err)
+				}
+			}
+			for plan := range strings.SplitSeq(e.Plan(), "\n\n") {
+				if strings.Contains(plan, "change_place") && buffers(t, plan) > 50 || strings.Contains(plan, "on change_checkpoint") {
+					t.Errorf("it touches %d pages:\n%s", buffers(t, plan), plan)
+				}
+			}
+		})
+	}
 }

@@ -21,7 +21,6 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -59,10 +58,9 @@ type Config struct {
 
 // Log is the feed of one database. It is safe for use by many goroutines.
 type Log struct {
-	db        pg.DB
-	cfg       Config
-	snapshots *sync.Mutex // shared by copies: see Snapshot
-	looks     *looks      // shared by copies
+	db    pg.DB
+	cfg   Config
+	looks *looks // shared by copies
 }
 
 // looks counts the ticks of a process, and adds up what they took.
@@ -73,7 +71,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, snapshots: new(sync.Mutex), looks: new(looks)}
+	return &Log{db: db, cfg: cfg, looks: new(looks)}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

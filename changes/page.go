@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 	"strconv"
@@ -99,7 +100,7 @@ func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page [
 
 func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	var head, floor, upTo int64
-	var lost bool
+	var lost []int64 // the bounds of the lost history that after is in; nil = it is in none
 	var batch pgx.Batch
 	inTx := pg.InTx(l.db)
 	if inTx {
@@ -112,8 +113,8 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 		until = min(until, f.share.until)
 	}
 	batch.Queue(`
-		SELECT n, EXISTS (SELECT FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint)
-				AND $1::bigint <> (SELECT s.floor FROM howdah.change_state s), -- where a rebase left off
+		SELECT n, (SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $1::bigint AND first > $1::bigint
+				AND $1::bigint <> (SELECT s.floor FROM howdah.change_state s)), -- where a rebase left off
 			coalesce((SELECT first FROM howdah.change_era WHERE head < $2::bigint AND first > $2::bigint), $2::bigint), `+planned+`
 		FROM howdah.change_tick
 		ORDER BY tick DESC
@@ -153,9 +154,11 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	}
 	switch {
 	case after.Commit < floor, after.Commit == floor && after.ID != 0 && floor > 0:
-		return nil, after, false, ErrExpired
-	case after.Commit > head, lost:
-		return nil, after, false, ErrAhead
+		return nil, after, false, fmt.Errorf("%s is before %d, where the feed begins now: %w", after, floor, ErrExpired)
+	case lost != nil:
+		return nil, after, false, inGap(after, lost)
+	case after.Commit > head:
+		return nil, after, false, fmt.Errorf("%s is behind %d, where the feed ends: %w", after, head, ErrAhead)
 	}
 	if more {
 		return page, page[n-1].Position, true, nil
@@ -166,6 +169,11 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
 	}
 	return page, next, false, nil
+}
+
+// inGap says between which commits a position lies that belongs to a lost history.
+func inGap(p Position, bounds []int64) error {
+	return fmt.Errorf("%s is between %d and %d, where the feed went on after a failover, a restore or a rebase: %w", p, bounds[0], bounds[1], ErrAhead)
 }
 
 // To plan for every leaf takes as long as to read a page, and the plan that is kept

@@ -71,11 +71,12 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 	var done []Step
 	var failed []error
 	for _, step := range steps {
-		if err := l.do(ctx, &step); err != nil {
+		did, err := l.carryOut(ctx, step, func() ([]Step, error) { return l.plan(ctx, want, prune) })
+		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", step.Table, err))
 			continue
 		}
-		done = append(done, step)
+		done = append(done, did...)
 	}
 	if err := l.remember(ctx, want, prune); err != nil {
 		failed = append(failed, err)
@@ -87,20 +88,19 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 // that is not captured is nothing to do.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 	const op = "changes: release"
-	installed, err := l.installed(ctx)
-	if err != nil {
-		return nil, pg.Wrap(op, err)
-	}
-	for _, in := range installed {
-		if in.name() == table {
-			step := in.release()
-			if err := l.do(ctx, &step); err != nil {
-				return nil, pg.Wrap(op, err)
-			}
-			return []Step{step}, nil
+	plan := func() ([]Step, error) {
+		installed, err := l.installed(ctx)
+		i := slices.IndexFunc(installed, func(in *installation) bool { return in.name() == table })
+		if err != nil || i < 0 {
+			return nil, err
 		}
+		return []Step{installed[i].release()}, nil
 	}
-	return nil, nil
+	steps, err := plan()
+	if err == nil && len(steps) > 0 {
+		steps, err = l.carryOut(ctx, steps[0], plan)
+	}
+	return steps, pg.Wrap(op, err)
 }
 
 // Captures returns what is captured, by table.
@@ -332,6 +332,29 @@ func (l *Log) tryConditions(ctx context.Context, steps []Step) error {
 	return nil // what else may be wrong is told when it is done
 }
 
+// errOvertaken: others have made or dropped triggers of the table since a step was planned.
+var errOvertaken = fmt.Errorf("others capture or release it at the same time: %w", fault.Conflict)
+
+// carryOut runs a step, or, where it was overtaken, what plan makes of its table then, which may be
+// nothing. It returns what it did.
+func (l *Log) carryOut(ctx context.Context, step Step, plan func() ([]Step, error)) ([]Step, error) {
+	for try := 1; ; try++ {
+		err := l.do(ctx, &step)
+		switch {
+		case err == nil:
+			return []Step{step}, nil
+		case try == lockTries || pg.InTx(l.db) || !errors.Is(err, errOvertaken):
+			return nil, err
+		}
+		steps, err := plan()
+		i := slices.IndexFunc(steps, func(s Step) bool { return s.relation == step.relation })
+		if err != nil || i < 0 {
+			return nil, err
+		}
+		step = steps[i]
+	}
+}
+
 // do runs a step, again while others have the table locked.
 func (l *Log) do(ctx context.Context, step *Step) error {
 	for try := 1; ; try++ {
@@ -344,6 +367,8 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 			return err
 		case pgErr.Code == "42501":
 			return fmt.Errorf("%w: %w; capture and release need the rights of the owner of %s", fault.Denied, err, step.Table)
+		case pgErr.Code == "42710" || pgErr.Code == "42704" && pgErr.Position == 0: // a trigger is there, or is not
+			return fmt.Errorf("%w: %w", errOvertaken, err)
 		case pgErr.Code != "55P03" && pgErr.Code != "40P01":
 			return err
 		case try == lockTries || pg.InTx(l.db):
@@ -360,9 +385,9 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 // badCondition: nothing else in the statement can be wrong in these ways.
 func badCondition(err *pgconn.PgError) bool {
 	switch err.Code {
-	case "42501", "42710", "42704": // no right, a trigger of that name, an object gone meanwhile
+	case "42501", "42710": // no right, a trigger of that name
 		return false
-	case "42P01": // the table is gone, or the condition names one
+	case "42P01", "42704": // the table or a trigger is gone, or the condition names a table or a type
 		return err.Position > 0
 	case "0A000", "22P02": // a subquery, a literal that cannot be read
 		return true

@@ -49,18 +49,22 @@ func (l *Log) Rebase(ctx context.Context, keep bool) error {
 	return pg.Wrap(op, err)
 }
 
+// nextEra is the first number of the era after n, as change_tick has it. An era that n is
+// the end before may have begun, in the history that the log came from or in one that is
+// lost: it is left out.
+const nextEra = `((n + 1) / 1000000000000 + 1) * 1000000000000`
+
 // The new tick is one of the new cluster; its number is the last before the new era,
 // and the floor. What lies between is known as an era's beginning, as no commits.
 var rebase = []string{
 	`TRUNCATE howdah.change, howdah.change_commit`,
 	`INSERT INTO howdah.change_era (first, head, timeline)
-	SELECT (n / 1000000000000 + 1) * 1000000000000, n, ` + timeline + `
+	SELECT ` + nextEra + `, n, ` + timeline + `
 	FROM howdah.change_tick
 	ORDER BY tick DESC
-	LIMIT 1
-	ON CONFLICT DO NOTHING`, // a second time, with nothing between
+	LIMIT 1`,
 	`INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline)
-	SELECT tick + 1, (n / 1000000000000 + 1) * 1000000000000 - 1, pg_current_snapshot(), pg_current_xact_id(),
+	SELECT tick + 1, ` + nextEra + ` - 1, pg_current_snapshot(), pg_current_xact_id(),
 		(SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM howdah.change_id), ` + timeline + `
 	FROM howdah.change_tick
 	ORDER BY tick DESC
@@ -86,13 +90,18 @@ func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
 	// A tick keeps the id of its transaction, which its row was written by: pg_upgrade
 	// takes both along, and who restores a dump writes the row anew. The table's own
 	// number is kept, too, by one, and given anew by the other.
+	//
+	// It makes another cluster, too. In the same one another timeline is another history,
+	// which goes on in an era of its own, as it would without us: the tick keeps the old.
 	var backwards, restored bool
+	var line string
 	err := tx.QueryRow(ctx, `
 		SELECT pg_snapshot_xmax(pg_current_snapshot()) < t.next,
-			t.xmin::text::bigint <> t.next::text::bigint % 4294967296 OR coalesce(s.ticks <> 'howdah.change_tick'::regclass, false)
+			t.xmin::text::bigint <> t.next::text::bigint % 4294967296 OR coalesce(s.ticks <> 'howdah.change_tick'::regclass, false),
+			CASE WHEN s.system = (SELECT system_identifier FROM pg_control_system()) THEN t.timeline ELSE `+timeline+` END
 		FROM howdah.change_tick t, howdah.change_state s
 		ORDER BY t.tick DESC
-		LIMIT 1`).Scan(&backwards, &restored)
+		LIMIT 1`).Scan(&backwards, &restored, &line)
 	switch {
 	case err != nil:
 		return err
@@ -131,7 +140,7 @@ func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
 		SELECT last.tick + 1, last.n,
 			(SELECT format('%s:%s:%s', coalesce(min(xid::text::bigint)::text, pg_snapshot_xmax(now.snap)::text), pg_snapshot_xmax(now.snap),
 				string_agg(xid::text, ',' ORDER BY xid)) FROM doubt)::pg_snapshot,
-			pg_current_xact_id(), last.seq, `+timeline+`
-		FROM last, now`)
+			pg_current_xact_id(), last.seq, $1
+		FROM last, now`, line)
 	return err
 }

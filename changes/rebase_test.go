@@ -168,3 +168,44 @@ func TestLagAfterARebase(t *testing.T) {
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (5, 1)`)
 	lags(4, 2)
 }
+
+// F9: a history that went on elsewhere from just where a rebase left off, at the end of
+// an era that has not begun, has given the numbers of that era: whoever read them there is
+// told, though the log is rebased again and nothing was numbered between.
+func TestF9RebaseWhereAnEraHasNotBegun(t *testing.T) {
+	t.Parallel()
+	for name, keep := range map[string]bool{"emptied": false, "kept after a failover": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newAudited(t)
+			exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+			if err := m.log.Rebase(t.Context(), false); err != nil {
+				t.Fatal(err)
+			}
+			edge := m.sync(t)
+			if edge.Commit%1_000_000_000_000 != 999_999_999_999 {
+				t.Fatalf("a rebase left off at %s", edge)
+			}
+			lost := changes.Position{Commit: edge.Commit + 1} // as the other history has numbered it
+			m.failover(t)
+			exec(t, m.pool, `UPDATE howdah.change_tick SET next = pg_current_xact_id()`) // whose row it is now, as after a failover
+			if err := m.log.Rebase(t.Context(), keep); err != nil {
+				t.Fatal(err)
+			}
+			for i := range 3 {
+				exec(t, m.pool, `INSERT INTO chk.a VALUES ($1, 1)`, i+2)
+				m.sync(t)
+			}
+			if page, _, err := m.log.Page(t.Context(), lost, 10, changes.Filter{}); !errors.Is(err, changes.ErrAhead) && !errors.Is(err, changes.ErrExpired) {
+				t.Errorf("Page(%s), of a lost history: %d changes, %v; want an error", lost, len(page), err)
+			}
+			from, err := m.log.Start(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if all, _ := readAll(t, m.log, from, 10, changes.Filter{}); len(all) != 3 {
+				t.Errorf("%d changes follow %s, want 3", len(all), from)
+			}
+		})
+	}
+}

@@ -1,9 +1,11 @@
 package changes
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -88,7 +90,7 @@ func (l *Log) Backfill(ctx context.Context, name string, tables ...string) error
 	if len(tables) == 0 {
 		return pg.Wrap(op, pg.Refuse("tables", "are missing: which are to be read?"))
 	}
-	return pg.Wrap(op, l.fill(ctx, name, func(tx pgx.Tx, texts []string) (func(*backfill) *backfill, error) {
+	return pg.Wrap(op, l.fill(ctx, name, func(tx pgx.Tx, texts []string, fills []*backfill) ([]*backfill, error) {
 		patterns, err := ParsePatterns(texts...)
 		if err != nil {
 			return nil, err
@@ -97,47 +99,70 @@ func (l *Log) Backfill(ctx context.Context, name string, tables ...string) error
 		if err != nil {
 			return nil, pg.Renamed("tables", err)
 		}
-		return func(f *backfill) *backfill {
-			for _, table := range fresh.Tables {
-				if f != nil {
-					f = f.without(table)
-				}
-			}
-			if f == nil {
-				return fresh
+		for i, f := range fills {
+			if f = f.without(fresh.Tables...); f == nil {
+				fills[i] = fresh
+				continue
 			}
 			by := f.By
 			if by == nil { // as it was kept once
 				by = make([]string, len(f.Tables))
 			}
-			return &backfill{slices.Concat(f.Tables, fresh.Tables), slices.Concat(by, fresh.By), f.Last}
-		}, nil
+			fills[i] = &backfill{slices.Concat(f.Tables, fresh.Tables), slices.Concat(by, fresh.By), f.Last}
+		}
+		return fills, nil
 	}))
 }
 
 // EndBackfill has a consumer read no more rows of the tables, or, where none is named,
 // of any: it goes on with what happens to them. One that was paused by a table that
-// cannot be read is to be resumed then. It returns ErrNoConsumer, and Conflict as
-// Backfill does.
+// cannot be read is to be resumed then. To end it again is nothing to do. It returns
+// Invalid for a table that is neither captured nor being read, ErrNoConsumer, and
+// Conflict as Backfill does.
 func (l *Log) EndBackfill(ctx context.Context, name string, tables ...string) error {
-	return pg.Wrap("changes: end backfill", l.fill(ctx, name, func(pgx.Tx, []string) (func(*backfill) *backfill, error) {
-		return func(f *backfill) *backfill {
-			if len(tables) == 0 {
-				return nil
+	const op = "changes: end backfill"
+	for _, table := range tables {
+		if err := pg.CheckText("tables", table); err != nil {
+			return pg.Wrap(op, err)
+		}
+	}
+	return pg.Wrap(op, l.fill(ctx, name, func(tx pgx.Tx, _ []string, fills []*backfill) ([]*backfill, error) {
+		var reading []string
+		for _, f := range fills {
+			if f != nil {
+				reading = append(reading, f.Tables...)
 			}
-			for _, table := range tables {
-				if f != nil {
-					f = f.without(table)
-				}
+		}
+		for _, table := range tables {
+			if slices.Contains(reading, table) {
+				continue
 			}
-			return f
-		}, nil
+			var captured bool // else it was never read, or it is misspelled
+			if err := tx.QueryRow(ctx, `
+				SELECT EXISTS (
+					SELECT FROM howdah.change_spec s
+					JOIN pg_class c ON c.oid = s.relation
+					JOIN pg_namespace n ON n.oid = c.relnamespace
+					WHERE n.nspname || '.' || c.relname = $1)`, table).Scan(&captured); err != nil {
+				return nil, err
+			}
+			if !captured {
+				return nil, pg.Refuse("tables", "%q is not captured, nor one of those that are being read: %s", table, cmp.Or(strings.Join(slices.Compact(slices.Sorted(slices.Values(reading))), ", "), "none"))
+			}
+		}
+		if len(tables) == 0 {
+			return make([]*backfill, len(fills)), nil
+		}
+		for i, f := range fills {
+			fills[i] = f.without(tables...)
+		}
+		return fills, nil
 	}))
 }
 
-// fill changes what each shard of a consumer has to read as change, which is made for the
-// consumer's patterns, says; nil is nothing.
-func (l *Log) fill(ctx context.Context, name string, change func(tx pgx.Tx, patterns []string) (func(*backfill) *backfill, error)) error {
+// fill changes what each shard of a consumer has to read, nil is nothing, to what change
+// makes of that.
+func (l *Log) fill(ctx context.Context, name string, change func(tx pgx.Tx, patterns []string, fills []*backfill) ([]*backfill, error)) error {
 	err := l.alone(ctx, name, func(tx pgx.Tx, shards int) error {
 		var state string
 		var patterns []string
@@ -154,19 +179,19 @@ func (l *Log) fill(ctx context.Context, name string, change func(tx pgx.Tx, patt
 		case resharding:
 			return fmt.Errorf("%q is about to have another number of shards: wait until it has: %w", name, fault.Conflict)
 		}
-		to, err := change(tx, patterns)
-		if err != nil {
-			return err
-		}
 		rows, _ := tx.Query(ctx, `WITH `+newest+` SELECT shard, backfill FROM newest`, name, shards)
 		var numbers []int
 		var fills []*backfill
 		var n int
 		var was *backfill
 		if _, err := pgx.ForEachRow(rows, []any{&n, &was}, func() error {
-			numbers, fills, was = append(numbers, n), append(fills, to(was)), nil
+			numbers, fills, was = append(numbers, n), append(fills, was), nil
 			return nil
 		}); err != nil {
+			return err
+		}
+		fills, err := change(tx, patterns, fills)
+		if err != nil {
 			return err
 		}
 		_, err = tx.Exec(ctx, `

@@ -153,6 +153,14 @@ func TestBackfillWithoutATable(t *testing.T) {
 		t.Error("the other table was not read")
 	}
 
+	// To end it again is well, and of a table that it has read; not of one that is none.
+	for table, want := range map[string]string{"public.u": "", "chk.a": "", "public.t": "public.t", "public.uu": "public.uu", "public.u\x00": "NUL"} {
+		err := m.log.EndBackfill(t.Context(), "fill", table)
+		if want == "" && err != nil || want != "" && (!errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "tables: ") || !strings.Contains(err.Error(), want)) {
+			t.Errorf("EndBackfill of %q: %v", table, err)
+		}
+	}
+
 	// A running one can be told to read a table, and to leave it.
 	if err := m.log.Backfill(t.Context(), "fill", "public.u", "public.u"); err != nil {
 		t.Fatal(err)

@@ -58,6 +58,7 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 		{[]changes.Capture{{Table: "a\x00.*"}}, "table: a NUL byte"},
 		{[]changes.Capture{{Table: "public.t", When: `NEW."größe" > OLD.wrong`}}, "when: column old.wrong does not exist at character 15"},
 		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1 AND OLD.id > 1"}}, "when: INSERT trigger's WHEN condition cannot reference OLD values at character 16"},
+		{[]changes.Capture{{Table: "public.t", When: "NEW.id::nothing > 1"}}, `when: type "nothing" does not exist at character 9`},
 		{[]changes.Capture{{Table: "public.t", When: "NEW.id >"}}, `when: syntax error at or near ")"`},
 		{[]changes.Capture{good, {Table: "shop.none"}}, "captures[1].table: "},
 		{[]changes.Capture{good, {Table: "shop.a"}}, "captures[1].table: "},
@@ -236,15 +237,16 @@ func TestF3RangesAreTheSameForAllWriters(t *testing.T) {
 	}
 }
 
-// More snapshots at once than a pool has connections wait for each other.
+// More snapshots at once than a pool has connections wait for each other, whether they
+// are of one Log or of several.
 func TestManySnapshotsOnASmallPool(t *testing.T) {
 	t.Parallel()
 	url := pgtest.Database(t)
 	logOf(t, url)
-	cfg := url + "&pool_max_conns=3"
-	l := changes.New(pgtest.Pool(t, cfg), changes.Config{})
+	pool := pgtest.Pool(t, withConns(url, 3))
 	var all sync.WaitGroup
 	for range 12 {
+		l := changes.New(pool, changes.Config{})
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -258,4 +260,7 @@ func TestManySnapshotsOnASmallPool(t *testing.T) {
 		})
 	}
 	all.Wait()
+	if err := changes.New(pgtest.Pool(t, withConns(url, 1)), changes.Config{}).Snapshot(t.Context(), nil); !errors.Is(err, fault.Invalid) {
+		t.Errorf("Snapshot on a pool of one: %v, want Invalid", err)
+	}
 }

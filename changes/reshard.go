@@ -62,12 +62,7 @@ const ready = `
 	SELECT c.name, c.next_shards, c.stop_at, max(k.seq) AS seq, sum(k.handled)::bigint AS handled, sum(k.failed)::bigint AS failed
 	FROM howdah.change_consumer c
 	CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
-	CROSS JOIN LATERAL (
-		SELECT *
-		FROM howdah.change_checkpoint
-		WHERE consumer = c.name AND shard = g.shard
-		ORDER BY seq DESC
-		LIMIT 1) k
+	CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
 	WHERE c.name = $1 AND c.next_shards IS NOT NULL AND NOT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)
 	GROUP BY c.name
 	HAVING bool_and(k.n = c.stop_at AND k.id = 0)`

@@ -58,15 +58,16 @@ type shard struct {
 
 	reading sync.WaitGroup
 
-	single int           // so many changes are handed over one by one, because they failed together
-	fewer  int           // no more at once than this, because more took too long; 0 = as many as are to be
-	calm   int           // so many batches since then were in time
-	tries  int           // of the next change, that failed
-	failed int           // calls of a handler that no checkpoint tells of yet
-	tried  bool          // a parked change, just now: the feed is next, however many are due
-	probe  time.Duration // the last pause of a shard that stalls
-	rivals time.Duration // the last pause because another instance was at it
-	away   trouble
+	single  int           // so many changes are handed over one by one, because they failed together
+	fewer   int           // no more at once than this, because more took too long; 0 = as many as are to be
+	calm    int           // so many batches since then were in time
+	tries   int           // of the next change, that failed
+	failed  int           // calls of a handler that no checkpoint tells of yet
+	telling int64         // what a checkpoint tells with them, if its COMMIT came through, which is not known; 0 = it is
+	tried   bool          // a parked change, just now: the feed is next, however many are due
+	probe   time.Duration // the last pause of a shard that stalls
+	rivals  time.Duration // the last pause because another instance was at it
+	away    trouble
 }
 
 // mark is where a shard stands: its newest checkpoint, and in which history. After a
@@ -140,6 +141,10 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{d: s.rivals}, nil
 	}
 	s.rivals = 0
+	if s.telling > 0 && b.told == s.telling {
+		s.failed = 0
+	}
+	s.telling = 0
 	if err := s.compare(st.saved, st.shards, st.nextShards, st.patterns); err != nil {
 		return pause{}, err
 	}

@@ -134,6 +134,21 @@ func TestF9EraGap(t *testing.T) {
 			t.Errorf("Page(%s): %v, want ErrAhead", after, err)
 		}
 	}
+
+	// Who waits for what was lost waits for nothing, and both are told where it was.
+	m.consumerAt(t, "c", changes.Position{Commit: 2 * era})
+	lost := changes.Position{Commit: 4}
+	_, _, err := m.log.Page(t.Context(), lost, 10, changes.Filter{})
+	for _, err := range []error{err, m.log.Wait(t.Context(), "c", lost)} {
+		if !errors.Is(err, changes.ErrAhead) || !strings.Contains(err.Error(), fmt.Sprintf("4 is between 3 and %d, ", int64(era))) {
+			t.Errorf("of %s: %v, want ErrAhead, and the bounds", lost, err)
+		}
+	}
+	for _, there := range []changes.Position{before, {Commit: era}, {Commit: 2 * era}} {
+		if err := m.log.Wait(t.Context(), "c", there); err != nil {
+			t.Errorf("Wait for %s: %v", there, err)
+		}
+	}
 }
 
 // Two eras with nothing between them.

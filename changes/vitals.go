@@ -60,12 +60,7 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 			FROM howdah.change_consumer c
 			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
 			CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
-			CROSS JOIN LATERAL (
-				SELECT *
-				FROM howdah.change_checkpoint
-				WHERE consumer = c.name AND shard = g.shard
-				ORDER BY seq DESC
-				LIMIT 1) s
+			CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) s
 			CROSS JOIN LATERAL (
 				SELECT count(*) AS parked, count(*) FILTER (WHERE dead) AS dead, coalesce(bool_or(head AND NOT dead), false) AS waiting
 				FROM howdah.change_parked

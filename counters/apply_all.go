@@ -51,7 +51,7 @@ type Applied struct {
 // It returns [ErrSource] where the source begins otherwise than the one that had its
 // name before.
 func (s *Store) ApplyAll(ctx context.Context, events iter.Seq2[Event, error], opt ApplyOptions) (Applied, error) {
-	a := applier{Store: s, opt: opt, ids: map[string][]byte{}}
+	a := applier{Store: s, opt: opt}
 	err := a.run(ctx, events)
 	return a.done, pg.Wrap("counters: apply all", err)
 }
@@ -71,7 +71,6 @@ type applier struct {
 	done  Applied
 	mark  mark // where the source was left, then how far it is applied
 	unit  []pending
-	ids   map[string][]byte // of its events, and their hashes
 }
 
 // pending is an event of the unit that is being gathered.
@@ -128,7 +127,7 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 		if broken != nil {
 			err = broken
 		} else if p.write, err = a.table.writes(e); err != nil {
-			err = pg.Refuse(p.name, "%v", err)
+			err = fmt.Errorf("%s: %w", p.name, err)
 		} else if e.ID != "" {
 			e.Values = nil
 			p.Event = e
@@ -145,16 +144,7 @@ func (a *applier) run(ctx context.Context, events iter.Seq2[Event, error]) (err 
 			a.refuse(err)
 		case here.n <= known:
 			a.done.Duplicates++
-		case a.ids[p.ID] != nil:
-			if err := reused(p.Event, a.ids[p.ID]); err != nil {
-				a.refuse(pg.Refuse(p.name, "%v", err))
-			} else {
-				a.done.Duplicates++
-			}
 		default:
-			if p.ID != "" {
-				a.ids[p.ID] = p.Hash
-			}
 			a.unit = append(a.unit, p)
 			text += p.write.text()
 		}
@@ -217,7 +207,6 @@ func (a *applier) commit(ctx context.Context) (err error) {
 	}
 	err = a.apply(ctx, a.unit)
 	a.unit = a.unit[:0]
-	clear(a.ids)
 	return err
 }
 
@@ -236,7 +225,7 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 	switch {
 	case err == nil:
 		for _, i := range slices.Sorted(maps.Keys(other)) {
-			a.refuse(pg.Refuse(unit[i].name, "%v", other[i]))
+			a.refuse(fmt.Errorf("%s: %w", unit[i].name, other[i]))
 		}
 		a.done.Applied += int64(n)
 		a.done.Duplicates += int64(len(unit) - n - len(other))
@@ -245,7 +234,7 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 	case !errors.Is(err, ErrNotNumber):
 		return err
 	case len(unit) == 1:
-		a.refuse(pg.Refuse(last.name, "%v", err))
+		a.refuse(fmt.Errorf("%s: %w", last.name, err))
 		return nil // the mark of what follows is beyond it
 	}
 	half := len(unit) / 2
@@ -267,7 +256,21 @@ func (a *applier) transact(ctx context.Context, events []prepared, to mark) (app
 				}
 			}
 			other = map[int]error{}
-			applied, err = a.applyIn(ctx, tx, a.table, events, &all, func(i int, err error) error { other[i] = err; return nil })
+			first := map[string]bool{} // of each ID that this transaction keeps, met
+			applied, err = a.applyIn(ctx, tx, a.table, events, &all, func(known ids, i int) (bool, error) {
+				e := events[i].Event
+				seen, err := known.seen(e)
+				if e.ID != "" && !seen {
+					if first[e.ID] {
+						seen, err = true, reused(e, known.fresh[e.ID])
+					}
+					first[e.ID] = true
+				}
+				if err != nil {
+					other[i] = err
+				}
+				return seen, nil
+			})
 			return err
 		})
 	})

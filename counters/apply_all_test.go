@@ -175,8 +175,8 @@ func TestApplyAllRefuses(t *testing.T) {
 	for i, want := range []string{
 		`line 5: values.n: the text "x"; want a number`, "line 12: at: missing", `line 13: at: "noon"; want RFC 3339`, `line 14: at: "1e300"`,
 		`line 15: op: "inc"; want track or assert`, `line 16: event: want an object with key, at, values, id, op and untracked: unknown field "value"`, "line 17: event: more than one", "line 18: values: a list",
-		"line 19: event: want an object with key, at, values, id, op and untracked: invalid character", "line 20: over 1 MiB", "line 21: event: invalid UTF-8", `line 22: "a": the ID was used for something else`,
-		`line 4: values.note: n::1y::1735689600 holds "hello", which is no number`, `line 10: values.text: n::1y::1735689600 holds ["any"], which is no number`,
+		"line 19: event: want an object with key, at, values, id, op and untracked: invalid character", "line 20: over 1 MiB", "line 21: event: invalid UTF-8",
+		`line 4: values.note: n::1y::1735689600 holds "hello", which is no number`, `line 10: values.text: n::1y::1735689600 holds ["any"], which is no number`, `line 22: "a": the ID was used for something else`,
 	} {
 		if i >= len(refused) || !strings.HasPrefix(refused[i], want) {
 			t.Errorf("%d: %q, want %q", i, refused[min(i, len(refused)-1)], want)
@@ -190,6 +190,51 @@ func TestApplyAllRefuses(t *testing.T) {
 			t.Errorf("%v, want %s", err, name)
 		}
 	}
+}
+
+// Of events that share an ID the first that can be is applied, in the place where it came;
+// what is told of the others is what [Store.Apply] would return.
+func TestApplyAllOfIDsThatComeAgain(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t, counters.Config{Granularities: []counters.Granularity{"1y"}})
+	ctx := t.Context()
+	if err := s.Assert(ctx, "n", time.Unix(1746522900, 0), counters.Values{"note": "hello"}); err != nil {
+		t.Fatal(err)
+	}
+	source := strings.Join([]string{
+		`{"key":"n","at":1746522900,"values":{"note":1},"id":"a"}`,
+		`{"key":"n","at":1746522900,"values":{"n":5,"x":{"$put":1}},"id":"a"}`,
+		`{"key":"n","at":1746522900,"values":{"x":{"$put":2}}}`,
+		`{"key":"n","at":1746522901,"values":{"n":5,"x":{"$put":1}},"id":"a"}`,
+		`{"key":"n","at":1746522900,"values":{"n":6},"id":"a"}`,
+		`{"key":"n","at":1746522900,"values":{"note":1},"id":"b"}`,
+		`{"key":"n","at":1746522900,"values":{"note":1},"id":"b"}`,
+	}, "\n") + "\n"
+	var refused []error
+	opt := counters.ApplyOptions{Refused: func(err error) { refused = append(refused, err) }}
+	apply := func(want counters.Applied, errs ...error) {
+		t.Helper()
+		refused = nil
+		done, err := s.ApplyAll(ctx, counters.ReadEvents(strings.NewReader(source), ""), opt)
+		if diff := cmp.Diff(want, done); diff != "" || err != nil {
+			t.Errorf("%v\n%s", err, diff)
+		}
+		if len(refused) != len(errs) {
+			t.Fatalf("%v, want %v", refused, errs)
+		}
+		for i, want := range errs {
+			if !errors.Is(refused[i], want) || errors.Is(refused[i], fault.Invalid) != errors.Is(want, fault.Invalid) {
+				t.Errorf("%v, want %v", refused[i], want)
+			}
+		}
+	}
+	apply(counters.Applied{Applied: 2, Duplicates: 1, Refused: 4}, counters.ErrNotNumber, counters.ErrReused, counters.ErrNotNumber, counters.ErrNotNumber)
+	want := []counters.Values{{"n": number(5), "x": number(2), "note": "hello"}}
+	if rows, err := s.Get(ctx, key("n::1y::1735689600")); err != nil || !cmp.Equal(want, rows) {
+		t.Errorf("%v, %s", err, cmp.Diff(want, rows))
+	}
+	source = strings.ReplaceAll(source, `"note":1`, `"other":1`)
+	apply(counters.Applied{Applied: 2, Duplicates: 3, Refused: 2}, counters.ErrReused, counters.ErrReused)
 }
 
 func nothing(func(counters.Event, error) bool) {}

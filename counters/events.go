@@ -89,7 +89,10 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
 		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
-			applied, err = s.applyIn(ctx, tx, t, all, &f, func(i int, err error) error { return inEvent(i, len(all), err) })
+			applied, err = s.applyIn(ctx, tx, t, all, &f, func(known ids, i int) (bool, error) {
+				seen, err := known.seen(all[i].Event)
+				return seen, inEvent(i, len(all), err)
+			})
 			return err
 		})
 	})
@@ -99,10 +102,10 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 	return applied, nil
 }
 
-// applyIn applies in tx those of events whose ID was not seen before, and returns how
-// many they were. f is what they fold to. reused says what becomes of them all where the
-// ID of one is that of another.
-func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepared, f *fold, reused func(int, error) error) (applied int, err error) {
+// applyIn applies in tx those of events that were not seen before, by what is known of
+// their IDs, and returns how many they were. f is what they fold to. An error of seen
+// ends it.
+func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepared, f *fold, seen func(known ids, i int) (bool, error)) (applied int, err error) {
 	*f = fold{}
 	var known ids
 	if hasIDs(events) {
@@ -111,13 +114,10 @@ func (s *Store) applyIn(ctx context.Context, tx pgx.Tx, t *table, events []prepa
 		}
 	}
 	for i, e := range events {
-		if seen, err := known.seen(e.Event); seen || err != nil {
-			if err != nil {
-				err = reused(i, err)
-			}
-			if err != nil {
-				return 0, err
-			}
+		switch before, err := seen(known, i); {
+		case err != nil:
+			return 0, err
+		case before:
 			continue
 		}
 		if err := e.into(f); err != nil {
@@ -155,6 +155,7 @@ func (s *Store) prepare(ctx context.Context, events []Event) (*table, []prepared
 // write is what an event writes: fields to its rows, and to those of the system.
 type write struct {
 	eventID        string
+	named          []Granularity // with an ID: those of the event, nil of the table's
 	rows, system   []rowID
 	fields, counts []field
 	spread         bool // rows to their slots
@@ -199,7 +200,9 @@ func (t *table) writes(e Event) (w write, err error) {
 	if err := checkTime("at", e.At); err != nil {
 		return w, err
 	}
-	w.eventID = e.ID
+	if w.eventID = e.ID; e.ID != "" {
+		w.named = t.canonical(e.Granularities)
+	}
 	if w.fields, err = t.paths.pack(e.Values, op); err != nil {
 		return w, err
 	}

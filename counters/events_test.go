@@ -265,3 +265,33 @@ func TestD15Beams(t *testing.T) {
 		}
 	}
 }
+
+// An ID is that of the same event also where it names, in any order, the granularities
+// that the table has.
+func TestTheSameEventInOtherWords(t *testing.T) {
+	t.Parallel()
+	s, _ := newStore(t, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}})
+	named := func(id string, granularities ...counters.Granularity) counters.Event {
+		return counters.Event{ID: id, Key: "k", At: at, Values: counters.Values{"n": 1}, Granularities: granularities}
+	}
+	for _, c := range []struct {
+		event counters.Event
+		want  int
+		err   error
+	}{
+		{named("default"), 1, nil},
+		{named("default", "1h", "1d"), 0, nil},
+		{named("default", "1d", "1h", "1d"), 0, nil},
+		{named("default", "1h"), 0, counters.ErrReused},
+		{named("default", "1h", "1d", "1m"), 0, counters.ErrReused},
+		{named("all", "1h", "1d"), 1, nil},
+		{named("all"), 0, nil},
+		{named("some", "1w", "1h"), 1, nil},
+		{named("some", "1h", "1w", "1h"), 0, nil},
+		{named("some"), 0, counters.ErrReused},
+	} {
+		if n, err := s.Apply(t.Context(), c.event); n != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%s %v: %d, %v; want %d, %v", c.event.ID, c.event.Granularities, n, err, c.want, c.err)
+		}
+	}
+}

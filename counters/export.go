@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,7 +32,7 @@ type Row struct {
 // [WriteRows], and read again, with [ReadRows]. It reads them in parts, so that the loop
 // may use the same connection and nobody waits for whom they are passed on to; what is
 // written meanwhile may or may not be seen. What is in slots is folded first, where that
-// can be; buckets that are there only, as others hold them, come last. An error ends it.
+// can be; else it is added up as it is read. An error ends it.
 func (s *Store) Export(ctx context.Context, prefix string) iter.Seq2[Row, error] {
 	return func(yield func(Row, error) bool) {
 		if err := s.export(ctx, prefix, func(r Row) bool { return yield(r, nil) }); err != nil {
@@ -54,9 +52,13 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 	if err := s.foldIfWritable(ctx, t); err != nil {
 		return err
 	}
-	only, err := s.keysInSlots(ctx, t, prefix)
-	if err != nil {
-		return err
+	waiting := false // what cannot be folded just now: there may be no rows of it
+	if t.migrated {
+		keys, _, err := s.waitingKeys(ctx, t, "")
+		if err != nil {
+			return err
+		}
+		waiting = len(keys) > 0
 	}
 	u := newUnpacker(t.paths)
 	var after *storedRow
@@ -64,26 +66,23 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 		if t, err = s.still(ctx, t); err != nil {
 			return err
 		}
-		part, err := s.exportPart(ctx, t, prefix, after)
+		part, err := s.exportPart(ctx, t, prefix, after, waiting)
 		if err != nil {
 			return err
 		}
 		if err := s.withSlots(ctx, t, part); err != nil {
 			return err
 		}
-		beyond := len(part) < maxPart
 		for _, stored := range part {
 			if !strings.HasPrefix(stored.key, prefix) {
-				beyond = true
-				break
+				return nil
 			}
-			delete(only, t.full(stored.rowID))
 			if goOn, err := t.exported(u, stored, prefix, yield); err != nil || !goOn {
 				return err
 			}
 		}
-		if beyond {
-			return s.exportSlots(ctx, t, u, slices.Sorted(maps.Keys(only)), prefix, yield)
+		if len(part) < maxPart {
+			return nil
 		}
 		after = &part[maxPart-1]
 	}
@@ -92,62 +91,13 @@ func (s *Store) export(ctx context.Context, prefix string, yield func(Row) bool)
 // exported yields a row, and reports whether to go on.
 func (t *table) exported(u *unpacker, stored storedRow, prefix string, yield func(Row) bool) (goOn bool, err error) {
 	r := t.named(stored.rowID)
-	if !strings.HasPrefix(r.Key, prefix) {
-		return true, nil // the prefix goes beyond the name
+	if stored.data == nil || !strings.HasPrefix(r.Key, prefix) {
+		return true, nil // it went away meanwhile, or the prefix goes beyond the name
 	}
 	if r.Values, err = u.unpack(stored.data); err != nil {
 		return false, fmt.Errorf("%s: %w", shorten(stored.key), err)
 	}
 	return yield(r), nil
-}
-
-// keysInSlots returns the keys that begin with prefix and have slots: what cannot be folded
-// just now, of which there may be no rows.
-func (s *Store) keysInSlots(ctx context.Context, t *table, prefix string) (map[string]bool, error) {
-	waiting := map[string]bool{}
-	if !t.migrated {
-		return waiting, nil
-	}
-	for after, more := "", true; more; {
-		keys, some, err := s.waitingKeys(ctx, t, max(prefix, after))
-		if err != nil {
-			return nil, err
-		}
-		for _, after = range keys {
-			if !strings.HasPrefix(after, prefix) {
-				return waiting, nil
-			}
-			waiting[after] = true
-		}
-		more = some
-	}
-	return waiting, nil
-}
-
-// exportSlots yields the buckets of keys that had only slots when the export began, with
-// the rows that others have made of them since.
-func (s *Store) exportSlots(ctx context.Context, t *table, u *unpacker, keys []string, prefix string, yield func(Row) bool) error {
-	for part := range slices.Chunk(keys, maxPart) {
-		var rows []rowID
-		for _, key := range part {
-			if id, ok := t.rowOf(key); ok {
-				rows = append(rows, id)
-			}
-		}
-		found, err := s.readAll(ctx, t, rows)
-		if err != nil {
-			return err
-		}
-		for i, data := range found {
-			if data == nil {
-				continue // it went away meanwhile
-			}
-			if goOn, err := t.exported(u, storedRow{rowID: rows[i], data: data}, prefix, yield); err != nil || !goOn {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // storedRow is a row as it is.
@@ -158,8 +108,10 @@ type storedRow struct {
 }
 
 // exportPart returns the rows that follow after, if any. Where the index knows the
-// order of bytes they begin with the prefix, and may go on behind it.
-func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *storedRow) ([]storedRow, error) {
+// order of bytes they begin with the prefix, and may go on behind it. Where something
+// waits in slots, buckets that are only there have their place among the rows, without
+// data: one statement sees each of them here or there, whoever folds meanwhile.
+func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *storedRow, waiting bool) ([]storedRow, error) {
 	order := t.columns
 	where := []string{`starts_with(key, $1)`}
 	if t.bytewise {
@@ -182,12 +134,22 @@ func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *
 			where = append(where[1:], `$1::text IS NOT NULL`)
 		}
 	}
-	sql := s.names.SQL(`
-		SELECT ` + t.columns + `, data
-		FROM {table}
+	one := func(data, from string) string {
+		return `
+		(SELECT ` + t.columns + `, ` + data + `
+		FROM ` + from + `
 		WHERE ` + strings.Join(where, ` AND `) + `
 		ORDER BY ` + order + `
-		LIMIT ` + strconv.Itoa(maxPart))
+		LIMIT ` + strconv.Itoa(maxPart) + `)`
+	}
+	sql := one(`data`, `{table}`)
+	if waiting {
+		slots, more := t.slotRows(len(args)+1, after != nil)
+		args = append(args, more...)
+		sql = one(`data`, `(`+sql+`
+		UNION ALL`+one(`NULL`, `(`+slots+`) AS k`)+`) AS part`)
+	}
+	sql = s.names.SQL(sql)
 	var part []storedRow
 	err := pg.Retry(ctx, s.db, func() error {
 		rows, err := s.db.Query(ctx, sql, args...)
@@ -209,6 +171,52 @@ func (s *Store) exportPart(ctx context.Context, t *table, prefix string, after *
 		return err
 	})
 	return part, s.told(err)
+}
+
+// slotRows is the SQL of the rows, by their columns, of which there are slots but which
+// are not there, and its parameters, of which n is the number of the first. $1 is a
+// prefix, and $2, where there is one, the key that they follow. Their texts have the
+// collation of the table's, as what passes through JSON has none of its own.
+func (t *table) slotRows(n int, follow bool) (sql string, args []any) {
+	from := `
+			FROM ` + t.readable + `
+			WHERE tbl = $` + strconv.Itoa(n) + ` AND starts_with(key, $1)`
+	args = []any{t.name}
+	switch {
+	case t.mode == Full && t.bytewise: // in the order of slots: of so many keys none is behind the part
+		if from += ` AND key >= $1`; follow {
+			from += ` AND key > $2`
+		}
+		from = `
+			SELECT to_jsonb(key) #>> '{}' AS key
+			FROM (
+				SELECT DISTINCT key` + from + `
+				ORDER BY key
+				LIMIT ` + strconv.Itoa(maxPart) + `) AS s`
+	case t.mode == Full:
+		from = `
+			SELECT DISTINCT to_jsonb(key) #>> '{}' AS key` + from
+	default:
+		args = append(args, t.slotPattern(), t.separator)
+		columns := map[Mode]string{Partial: `m[1] || $%[2]d || m[2] AS key`, Separated: `m[1] AS key, m[2] AS granularity`}[t.mode]
+		from = fmt.Sprintf(`
+			SELECT DISTINCT `+columns+`, to_timestamp(CASE WHEN m[3]::bigint BETWEEN %[3]d AND %[4]d THEN m[3]::bigint END) AS at
+			FROM (
+				SELECT regexp_match(to_jsonb(key) #>> '{}', $%[1]d) AS m`+from+`
+				OFFSET 0) AS s
+			WHERE m IS NOT NULL AND $%[2]d::text IS NOT NULL`, n+1, n+2, firstSecond, lastSecond)
+	}
+	return `
+			SELECT ` + t.columns + `
+			FROM (
+				SELECT ` + t.columns + `
+				FROM {table}
+				WHERE false
+				UNION ALL` + from + `) AS k
+			WHERE NOT EXISTS (
+				SELECT
+				FROM {table} t
+				WHERE ` + t.join + `)`, args
 }
 
 // foldIfWritable folds what is only in slots, so that there are rows of all that was

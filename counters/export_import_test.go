@@ -211,7 +211,7 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 				}
 				return keys
 			}
-			if got := exported(s, "", nil); !slices.Equal(got, []string{"z1", "hot a1", "hot b1"}) {
+			if got := exported(s, "", nil); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
 				t.Errorf("beside who holds them: %q", got)
 			}
 			if got := exported(s, "hot b", nil); !slices.Equal(got, []string{"hot b1"}) {
@@ -225,7 +225,6 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 			}); err != nil {
 				t.Error(err)
 			}
-			// What is folded meanwhile has a row before those that were read.
 			if got := exported(s, "", func() {
 				if err := holder.Rollback(ctx); err != nil {
 					t.Error(err)
@@ -233,7 +232,7 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 				if n, err := s.Fold(ctx); n != 2 || err != nil {
 					t.Errorf("Fold = %d, %v", n, err)
 				}
-			}); !slices.Equal(got, []string{"z1", "hot a1", "hot b1"}) {
+			}); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
 				t.Errorf("folded meanwhile: %q", got)
 			}
 			if got := exported(s, "", nil); !slices.Equal(got, []string{"hot a1", "hot b1", "z1"}) {
@@ -241,4 +240,64 @@ func TestExportOfWhatIsOnlyInSlots(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Buckets that are only in slots have their places among the rows, also where there are
+// more of both than are held in memory, and others fold them between two parts.
+func TestExportGoesThroughRowsAndSlots(t *testing.T) {
+	t.Parallel()
+	const each, all = 420, 6 * 420
+	eachTable(t, counters.Config{System: counters.Off, Striped: []string{"hot*"}}, func(t *testing.T, s *counters.Store, pool *pgxpool.Pool) {
+		ctx := t.Context()
+		settings, err := s.Settings(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		row := map[counters.Mode]string{
+			counters.Full:      `m || '::' || g || '::' || h`,
+			counters.Partial:   `m || '::' || g, to_timestamp(h)`,
+			counters.Separated: `m, g, to_timestamp(h)`,
+		}[settings.Mode]
+		buckets := fmt.Sprintf(`, '{"n": 1}' FROM (VALUES ('hot'), ('hot-b'), ('hot::c')) AS metrics(m), (VALUES ('1h'), ('1d')) AS granularities(g), (SELECT i, 1746489600 + 86400 * i AS h FROM generate_series(1, %d) AS i) AS hours WHERE i %% 2 = `, each)
+		const tbl = `format('%I.trifle_stats', current_schema())`
+		for _, sql := range []string{
+			`INSERT INTO trifle_stats SELECT ` + row + buckets + `0`,
+			`INSERT INTO howdah.counter_slots SELECT ` + tbl + `, m || '::' || g || '::' || h, i % 3` + buckets + `1`,
+		} {
+			if _, err := pool.Exec(ctx, sql); err != nil {
+				t.Fatal(err)
+			}
+		}
+		exported := func(s *counters.Store, prefix string, then func()) (keys []string) {
+			for r, err := range s.Export(ctx, prefix) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if keys = append(keys, fmt.Sprint(r.Key, r.Granularity, r.At.Unix())); cmp.Diff(counters.Values{"n": number(1)}, r.Values) != "" {
+					t.Errorf("%v", r)
+				}
+				if len(keys) == 1100 {
+					then()
+				}
+			}
+			return keys
+		}
+		tx, err := pool.Begin(ctx) // in which nothing is folded
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(ctx)
+		if got := exported(s.WithTx(tx), "hot-", nil); len(got) != all/3 {
+			t.Errorf("%d of a prefix, want %d", len(got), all/3)
+		}
+		one := exported(s.WithTx(tx), "", func() {
+			if _, err := pool.Exec(ctx, `WITH gone AS (DELETE FROM howdah.counter_slots WHERE tbl = `+tbl+`) INSERT INTO trifle_stats SELECT `+row+buckets+`1`); err != nil {
+				t.Fatal(err)
+			}
+		})
+		other := exported(s, "", func() {})
+		if diff := cmp.Diff(other, one); diff != "" || len(one) != all {
+			t.Errorf("%d rows, want %d as they are when folded: %s", len(one), all, diff)
+		}
+	})
 }

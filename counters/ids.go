@@ -58,10 +58,20 @@ func hash(events []prepared) {
 // When it happened is no part of it: who tries again may mean now.
 func (p prepared) content(before []byte) []byte {
 	b := bytes.NewBuffer(before[:len(before):len(before)])
-	fmt.Fprintf(b, "%q %t %q ", p.Key, p.Untracked, p.Granularities)
+	fmt.Fprintf(b, "%q %t %q ", p.Key, p.Untracked, p.write.named)
 	p.write.values(b)
 	sum := sha256.Sum256(b.Bytes())
 	return sum[:16]
+}
+
+// canonical returns granularities in an order of their own, each once, nil of those of the
+// table: who names these, or none, asks for the same.
+func (t *table) canonical(granularities []Granularity) []Granularity {
+	set := func(all []Granularity) []Granularity { return slices.Compact(slices.Sorted(slices.Values(all))) }
+	if named := set(granularities); !slices.Equal(named, set(t.granularities)) {
+		return named
+	}
+	return nil
 }
 
 // claim keeps the IDs of events that are not there. One that another transaction is

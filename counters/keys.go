@@ -55,7 +55,7 @@ func (s *Store) page(ctx context.Context, after string, n int) ([]KeyInfo, error
 	if !t.bytewise {
 		return s.pageOfAll(ctx, t, after, n)
 	}
-	w := walk{limit: min(max(n, 16)*len(defaultGranularities), maxPart)}
+	w := walk{limit: min(max(n, 16), maxPart)} // enough where each has but one granularity
 	if w.from, err = s.following(ctx, t, after); err != nil {
 		return nil, err
 	}
@@ -65,15 +65,18 @@ func (s *Store) page(ctx context.Context, after string, n int) ([]KeyInfo, error
 		if err != nil {
 			return nil, err
 		}
-		labels := t.labels(found)
-		if some := ofNames(found, n-len(page)); len(some) < len(found) { // metrics of few granularities
-			found, next = some, t.past(some[len(some)-1])
+		some := ofNames(found, n-len(page))
+		more, err := s.infos(ctx, t, some, t.asked(some, found, w.from, next))
+		if len(some) < len(found) {
+			next = t.past(some[len(some)-1])
 		}
-		more, err := s.infos(ctx, t, found, labels)
 		if page = append(page, more...); err != nil || len(page) >= n || next == "" {
 			return page[:min(n, len(page))], err
 		}
 		w.from = next
+		if len(more) > 0 { // as many granularities as those before
+			w.limit = min(max((n-len(page))*w.limit/len(more)+1, 16), maxPart)
+		}
 	}
 }
 
@@ -159,24 +162,40 @@ func (t *table) labels(seen []head) []Granularity {
 	return slices.Compact(all)
 }
 
-// infos returns the metrics of heads, each where its first head is. Between the heads
-// of one there may be those of others: http::1h, http::404::1h, http::5m. So each is
-// asked for all granularities at its first head, and passed over at others.
-func (s *Store) infos(ctx context.Context, t *table, found []head, labels []Granularity) ([]KeyInfo, error) {
-	asked := found
-	if t.mode != Separated {
-		asked = nil
-		seen := map[string]bool{}
-		for _, h := range found {
-			if seen[h.name] {
-				continue
-			}
-			seen[h.name] = true
-			for _, g := range labels {
-				asked = append(asked, head{h.name, g})
-			}
+// asked are the heads that there may be of the metrics of some, the first of those that
+// were found from a key to the next. Between the heads of a metric there may be those of
+// others: http::1h, http::404::1h, http::5m. One that is not from end to end in what was
+// walked through may have any granularity.
+func (t *table) asked(some, found []head, from, next string) (asked []head) {
+	if t.mode == Separated {
+		return some
+	}
+	all := t.labels(found)
+	open := map[string]bool{} // of each name, whether it is not all there
+	for _, h := range some {
+		if _, seen := open[h.name]; seen {
+			continue
+		}
+		begin := h.name + t.separator
+		open[h.name] = begin < from || next != "" && begin+":" > next
+		if !open[h.name] {
+			continue
+		}
+		for _, g := range all {
+			asked = append(asked, head{h.name, g})
 		}
 	}
+	for _, h := range found {
+		if beyond, listed := open[h.name]; listed && !beyond {
+			asked = append(asked, h)
+		}
+	}
+	return asked
+}
+
+// infos returns the metrics of heads, each where the first of those that were asked is
+// one of them, and passes over it at others.
+func (s *Store) infos(ctx context.Context, t *table, found, asked []head) ([]KeyInfo, error) {
 	extents, err := s.extents(ctx, t, asked)
 	if err != nil {
 		return nil, err

@@ -2,6 +2,8 @@ package counters_test
 
 import (
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +72,49 @@ func TestAdminPlansUseTheKey(t *testing.T) {
 					if c.name == "Page" && strings.Contains(plan, "Filter: ((SubPlan") {
 						t.Errorf("the first bucket is looked for twice:\n%s", plan)
 					}
+				}
+			})
+		}
+	}
+}
+
+// A page reads what is on it, however many metrics follow.
+func TestPageReadsNoFurther(t *testing.T) {
+	t.Parallel()
+	const metrics, n = 400, 20
+	for _, mode := range modes {
+		for granularities, most := range map[string]int{`('1m')`: n, `('1m'), ('1h'), ('1d'), ('1w'), ('1mo'), ('1q'), ('1y')`: 7 * n} {
+			t.Run(fmt.Sprint(mode, most/n), func(t *testing.T) {
+				t.Parallel()
+				ctx := t.Context()
+				_, pool := newStore(t, counters.Config{Mode: mode})
+				row := map[counters.Mode]string{
+					counters.Full:      `m || '::' || g || '::1746522000'`,
+					counters.Partial:   `m || '::' || g, to_timestamp(1746522000)`,
+					counters.Separated: `m, g, to_timestamp(1746522000)`,
+				}[mode]
+				if _, err := pool.Exec(ctx, fmt.Sprintf(`INSERT INTO trifle_stats SELECT %s, '{"n": 1}' FROM (SELECT lpad(i::text, 4, '0') AS m FROM generate_series(0, %d) AS i) AS metrics, (VALUES %s) AS v(g)`, row, metrics-1, granularities)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := pool.Exec(ctx, `VACUUM ANALYZE trifle_stats`); err != nil {
+					t.Fatal(err)
+				}
+				s := counters.New(pool, counters.Config{})
+				if _, err := s.Settings(ctx); err != nil { // the look at the table is not to be explained
+					t.Fatal(err)
+				}
+				explained := pgtest.Explain(t, pool)
+				if page, err := s.WithTx(explained).Page(ctx, "0009", n); err != nil || len(page) != n || page[0].Key != "0010" || len(page[n-1].Granularities) != most/n {
+					t.Fatalf("%v, %v", page, err)
+				}
+				plan := explained.Plan()
+				walked := 0
+				for _, m := range regexp.MustCompile(`CTE Scan on walk.* \(actual rows=(\d+) loops=1\)`).FindAllStringSubmatch(plan, -1) {
+					rows, _ := strconv.Atoi(m[1])
+					walked += rows
+				}
+				if most += most / 2; walked < n || walked > most {
+					t.Errorf("%d keys walked to, want at most %d:\n%s", walked, most, plan)
 				}
 			})
 		}

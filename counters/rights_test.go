@@ -65,18 +65,21 @@ func TestARoleThatMayOnlyRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := checksum(t, pool, "trifle_stats", "trifle_stats_ping")
+	const denied = -1
 	const tables, notes = "SELECT ON trifle_stats, trifle_stats_ping", "SELECT ON ALL TABLES IN SCHEMA howdah"
 	for name, grants := range map[string][]string{"all of howdah's": {tables, notes}, "its table": {tables}} {
 		theirs := as(t, pool, name, grants...)
 		s := counters.New(theirs, counters.Config{})
-		for what, sql := range map[string]string{
-			"slots":  `SELECT coalesce(sum((data ->> 'n')::int), 0)::int FROM howdah.counter_slots_readable WHERE starts_with(key, 'hot') AND starts_with(tbl, current_schema() || '.')`,
-			"tables": `SELECT count(*)::int FROM howdah.counter_slots WHERE starts_with(key, 'hot') AND starts_with(tbl, current_schema() || '.')`,
+		for sql, want := range map[string]int{
+			`SELECT coalesce(sum((data ->> 'n')::int), 0)::int FROM howdah.counter_slots_readable WHERE starts_with(key, 'hot') AND starts_with(tbl, current_schema() || '.')`: 2,
+			`SELECT count(*)::int FROM howdah.counter_tables_readable WHERE starts_with(tbl, current_schema() || '.')`:                                                         1,
+			`SELECT count(*)::int FROM howdah.counter_slots`:  denied,
+			`SELECT count(*)::int FROM howdah.counter_tables`: denied,
 		} {
 			var n int
 			err := theirs.QueryRow(ctx, sql).Scan(&n)
-			if what == "slots" && (n != 2 || err != nil) || what == "tables" && name == "its table" && pg.KindOf(err) != fault.Denied {
-				t.Errorf("%s: %s: %d, %v", name, what, n, err)
+			if want != denied && (n != want || err != nil) || want == denied && name == "its table" && pg.KindOf(err) != fault.Denied {
+				t.Errorf("%s: %s: %d, %v", name, sql, n, err)
 			}
 		}
 		for what, read := range map[string]func() error{
@@ -98,10 +101,16 @@ func TestARoleThatMayOnlyRead(t *testing.T) {
 				}
 				return err
 			},
-			"Get":      func() error { _, err := s.Get(ctx, key("k::1d::1746489600")); return err },
-			"Scan":     func() error { _, _, err := s.Scan(ctx, "k"); return err },
-			"Page":     func() error { _, err := s.Page(ctx, "", 10); return err },
-			"Settings": func() error { _, err := s.Settings(ctx); return err },
+			"Get":  func() error { _, err := s.Get(ctx, key("k::1d::1746489600")); return err },
+			"Scan": func() error { _, _, err := s.Scan(ctx, "k"); return err },
+			"Page": func() error { _, err := s.Page(ctx, "", 10); return err },
+			"Settings": func() error {
+				settings, err := s.Settings(ctx)
+				if !settings.Recorded || len(settings.Granularities) != 2 {
+					t.Errorf("%s: %+v", name, settings)
+				}
+				return err
+			},
 			"Export": func() error {
 				n := 0
 				for _, err := range s.Export(ctx, "") {
@@ -179,6 +188,9 @@ func TestARoleThatMayReadAPart(t *testing.T) {
 			t.Errorf("%s: %d slots, %v", name, n, err)
 		}
 		theirs := counters.New(pool, counters.Config{})
+		if settings, err := theirs.Settings(ctx); !settings.Recorded || err != nil {
+			t.Errorf("%s: %+v, %v", name, settings, err)
+		}
 		for key, want := range map[string]error{"k": nil, "hot": fault.Denied} {
 			series, err := theirs.Values(ctx, counters.Query{Key: key, From: at, To: at, Granularity: "1d"})
 			if !errors.Is(err, want) {

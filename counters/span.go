@@ -270,15 +270,29 @@ func (s *Store) there(ctx context.Context, t *table, all []span) ([][]rowID, err
 // bucketPattern is the regular expression of the keys of buckets in a mode Full table;
 // what it returns is the prefix.
 func (t *table) bucketPattern() string {
-	var separator strings.Builder
+	sep := t.quotedSeparator()
+	return `^(.*` + sep + `[0-9]+(?:` + units + `)` + sep + `)(?:` + seconds + `)$`
+}
+
+// slotPattern is the regular expression of the keys of slots; what it returns are the
+// name, the granularity, and the time.
+func (t *table) slotPattern() string {
+	sep := t.quotedSeparator()
+	return `^(.*)` + sep + `([0-9]+(?:` + units + `))` + sep + `(` + seconds + `)$`
+}
+
+const units = `s|m|h|d|w|mo|q|y`
+
+// quotedSeparator is the separator in a regular expression.
+func (t *table) quotedSeparator() string {
+	var quoted strings.Builder
 	for _, r := range t.separator {
 		if strings.ContainsRune(`\^$.[]|()?*+{}-`, r) {
-			separator.WriteByte('\\')
+			quoted.WriteByte('\\')
 		}
-		separator.WriteRune(r)
+		quoted.WriteRune(r)
 	}
-	sep := separator.String()
-	return `^(.*` + sep + `[0-9]+(?:s|m|h|d|w|mo|q|y)` + sep + `)(?:` + seconds + `)$`
+	return quoted.String()
 }
 
 // inOrder sorts heads as their rows are locked.

@@ -233,7 +233,7 @@ func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT settings, extract(epoch FROM clock_timestamp())::float8
-			FROM howdah.counter_tables
+			FROM howdah.counter_tables_readable
 			WHERE tbl = $1`, name).Scan(&text, &r.now)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {

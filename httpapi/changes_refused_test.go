@@ -171,6 +171,7 @@ func TestChangesRefused(t *testing.T) {
 	put(save, webhook(`"url":"http://127.0.0.1/hook"`), "127.0.0.1", "body.sink.webhook.url")
 	put(save, webhook(`"url":"https://example.com","secrets":["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwMfKQ9r8G","kurz"]`), "4 bytes", "body.sink.webhook.secrets[1]")
 	put(save, webhook(`"url":"https://example.com","timeout":"soon"`), "want a duration", "body.sink.webhook.timeout")
+	put(save, webhook(`"url":"https://example.com","timeout":"0s"`), "more than nothing", "body.sink.webhook.timeout")
 	put(save, webhook(`"url":"https://example.com","timeout":"-1s"`), "more than 0", "body.sink.webhook.timeout")
 	put(save, webhook(`"url":"https://example.com","timeout":"9999h"`), "at most", "body.sink.webhook.timeout")
 	post(billing+"/pause", `{"reason":"a\u0000"}`, "reason: a NUL", "body.reason")
@@ -178,6 +179,8 @@ func TestChangesRefused(t *testing.T) {
 	post(billing+"/backfill", `{}`, "are missing", "body.tables")
 	post(billing+"/backfill", `{"tables":["public.nowhere"]}`, "is not captured", "body.tables")
 	post(billing+"/backfill", `{"tables":["a\u0000"]}`, "NUL", "body.tables")
+	post(billing+"/backfill", `{"tables":["public.nowhere"],"end":true}`, "is not captured", "body.tables")
+	post(billing+"/backfill", `{"tables":["a\u0000"],"end":true}`, "NUL", "body.tables")
 	for _, timeout := range []string{"0s", "-1s", "61s", "soon"} {
 		post(billing+"/wait", `{"timeout":"`+timeout+`"}`, "timeout: ", "body.timeout")
 	}

@@ -81,6 +81,9 @@ func (a *api) saveConsumer(ctx context.Context, in *saveInput) (*consumerOutput,
 			if sink.Webhook.Timeout, err = duration("sink.webhook.timeout", w.Timeout); err != nil {
 				return nil, err
 			}
+			if sink.Webhook.Timeout == 0 { // which in Go is the default
+				return nil, pg.Refuse("sink.webhook.timeout", "%q; want more than nothing", w.Timeout)
+			}
 		}
 	}
 	tables := in.Body.Tables

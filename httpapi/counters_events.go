@@ -192,8 +192,14 @@ func (a *api) applyLines(ctx context.Context, in *eventsInput, out *eventsOutput
 	bad := func(line int, err error) {
 		l := BadLine{Line: line, Detail: err.Error()}
 		var input *pg.InputError
-		if errors.As(err, &input) {
+		switch {
+		case errors.As(err, &input):
 			l.Field, l.Detail = input.Field, input.Problem
+		case errors.Is(err, counters.ErrReused):
+			l.Detail = counters.ErrReused.Error()
+			if in.Once == "" {
+				l.Field = "id"
+			}
 		}
 		wrong = append(wrong, l)
 	}

@@ -123,6 +123,12 @@ func TestEventsStream(t *testing.T) {
 	if got := s.db.Writers.Counters.Stats().Flushes; got != 3 {
 		t.Errorf("%d transactions, want one for each 1,000 lines", got)
 	}
+	// An ID is that of the first line that could be counted.
+	wantJSON(t, s.stream(event(`{"state":"up"}`, `,"op":"assert"`)), `{"applied":1,"duplicates":0,"failed":0}`)
+	wantJSON(t, s.stream(event(`{"state":1}`, `,"id":"b"`)+"\n"+event(`{"n":2}`, `,"id":"b"`)+"\n"+event(`{"n":2}`, `,"id":"b"`)+"\n"+event(`{"n":3}`, `,"id":"b"`)),
+		`{"applied":1,"duplicates":1,"failed":2,"errors":[`+
+			`{"line":1,"field":"values.state","detail":"orders::1m::1746522900 holds \"up\", which is no number"},`+
+			`{"line":4,"field":"id","detail":"the ID was used for something else: conflict"}]}`)
 	wantJSON(t, s.stream(""), `{"applied":0,"duplicates":0,"failed":0}`)
 	var bad strings.Builder
 	for range 150 {

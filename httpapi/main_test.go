@@ -19,21 +19,10 @@ import (
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/httpapi"
 	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/internal/pgtest/services"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
-
-// migrated is a database with all services.
-var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
-	cfg := howdah.Config{Log: slog.New(slog.DiscardHandler)}
-	cfg.Database.URL = url
-	db, err := howdah.OpenConfig(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	return db.Migrate(ctx)
-}}
 
 // server is the API on a database of the test's own.
 type server struct {
@@ -52,21 +41,9 @@ func serve(t testing.TB, url string, cfg httpapi.Config) *server {
 
 func serveHandler(t testing.TB, url string, cfg httpapi.Config, handler func(*howdah.Client, httpapi.Config) http.Handler) *server {
 	t.Helper()
-	if url == "" {
-		url = migrated.Database(t)
-	}
 	s := &server{t: t, log: &lines{}}
 	cfg.Log = slog.New(slog.NewTextHandler(s.log, nil))
-	hcfg := howdah.Config{Log: cfg.Log}
-	hcfg.Database.URL = url
-	var err error
-	if s.db, err = howdah.OpenConfig(within(t), hcfg); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.db.Close)
-	if err := s.db.Migrate(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	s.db = services.Open(t, url, cfg.Log)
 	s.Server = httptest.NewUnstartedServer(handler(s.db, cfg))
 	s.Config.ErrorLog = slog.NewLogLogger(cfg.Log.Handler(), slog.LevelError)
 	s.Start()

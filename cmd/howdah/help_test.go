@@ -180,7 +180,7 @@ func TestHelpExamplesWork(t *testing.T) {
 					line += " --quiet" // else it says that there is nothing to report
 					follows = true
 				}
-				if strings.HasPrefix(line, "howdah changes backfill") && !strings.Contains(line, "--end") { // only of what is captured
+				if strings.HasPrefix(line, "howdah changes backfill") { // only of what is captured
 					line = "howdah changes capture public.orders --quiet && " + line
 				}
 				if strings.HasPrefix(line, "howdah adopt trifle") {

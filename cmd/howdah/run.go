@@ -54,6 +54,9 @@ serve does, until it is forgotten.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name = args[0]
+			if err := someOf(cmd, "shards", "batch", "chunk", "timeout", "from", "until"); err != nil {
+				return err
+			}
 			if err := r.sink.read(c, args[1:]); err != nil {
 				return err
 			}
@@ -88,6 +91,21 @@ serve does, until it is forgotten.`,
 	flags.BoolVar(&r.Echo, "echo", false, "hand it what it caused itself, too")
 	flags.DurationVar(&r.Timeout, "timeout", 0, "for the changes of one transaction to be handled (default 30s)")
 	return cmd
+}
+
+// someOf refuses flags that are given and say nothing, as an empty variable of a script does: in Go
+// that is the default, which who gives a flag does not mean.
+func someOf(cmd *cobra.Command, flags ...string) error {
+	for _, name := range flags {
+		f := cmd.Flags().Lookup(name)
+		switch f.Value.String() {
+		case "", "0", "0s":
+			if f.Changed {
+				return pg.Refuse("--"+name, "%q; want more than nothing", f.Value)
+			}
+		}
+	}
+	return nil
 }
 
 // connections makes room for the shards in the pool.

@@ -34,6 +34,9 @@ stands for the position the feed had then.`,
   howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := someOf(cmd, "until"); err != nil {
+				return err
+			}
 			filter, err := t.filter()
 			if err != nil {
 				return err

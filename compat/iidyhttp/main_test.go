@@ -14,21 +14,10 @@ import (
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/httpapi"
 	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/internal/pgtest/services"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
-
-// migrated is a database with all services.
-var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
-	cfg := howdah.Config{Log: slog.New(slog.DiscardHandler)}
-	cfg.Database.URL = url
-	db, err := howdah.OpenConfig(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer db.Close()
-	return db.Migrate(ctx)
-}}
 
 // server is the whole server, on a database of the test's own.
 type server struct {
@@ -40,20 +29,8 @@ type server struct {
 // serve starts a server; url "" makes a database.
 func serve(t testing.TB, url string, cfg httpapi.Config) *server {
 	t.Helper()
-	if url == "" {
-		url = migrated.Database(t)
-	}
 	cfg.Log = slog.New(slog.DiscardHandler)
-	hcfg := howdah.Config{Log: cfg.Log}
-	hcfg.Database.URL = url
-	db, err := howdah.OpenConfig(within(t), hcfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	if err := db.Migrate(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	db := services.Open(t, url, cfg.Log)
 	s := &server{httptest.NewServer(httpapi.New(db, cfg)), t, db}
 	t.Cleanup(s.Close)
 	s.Client().CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -16,6 +16,7 @@ import (
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/httpapi"
 	"github.com/howdah-db/howdah/internal/pgtest"
+	"github.com/howdah-db/howdah/internal/pgtest/services"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -39,16 +40,7 @@ func serve(t testing.TB, cfg httpapi.Config) *server {
 		t.Fatal(err)
 	}
 	cfg.Log = slog.New(slog.DiscardHandler)
-	hcfg := howdah.Config{Log: cfg.Log}
-	hcfg.Database.URL = url
-	db, err := howdah.OpenConfig(within(t), hcfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(db.Close)
-	if err := db.Migrate(within(t)); err != nil {
-		t.Fatal(err)
-	}
+	db := services.Open(t, url, cfg.Log)
 	s := &server{httptest.NewServer(httpapi.New(db, cfg)), t, db}
 	t.Cleanup(s.Close)
 	return s

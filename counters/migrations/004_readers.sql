@@ -10,5 +10,14 @@ WHERE CASE WHEN has_schema_privilege(to_regnamespace(quote_ident((parse_ident(tb
 	ELSE false END;
 COMMENT ON VIEW howdah.counter_slots_readable IS 'Of howdah.counter_slots those of tables that the current role may read all of.';
 
+-- How a table counts is for all to see who may read something of it; which others there are is not.
+CREATE VIEW howdah.counter_tables_readable WITH (security_barrier) AS
+SELECT tbl, settings
+FROM howdah.counter_tables
+WHERE CASE WHEN has_schema_privilege(to_regnamespace(quote_ident((parse_ident(tbl))[1]))::oid, 'USAGE')
+	THEN has_any_column_privilege(to_regclass(tbl)::oid, 'SELECT')
+	ELSE false END;
+COMMENT ON VIEW howdah.counter_tables_readable IS 'Of howdah.counter_tables those of tables that the current role may read.';
+
 GRANT USAGE ON SCHEMA howdah TO PUBLIC;
-GRANT SELECT ON howdah.counter_tables, howdah.counter_slots_readable TO PUBLIC;
+GRANT SELECT ON howdah.counter_tables_readable, howdah.counter_slots_readable TO PUBLIC;

@@ -53,7 +53,7 @@ func (e *Explainer) Begin(ctx context.Context) (pgx.Tx, error) {
 // Plan returns the plans, with what was read and how many rows, of the
 // statements since the last call.
 func (e *Explainer) Plan() string {
-	plans := strings.Join(*e.plans, "\n")
+	plans := strings.Join(*e.plans, "\n\n")
 	*e.plans = nil
 	return plans
 }

@@ -1,0 +1,52 @@
+package changes_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/changes"
+)
+
+// unheard is a transaction the answer to whose COMMIT is lost with the connection.
+type unheard struct{ pgx.Tx }
+
+func (tx *unheard) Commit(ctx context.Context) error {
+	if err := tx.Tx.Commit(ctx); err != nil {
+		return err
+	}
+	tx.Conn().PgConn().Conn().Close()
+	return errors.New("the answer was lost")
+}
+
+// Calls that failed are counted once, though nobody has heard that the checkpoint which
+// tells of them was committed.
+func TestFailuresAreCountedOnce(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	exec(t, pool, `INSERT INTO a VALUES (1, 1), (2, 1), (3, 1)`)
+	var calls, lost atomic.Int64
+	const failures = 2
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Handle("*", func(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
+			if calls.Add(1) <= failures {
+				return errors.New("not now")
+			}
+			return effect("c")(ctx, tx, cs)
+		})
+		c.Failpoint(func(b changes.Batch) {
+			if b.Step == "moved" && lost.Add(1) <= 2 {
+				*b.Tx = &unheard{*b.Tx}
+			}
+		})
+	})
+	handled(t, l, "c")
+	v, err := l.Vitals(t.Context())
+	if err != nil || len(v.Shards) != 1 || v.Shards[0].Failed != failures || v.Shards[0].Handled != 3 || lost.Load() < 2 {
+		t.Errorf("Vitals() = %+v, %v; want %d calls that failed and 3 changes, when %d answers were lost", v.Shards, err, failures, lost.Load())
+	}
+}
