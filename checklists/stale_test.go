@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
@@ -18,12 +20,14 @@ import (
 func TestPlansOfAListThatNobodyHasAnalyzed(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	s, pool := newStore(t)
+	pool := pgtest.Pool(t, pgtest.Database(t)) // in which howdah's own tables hold nothing of others
+	s := checklists.New(pool, checklists.Config{Table: pgx.Identifier{"public", "lists"}})
+	up(t, pool, s)
 	const token = "00000000-0000-4000-8000-000000000001"
 	for _, sql := range []string{
 		`ALTER TABLE lists SET (autovacuum_enabled = false)`,
 		// Leased, so that the index by lease is no better for being smaller.
-		`INSERT INTO lists (list, item, due, lease) SELECT 'list-' || i, 'item', now() + interval '1 hour', gen_random_uuid() FROM generate_series(1, 2000) AS i`,
+		`INSERT INTO lists (list, item, due, lease) SELECT 'list-' || i, 'item', now() + interval '1 hour', gen_random_uuid() FROM generate_series(1, 500) AS i`,
 		`ANALYZE lists`,
 		`INSERT INTO lists (list, item, due, lease)
 		SELECT 'new', 'item-' || to_char(i, 'FM00000'),

@@ -224,6 +224,9 @@ func TestAWaitingClaimThatIsGivenUp(t *testing.T) {
 			if err == nil && len(c.Items) > 0 {
 				err = errors.New("something")
 			}
+			if errors.Is(err, context.Canceled) {
+				err = nil // on a busy machine it had not looked yet
+			}
 			return err
 		})
 	}
