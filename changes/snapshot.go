@@ -16,6 +16,7 @@ import (
 // at, has every change once. It needs two connections of a pool for a moment, and no
 // lock. A table that is truncated or rewritten (ALTER TABLE) before fn first touches it is
 // empty there: PostgreSQL's snapshots do not reach that far.
+//
 // It returns ErrInTx in a transaction, Invalid where there are not two connections, and
 // what fn returns.
 func (l *Log) Snapshot(ctx context.Context, fn func(tx pgx.Tx, at Position) error) error {
@@ -82,10 +83,10 @@ func readerOf(ctx context.Context, pool *pgxpool.Pool) (reader pgx.Tx, at Positi
 		return nil, at, err
 	}
 	defer done()
-	if reader, err = pool.Begin(ctx); err != nil {
+	if reader, err = pg.Begin(ctx, pool); err != nil {
 		return nil, at, err
 	}
-	err = pgx.BeginFunc(ctx, pool, func(tick pgx.Tx) error {
+	err = pg.BeginFunc(ctx, pool, func(tick pgx.Tx) error {
 		// The tick holds its lock until we have answered: not for ever.
 		if _, err := tick.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'`, pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err
