@@ -335,8 +335,15 @@ BEGIN
 	END IF;
 
 	-- The usual look finds nothing: no change since, and none of those in doubt. Where
-	-- they are many, a tick is written so that they are not looked for each time.
-	IF seq = prev.seq AND coalesce(cardinality(doubt), 0) < 16 AND pg_snapshot_xmax(snap) >= pg_snapshot_xmax(prev.snap) THEN
+	-- they are many, a tick is written so that they are not looked for each time. A copy
+	-- in which nothing has happened yet is none to go on with either: it is asked for what
+	-- costs little, and below for all.
+	IF seq = prev.seq AND coalesce(cardinality(doubt), 0) < 16 AND pg_snapshot_xmax(snap) >= pg_snapshot_xmax(prev.snap)
+		AND (prev.n = 0 OR EXISTS (
+			SELECT FROM howdah.change_state s
+			JOIN pg_database d ON d.oid = s.database
+			WHERE s.ticks = 'howdah.change_tick'::regclass AND d.datname = current_database()))
+	THEN
 		IF doubt IS NULL THEN
 			RETURN prev.n;
 		END IF;
