@@ -18,12 +18,12 @@ run: build ## build howdah and serve on a PostgreSQL of its own (LISTEN=127.0.0.
 
 .PHONY: test
 test: ## all tests, on a PostgreSQL that they start themselves
-	@go test ./...
+	@go test -timeout 30m ./...
 
 # Lint has vetted all; and a process under the detector sleeps a second before it ends.
 .PHONY: race
 race: ## tests with the race detector, of amounts with less (pgtest.Size): all but those that run howdah as a process, which it does not see into
-	@GORACE=atexit_sleep_ms=0 go test -race -vet=off $$(go list ./... | grep -v /cmd/)
+	@GORACE=atexit_sleep_ms=0 go test -race -vet=off -timeout 30m $$(go list ./... | grep -v /cmd/)
 
 .PHONY: test-matrix
 test-matrix: ## the tests on PostgreSQL 14 to 18, fetched with npm

@@ -200,7 +200,7 @@ func (l *Log) ring(ctx context.Context) {
 // begin runs fn in a transaction each statement of which sees what was committed while
 // the one before it waited; in a transaction of the caller's that is as it is there.
 func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
-	return pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+	return pg.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
 		if !pg.InTx(l.db) {
 			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
 				return err

@@ -32,10 +32,10 @@ func (l *Log) Snapshot(ctx context.Context, fn func(tx pgx.Tx, at Position) erro
 // reader begins a transaction on the snapshot of a tick. The tick's number is only
 // given once the reader has its snapshot; who reads the feed cannot be ahead of it.
 func (l *Log) reader(ctx context.Context) (reader pgx.Tx, at Position, err error) {
-	if reader, err = l.db.Begin(ctx); err != nil {
+	if reader, err = pg.Begin(ctx, l.db); err != nil {
 		return nil, at, err
 	}
-	err = pgx.BeginFunc(ctx, l.db, func(tick pgx.Tx) error {
+	err = pg.BeginFunc(ctx, l.db, func(tick pgx.Tx) error {
 		// The tick holds its lock until we have answered: not for ever.
 		if _, err := tick.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = '5s'`, pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err

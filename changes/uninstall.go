@@ -23,7 +23,7 @@ func (l *Log) Uninstall(ctx context.Context) error {
 			return pg.Wrap(op, err)
 		}
 	}
-	err = pgx.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
+	err = pg.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, `
 			DROP VIEW howdah.database_trigger_logs;
 			DROP FUNCTION howdah.change_place, howdah.change_move;

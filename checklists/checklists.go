@@ -220,7 +220,7 @@ func (s *Store) change(ctx context.Context, list string, items []string, change,
 			RETURNING item)
 		SELECT n, CASE WHEN n < (SELECT count(*) FROM k) THEN %s END
 		FROM (SELECT count(*) AS n FROM changed) AS n`
-	if begun(s.db) {
+	if pg.Begun(s.db) {
 		var missed []string
 		err = s.row(ctx, fmt.Sprintf(byPlace, `ARRAY(SELECT item FROM k WHERE item NOT IN (SELECT item FROM changed))`), []any{list, sorted}, &n, &missed)
 		if err != nil || len(missed) == 0 {

@@ -163,7 +163,7 @@ func (s *Store) Redrive(ctx context.Context, list string, q Query) (n int64, err
 	args = append([]any{list}, args...)
 	sql := fmt.Sprintf(redriveDone, cond+q.tail(&args, `item COLLATE "C"`))
 	err = pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 			in := s.WithTx(tx)
 			if _, err := in.run(ctx, `SELECT pg_advisory_xact_lock_shared(`+lockOfList+`)`, list); err != nil {
 				return err

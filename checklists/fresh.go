@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/pg"
@@ -30,7 +29,7 @@ func (s *Store) insertMany(ctx context.Context, list string, items []string) (ad
 	case len(set) < len(items):
 		return s.runRinging(ctx, insertEach+unlessThere, list, items)
 	}
-	if !begun(s.db) && s.news.expected(list) {
+	if !pg.Begun(s.db) && s.news.expected(list) {
 		added, err = s.runRinging(ctx, sql, list, names)
 		if pgErr := (*pgconn.PgError)(nil); !errors.As(err, &pgErr) || pgErr.Code != "23505" {
 			return added, err
@@ -38,24 +37,10 @@ func (s *Store) insertMany(ctx context.Context, list string, items []string) (ad
 		s.news.found(list, false)
 	}
 	added, err = s.runRinging(ctx, sql+unlessThere, list, names)
-	if err == nil && !begun(s.db) {
+	if err == nil && !pg.Begun(s.db) {
 		s.news.found(list, added == int64(len(set)))
 	}
 	return added, err
-}
-
-// begun reports whether db is in a transaction. Of a connection that is not [pg.InTx]'s
-// to say: BEGIN on it makes no savepoint, and COMMIT would end what the caller began.
-func begun(db pg.DB) bool {
-	switch db := db.(type) {
-	case pgx.Tx:
-		return true
-	case interface{ PgConn() *pgconn.PgConn }:
-		return db.PgConn().TxStatus() != 'I'
-	case interface{ Conn() *pgx.Conn }:
-		return db.Conn().PgConn().TxStatus() != 'I'
-	}
-	return false
 }
 
 // insertEach puts items on list $1, due in the order given.

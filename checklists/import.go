@@ -241,7 +241,7 @@ func (s *Store) inChunk(ctx context.Context, list string, c *chunk, do func(tx p
 	if err != nil {
 		return 0, err
 	}
-	err = pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+	err = pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 		var now time.Time
 		var keeps bool
 		if full {

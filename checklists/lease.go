@@ -181,7 +181,7 @@ func (s *Store) claim(ctx context.Context, db pg.DB, w wish) (f found, err error
 // are one at a time: they wait for its settings.
 func (s *Store) claimLimited(ctx context.Context, w wish) (f found, err error) {
 	err = pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
 			f, err = s.claimAllowed(ctx, tx, w)
 			return err
 		})

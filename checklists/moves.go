@@ -237,7 +237,7 @@ func (s *Store) exclusively(ctx context.Context, lists []string, do func(in *Sto
 	}
 	slices.Sort(lists)
 	err = pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 			in := s.WithTx(tx)
 			for _, list := range lists {
 				if _, err := in.run(ctx, `SELECT pg_advisory_xact_lock(`+lockOfList+`)`, list); err != nil {

@@ -141,7 +141,7 @@ func (s *Store) Change(ctx context.Context, list string, change func(*Settings))
 		return Settings{}, pg.Wrap(op, err)
 	}
 	err = pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error {
 			// What is written over with itself is locked, and made where it is missing.
 			err := tx.QueryRow(ctx, s.sql(`
 				INSERT INTO howdah.checklist AS c (relation, list)

@@ -260,7 +260,7 @@ func (a *applier) apply(ctx context.Context, unit []pending) error {
 func (a *applier) transact(ctx context.Context, events []prepared, to mark) (applied int, other map[int]error, err error) {
 	var all fold
 	err = pg.Retry(ctx, a.db, func() error {
-		return pgx.BeginFunc(ctx, a.db, func(tx pgx.Tx) (err error) {
+		return pg.BeginFunc(ctx, a.db, func(tx pgx.Tx) (err error) {
 			if a.opt.Once != "" {
 				if err := a.move(ctx, tx, to); err != nil {
 					return err

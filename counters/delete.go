@@ -100,6 +100,6 @@ func (s *Store) whole(ctx context.Context, fn func(*Store) error) error {
 // repeats it as [pg.Retry] does.
 func (s *Store) together(ctx context.Context, fn func(*Store) error) error {
 	return pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(s.WithTx(tx)) })
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(s.WithTx(tx)) })
 	})
 }

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -27,7 +29,7 @@ const (
 
 // Doctor looks at the table and at what howdah keeps beside it, and returns what is
 // wrong with them, the worst first. It reads few rows of a large table, and changes
-// nothing. A table that is not there is a finding.
+// nothing. A table that is not there is a finding, and so is what the role may not look at.
 func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 	const op = "counters: doctor"
 	findings := []Finding{}
@@ -43,7 +45,12 @@ func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 		return nil, pg.Wrap(op, err)
 	}
 	t, c := found.table, found.catalog
-	adoptIt := "howdah adopt trifle --table " + c.name()
+	adoptIt, indexIt := "howdah adopt trifle --table "+c.name(), "howdah adopt trifle --table "+c.name()+" --index"
+	if kinds[c.Kind] != "" { // only ordinary tables can be adopted
+		adoptIt, indexIt = "howdah counters setup --table "+c.name(), `CREATE INDEX ON … (key COLLATE "C")`
+	} else {
+		adoptIt, indexIt = adoptIt+" --yes", indexIt+" --yes"
+	}
 	if !c.Migrated {
 		say("not-migrated", severe, t.name, "howdah migrate", "howdah's functions are not there: it can be read, and not be added to")
 	}
@@ -51,11 +58,11 @@ func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 		say("no-key", severe, t.name, "ALTER TABLE … ADD PRIMARY KEY ("+t.columns+")", "it has no unique index on (%s): nothing can be added to it", t.columns)
 	}
 	if t.recorded == nil && !(c.Made && s.usual()) {
-		say("settings-unrecorded", warning, t.name, adoptIt+" --yes, with the settings that its other programs have",
+		say("settings-unrecorded", warning, t.name, adoptIt+", with the settings that its other programs have",
 			"how it counts is recorded nowhere: a program that says nothing, or something else, finds and puts its numbers elsewhere")
 	}
-	if t.mode == Full && !t.bytewise {
-		say("no-bytewise-index", warning, t.name, adoptIt+" --index --yes", "its keys are in the order of %s: a range of buckets is read key by key", c.Collation)
+	if t.mode == Full && !t.bytewise && c.Kind != "v" && c.Kind != "f" { // which have no indexes
+		say("no-bytewise-index", warning, t.name, indexIt, "its keys are in the order of %s: a range of buckets is read key by key", c.Collation)
 	}
 	for _, look := range []func(context.Context, *examined, sayer) error{s.doctorRows, s.doctorStorage, s.doctorBeside} {
 		if err := look(ctx, found, say); err != nil {
@@ -71,6 +78,12 @@ func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 // sayer takes a finding.
 type sayer func(code, severity, object, cure, problem string, args ...any)
 
+// unseen tells of what the role may not read, and what nobody knows therefore.
+func (say sayer) unseen(found *examined, object, unknown string) {
+	role := pgx.Identifier{found.catalog.Role}.Sanitize()
+	say("not-looked-at", warning, object, "GRANT SELECT ON "+object+" TO "+role+", or run this as a role that may", "role %s may not read it: %s is not known", found.catalog.Role, unknown)
+}
+
 // usual reports whether the Config says where numbers lie as one that says nothing.
 func (s *Store) usual() bool {
 	for name, wanted := range s.cfg.fixed() {
@@ -85,6 +98,10 @@ func (s *Store) usual() bool {
 // doctorRows looks at rows, a few of them where there are many.
 func (s *Store) doctorRows(ctx context.Context, found *examined, say sayer) error {
 	if kinds[found.catalog.Kind] != "" {
+		return nil
+	}
+	if !found.catalog.Reads {
+		say.unseen(found, found.table.name, "whether its rows lie where they should")
 		return nil
 	}
 	e, err := s.evidence(ctx, found.table, found.catalog, shortLook)
@@ -130,16 +147,33 @@ func (s *Store) doctorBeside(ctx context.Context, found *examined, say sayer) er
 	if !found.catalog.Migrated {
 		return nil
 	}
-	var old, unfolded bool
+	var events, turns, slots, yes bool
 	err := s.db.QueryRow(ctx, `
-		SELECT EXISTS (SELECT FROM howdah.counter_events WHERE at < clock_timestamp() - interval '8 days'),
-			EXISTS (SELECT FROM howdah.counter_slots WHERE tbl = $1)
-				AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
-		found.table.name, foldTask).Scan(&old, &unfolded)
-	if old {
+		SELECT has_table_privilege('howdah.counter_events', 'SELECT'), has_table_privilege('howdah.counter_turns', 'SELECT'), has_table_privilege($1, 'SELECT')`,
+		found.table.readable).Scan(&events, &turns, &slots)
+	if err != nil {
+		return err
+	}
+	if !events {
+		say.unseen(found, "howdah.counter_events", "whether IDs of events are dropped")
+	} else if err := s.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.counter_events WHERE at < clock_timestamp() - interval '8 days')`).Scan(&yes); err != nil {
+		return err
+	} else if yes {
 		say("ids-kept", warning, "howdah.counter_events", keeperCure, "IDs of events are older than the 7 days for which they count: nobody drops them")
 	}
-	if unfolded {
+	switch {
+	case !slots:
+		say.unseen(found, found.table.readable, "whether something waits in slots")
+		return nil
+	case !turns:
+		say.unseen(found, "howdah.counter_turns", "whether slots are folded")
+		return nil
+	}
+	err = s.db.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM `+found.table.readable+` WHERE tbl = $1)
+			AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
+		found.table.name, foldTask).Scan(&yes)
+	if yes {
 		say("slots-unfolded", warning, found.table.name, keeperCure+"; howdah counters fold does it now",
 			"what was counted waits in slots, and nobody has moved it to the rows for 5 minutes: other programs do not see it")
 	}

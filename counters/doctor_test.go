@@ -76,6 +76,7 @@ func TestDoctorFinds(t *testing.T) {
 		{"no record", table, counters.Config{}, []string{"warning settings-unrecorded"}},
 		{"no key", `CREATE TABLE own (key text COLLATE "C", data jsonb); CREATE INDEX ON own (key); ` + recorded("UTC"), counters.Config{}, []string{"error no-key"}},
 		{"no index", `CREATE TABLE own (key varchar(255) PRIMARY KEY, data jsonb); ` + recorded("UTC"), counters.Config{}, []string{"warning no-bytewise-index"}},
+		{"a view", `CREATE TABLE rows (key text PRIMARY KEY, data jsonb); CREATE VIEW own AS SELECT * FROM rows; ` + recorded("UTC"), counters.Config{}, []string{}},
 		{"another zone", table + recorded("Asia/Kolkata") + `INSERT INTO own SELECT 'orders::1d::' || 1746489600 + 86400 * i FROM generate_series(1, 20) AS i`, counters.Config{}, []string{"error settings-contradicted"}},
 		{"D6", table + recorded("America/New_York") + `INSERT INTO own SELECT 'orders::1d::' || 1740805200 + 86400 * i FROM generate_series(1, 30) AS i ON CONFLICT DO NOTHING;
 			DELETE FROM own WHERE key > 'orders::1d::1741496400'; INSERT INTO own VALUES ('orders::1d::1741492800')`, counters.Config{}, []string{"warning twin-buckets"}},

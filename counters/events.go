@@ -88,7 +88,7 @@ func (s *Store) apply(ctx context.Context, events []Event) (int, error) {
 	}
 	applied := 0
 	err = pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
 			applied, err = s.applyIn(ctx, tx, t, all, &f, func(i int, err error) error { return inEvent(i, len(all), err) })
 			return err
 		})

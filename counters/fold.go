@@ -82,7 +82,7 @@ func (s *Store) waitingKeys(ctx context.Context, t *table, after string) (keys [
 func (s *Store) foldRow(ctx context.Context, t *table, id rowID) (did bool, err error) {
 	var g gathered
 	err = pg.Retry(ctx, s.db, func() error {
-		return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
+		return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) (err error) {
 			if !pg.InTx(s.db) {
 				// All of it or nothing is lost in a crash, and somebody who holds one row for long does not keep all others.
 				if _, err := tx.Exec(ctx, `SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '1s', true)`); err != nil {

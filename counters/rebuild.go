@@ -61,7 +61,7 @@ func (s *Store) rebuild(ctx context.Context, t *table, key string, g Granularity
 	if err := s.lock(ctx, t, []rowID{row}); err != nil {
 		return err
 	}
-	made, err := s.roll(ctx, t, key, g, b, row, true)
+	made, err := s.roll(ctx, t, key, g, b, true)
 	switch {
 	case err != nil:
 		return err
@@ -78,37 +78,75 @@ func (t *table) wouldBeLost(g Granularity, b bucketSpan) error {
 	return pg.Refuse("from", "the bucket of %s at %s is not empty, and its source is", g, t.time(b.start).Format(time.RFC3339))
 }
 
-// roll reads what a bucket is made of, in its order, and whether it holds something
-// itself. Taking, it takes away what is in its own slots: it is in those of its source
-// as well.
-func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b bucketSpan, own rowID, taking bool) (*rollup, error) {
-	source, err := t.source(g, b)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := t.rowsOf(key, source, t.finer(g, b, source))
-	if err != nil {
-		return nil, err
-	}
-	rows = append(rows, own)
-	var found [][]byte
-	if taking && t.slotted(key) {
-		found, err = s.readTaking(ctx, t, rows, []rowID{own})
-	} else {
-		found, err = s.readAll(ctx, t, rows)
-	}
-	if err != nil {
-		return nil, err
-	}
-	made := t.newRollup()
-	for _, data := range found[:len(found)-1] {
-		if data != nil && err == nil {
-			err = made.add(data)
+// roll is rollAll of one bucket.
+func (s *Store) roll(ctx context.Context, t *table, key string, g Granularity, b bucketSpan, taking bool) (one *rollup, err error) {
+	err = s.rollAll(ctx, t, key, g, []bucketSpan{b}, taking, func(_ bucketSpan, _ rowID, made *rollup) error { one = made; return nil })
+	return one, err
+}
+
+// rollAll calls have with each of some buckets, its row, and what it is made of in the
+// order of that, and whether it holds something itself. Taking, it takes away what is in
+// their own slots: it is in those of their source as well.
+func (s *Store) rollAll(ctx context.Context, t *table, key string, g Granularity, all []bucketSpan, taking bool, have func(bucketSpan, rowID, *rollup) error) error {
+	var rows, owns []rowID
+	var parts []int // of rows, where those of a bucket end with its own
+	flush := func() error {
+		var found [][]byte
+		var err error
+		if taking && t.slotted(key) {
+			found, err = s.readTaking(ctx, t, rows, owns)
+		} else {
+			found, err = s.readAll(ctx, t, rows)
 		}
+		if err != nil {
+			return err
+		}
+		begin := 0
+		for i, end := range parts {
+			made := t.newRollup()
+			for _, data := range found[begin:end] {
+				if data == nil {
+					continue
+				}
+				if err := made.add(data); err != nil {
+					return err
+				}
+			}
+			held := found[end]
+			made.lost = len(made.fields) == 0 && held != nil && string(held) != "{}"
+			if err := have(all[i], owns[i], made); err != nil {
+				return err
+			}
+			begin = end + 1
+		}
+		all, rows, owns, parts = all[len(parts):], nil, nil, nil
+		return nil
 	}
-	held := found[len(found)-1]
-	made.lost = len(made.fields) == 0 && held != nil && string(held) != "{}"
-	return made, err
+	for _, b := range all {
+		source, err := t.source(g, b)
+		if err != nil {
+			return err
+		}
+		finer, err := t.rowsOf(key, source, t.finer(g, b, source))
+		if err != nil {
+			return err
+		}
+		own, problem := t.bucket(key, g, b.start)
+		if problem != "" {
+			return pg.Refuse("key", "%s", problem)
+		}
+		if len(rows)+len(finer) >= maxNamed && len(rows) > 0 {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		rows = append(append(rows, finer...), own)
+		owns, parts = append(owns, own), append(parts, len(rows)-1)
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return flush()
 }
 
 // rowsOf names buckets by their starts.
@@ -145,12 +183,27 @@ func (s *Store) lock(ctx context.Context, t *table, rows []rowID) error {
 
 // replace writes rows, each once, in the order given, whatever they held.
 func (s *Store) replace(ctx context.Context, t *table, rows []rowID, data []string) error {
+	if len(rows) == 0 {
+		return nil
+	}
 	_, err := s.db.Exec(ctx, s.names.SQL(`
 		INSERT INTO {table} AS t (`+t.columns+`, data)
 		SELECT *
 		FROM unnest(`+t.arrays+`, $`+strconv.Itoa(t.next)+`::jsonb[])
 		ON CONFLICT (`+t.columns+`) DO UPDATE
 		SET data = EXCLUDED.data`), append(t.args(rows), data)...)
+	return err
+}
+
+// remove deletes rows that are held.
+func (s *Store) remove(ctx context.Context, t *table, rows []rowID) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	_, err := s.db.Exec(ctx, s.names.SQL(`
+		DELETE FROM {table} t
+		USING unnest(`+t.arrays+`) AS k(`+t.columns+`)
+		WHERE `+t.join), t.args(rows)...)
 	return err
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"slices"
 	"strconv"
 	"time"
 
@@ -14,7 +13,7 @@ import (
 // Replace takes away what is counted of a metric from from up to, not including, to,
 // applies events in its place, and makes all coarser buckets anew, as [Store.Rebuild]
 // does. It returns how many events it applied. What is counted in that time while it
-// works is replaced too, or added, but never half.
+// works is replaced too, or added, but never half; another Replace of the metric waits.
 //
 // The events are those of one metric, from from up to to, a day after the other; within
 // a day of the table's calendar they come in any order. from and to are starts of
@@ -177,87 +176,4 @@ func (r *replacement) inEvent(err error) error {
 		input.Field = "events[" + strconv.Itoa(r.read-1) + "]." + input.Field
 	}
 	return err
-}
-
-// replaceDay replaces a day, in a transaction. Whoever counts in that time writes all
-// rows of an event: once the coarser ones are locked, nobody does until the end.
-func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) error {
-	t := r.table
-	type coarse struct {
-		g   Granularity
-		b   bucketSpan
-		row rowID
-	}
-	var buckets []coarse
-	var rows []rowID
-	for _, g := range t.granularities {
-		if g == r.finest || !t.kept(g, t.calendar.Floor(g, t.time(day.start)).Unix(), time.Now()) {
-			continue
-		}
-		for b := range t.spans(g, t.time(day.start), t.time(day.end-1)) {
-			row, problem := t.bucket(r.key, g, b.start)
-			if problem != "" {
-				return pg.Refuse("key", "%s", problem)
-			}
-			buckets, rows = append(buckets, coarse{g, b, row}), append(rows, row)
-		}
-	}
-	slices.SortStableFunc(buckets, func(a, b coarse) int { return int(a.g.length() - b.g.length()) })
-	// Those who count lock the rows of an event in order, and so what is going to be
-	// deleted and written is locked now, too: also what is not there yet.
-	all := append(r.writes.sorted(), rows...)
-	for b := range t.spans(r.finest, t.time(day.start), t.time(day.end-1)) {
-		if row, problem := t.bucket(r.key, r.finest, b.start); problem == "" && b.start >= day.start {
-			all = append(all, row)
-		}
-	}
-	if err := s.lock(ctx, t, all); err != nil {
-		return err
-	}
-	slotted, err := s.slotKeys(ctx, t, r.key)
-	if err != nil {
-		return err
-	}
-	slotted = slices.DeleteFunc(slotted, func(id rowID) bool {
-		_, g, at, _ := splitFull(t.separator, t.full(id))
-		return g != r.finest || at < day.start || at >= day.end
-	})
-	if t.slotted(r.key) {
-		if err := s.lockSlots(ctx, t, slices.Concat(rows, slotted)); err != nil {
-			return err
-		}
-	}
-	for _, c := range buckets { // before anything of which they are made is gone
-		if made, err := s.roll(ctx, t, r.key, c.g, c.b, c.row, false); err != nil {
-			return err
-		} else if made.lost {
-			return t.wouldBeLost(c.g, c.b)
-		}
-	}
-	if len(slotted) > 0 {
-		if _, err := s.readTaking(ctx, t, nil, slotted); err != nil {
-			return err
-		}
-	}
-	if _, err := s.sweep(ctx, t, []span{{head{r.key, r.finest}, day.start, day.end - 1}}); err != nil {
-		return err
-	}
-	if err := s.send(ctx, s.db, t, &r.writes); err != nil {
-		return err
-	}
-	for _, c := range buckets {
-		made, err := s.roll(ctx, t, r.key, c.g, c.b, c.row, true)
-		if err != nil {
-			return err
-		}
-		if made.rows > 0 {
-			err = s.replace(ctx, t, []rowID{c.row}, []string{made.data()})
-		} else {
-			_, err = s.sweep(ctx, t, []span{{head{r.key, c.g}, c.b.start, c.b.start}})
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -206,3 +206,74 @@ func TestReplaceOfOldTimes(t *testing.T) {
 		}
 	}
 }
+
+// A day has many more seconds than are counted in: to replace it touches those that are
+// there, and those that they are a part of.
+func TestReplaceTouchesWhatIsThere(t *testing.T) {
+	t.Parallel()
+	eachTable(t, counters.Config{Granularities: []counters.Granularity{"1s", "1m", "1h", "1d", "1w"}, System: counters.Off}, func(t *testing.T, s *counters.Store, pool *pgxpool.Pool) {
+		ctx := t.Context()
+		day := counters.Calendar{}.Floor("1d", at)
+		var events []counters.Event
+		for i := range 3 {
+			events = append(events, counters.Event{Key: "k", At: day.Add(time.Duration(i) * 5 * time.Hour), Values: counters.Values{"n": 1}})
+		}
+		if _, err := s.Apply(ctx, events...); err != nil {
+			t.Fatal(err)
+		}
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tx.Rollback(ctx)
+		written := func() (rows int) {
+			if err := tx.QueryRow(ctx, `SELECT n_tup_ins + n_tup_upd + n_tup_del FROM pg_stat_xact_user_tables WHERE relid = 'trifle_stats'::regclass`).Scan(&rows); err != nil {
+				t.Fatal(err)
+			}
+			return rows
+		}
+		before := written()
+		if n, err := s.WithTx(tx).Replace(ctx, "k", day, day.AddDate(0, 0, 1), sequenceOf(events[1:2], nil)); n != 1 || err != nil {
+			t.Fatalf("Replace = %d, %v", n, err)
+		}
+		if n := written() - before; n > 40 {
+			t.Errorf("it wrote rows %d times, of 11", n)
+		}
+		want := map[string]counters.Values{}
+		for _, g := range []counters.Granularity{"1s", "1m", "1h", "1d", "1w"} {
+			want[fmt.Sprint("k ", g, " ", counters.Calendar{}.Floor(g, events[1].At).Unix())] = counters.Values{"n": number(1)}
+		}
+		if diff := cmp.Diff(want, stored(t, s.WithTx(tx))); diff != "" {
+			t.Error(diff)
+		}
+	})
+}
+
+// Of two at once one comes after the other, and takes away what the one wrote.
+func TestReplacesAtOnce(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		eachStriping(t, counters.Config{Mode: mode, Granularities: []counters.Granularity{"1s", "1h", "1d"}, System: counters.Off}, func(t *testing.T, s *counters.Store) {
+			ctx := t.Context()
+			day := counters.Calendar{}.Floor("1d", at)
+			var replacing sync.WaitGroup
+			for by := range 3 {
+				replacing.Go(func() {
+					for i := range 5 {
+						e := counters.Event{At: day.Add(time.Duration(by*5+i) * time.Hour), Values: counters.Values{"n": 1}}
+						if _, err := s.Replace(ctx, "k", day, day.AddDate(0, 0, 1), sequenceOf([]counters.Event{e}, nil)); err != nil {
+							t.Error(err)
+						}
+					}
+				})
+			}
+			replacing.Wait()
+			for _, g := range []counters.Granularity{"1s", "1h", "1d"} {
+				series, err := s.Values(ctx, counters.Query{Key: "k", From: day, To: day.AddDate(0, 0, 1).Add(-time.Second), Granularity: g, SkipBlanks: true})
+				if err != nil || len(series.At) != 1 || !cmp.Equal(series.Values[0], counters.Values{"n": number(1)}) {
+					t.Errorf("%s: %v, %v", g, series, err)
+				}
+			}
+		})
+	}
+}

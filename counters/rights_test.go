@@ -221,3 +221,57 @@ func TestARoleThatMayOnlyReadLooksSlotsUp(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Doctor answers what a role may know, and names what it may not look at, in a
+// transaction too, which goes on.
+func TestDoctorOfARoleThatMayOnlyRead(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t, counters.Config{Granularities: []counters.Granularity{"1d"}})
+	if err := s.Track(ctx, "k", at, counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := pool.Exec(ctx, `ALTER TABLE trifle_stats DROP CONSTRAINT trifle_stats_pkey`); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		grant  string
+		unseen []string
+	}{
+		"all":   {"SELECT ON trifle_stats, howdah.counter_events, howdah.counter_turns", nil},
+		"table": {"SELECT ON trifle_stats", []string{"howdah.counter_events", "howdah.counter_turns"}},
+		"keys":  {"SELECT (key) ON trifle_stats", []string{"howdah.counter_events", "howdah.counter_slots", "trifle_stats"}},
+	} {
+		theirs := as(t, pool, name, c.grant)
+		tx, err := theirs.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		findings, err := counters.New(tx, counters.Config{}).Doctor(ctx)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		var unseen []string
+		keyless := false
+		for _, f := range findings {
+			keyless = keyless || f.Code == "no-key"
+			if f.Code != "not-looked-at" {
+				continue
+			}
+			if !strings.Contains(f.Cure, "GRANT SELECT ON "+f.Object+" TO ") || !strings.Contains(f.Problem, "may not read it: whether ") {
+				t.Errorf("%s: %+v", name, f)
+			}
+			object := f.Object
+			if !strings.HasPrefix(object, "howdah.") { // its schema is the test's
+				_, object, _ = strings.Cut(object, ".")
+			}
+			unseen = append(unseen, object)
+		}
+		if diff := cmp.Diff(c.unseen, unseen); diff != "" || !keyless {
+			t.Errorf("%s: no-key found: %v, not looked at (-want +got):\n%s", name, keyless, diff)
+		}
+		if err := tx.Commit(ctx); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -186,10 +186,10 @@ func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 
 // texts are the objects that the operations of a round write, "" of those that it has not.
 func (r *round) texts() (texts [len(ops)]string) {
-	fields := r.fields
+	fields := slices.Clip(r.fields) // others may share what lies behind
 	for _, f := range r.fields {
 		if f.over { // fails where no number is
-			fields = append(fields[:len(fields):len(fields)], fieldOver(f))
+			fields = append(fields, fieldOver(f))
 		}
 	}
 	for i, op := range ops {
@@ -220,7 +220,7 @@ func (s *Store) send(ctx context.Context, db pg.DB, t *table, f *fold) error {
 	}
 	rest, spread, first := t.spread(f)
 	if len(first) > 0 && !pg.InTx(db) {
-		return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error { return s.send(ctx, tx, t, f) })
+		return pg.BeginFunc(ctx, db, func(tx pgx.Tx) error { return s.send(ctx, tx, t, f) })
 	}
 	var b *pgx.Batch
 	if len(first) == 0 {
@@ -241,7 +241,7 @@ func (s *Store) atomically(ctx context.Context, fn func(pg.DB) error) error {
 	if !pg.InTx(s.db) {
 		return pg.Retry(ctx, s.db, func() error { return fn(s.db) })
 	}
-	return pgx.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(tx) })
+	return pg.BeginFunc(ctx, s.db, func(tx pgx.Tx) error { return fn(tx) })
 }
 
 // notNumberState is the SQLSTATE of howdah.counters_number.

@@ -103,6 +103,9 @@ const maxSwept = 10_000
 // transaction. It locks them in the order in which others do. Each time begins where the
 // one before ended: what was deleted there is still in the index.
 func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, err error) {
+	if t.mode == Full && !t.bytewise {
+		return s.sweepUnordered(ctx, t, all)
+	}
 	l := spans[t.mode]
 	var from string // in Full, in the first span
 	for len(all) > 0 {
@@ -154,6 +157,114 @@ func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, e
 		}
 	}
 	return swept, nil
+}
+
+// maxListed is how many keys are gathered in a pass over a table.
+const maxListed = 10 * maxSwept
+
+// sweepUnordered is sweep of a mode Full table whose index does not know the order of
+// bytes: the keys of all spans are gathered in one pass, or in one for each 100,000 of
+// them, and the rows then found by those.
+func (s *Store) sweepUnordered(ctx context.Context, t *table, all []span) (swept int64, err error) {
+	for more := true; more; {
+		var doomed []string
+		if err := s.unordered(ctx, t, all, maxListed, func(key string, _ int) { doomed = append(doomed, key) }); err != nil {
+			return swept, err
+		}
+		more = false
+		slices.Sort(doomed)
+		for part := range slices.Chunk(doomed, maxSwept) {
+			var n int64
+			err := pg.Retry(ctx, s.db, func() error {
+				gone, err := s.db.Exec(ctx, s.names.SQL(`
+					WITH doomed AS MATERIALIZED (
+						SELECT key
+						FROM {table}
+						WHERE key = ANY ($1)
+						ORDER BY key COLLATE "C"
+						FOR UPDATE)
+					DELETE FROM {table} t
+					USING doomed k
+					WHERE t.key = k.key`), part)
+				n = gone.RowsAffected()
+				return err
+			})
+			if swept += n; err != nil {
+				return swept, pg.Written(s.db, s.told(err))
+			}
+			more = more || n > 0 && len(doomed) == maxListed
+		}
+	}
+	return swept, nil
+}
+
+// unordered calls have, in one pass over such a table, with the keys of spans and which
+// span they are of, at most limit of them, in no order.
+func (s *Store) unordered(ctx context.Context, t *table, all []span, limit int, have func(key string, i int)) error {
+	if len(all) == 0 {
+		return nil
+	}
+	prefixes, firsts, lasts := make([]string, len(all)), make([]int64, len(all)), make([]int64, len(all))
+	for i, sp := range all {
+		prefixes[i], firsts[i], lasts[i] = t.prefix(sp.head), sp.first, sp.last
+	}
+	type found struct {
+		key string
+		i   int
+	}
+	var keys []found
+	err := pg.Retry(ctx, s.db, func() error {
+		rows, err := s.db.Query(ctx, s.names.SQL(`
+			SELECT k.key, s.i
+			FROM (SELECT key::text, substring(key, $1) AS prefix FROM {table} OFFSET 0) AS k
+			JOIN unnest($2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS s(prefix, first, last, i) ON s.prefix = k.prefix
+			WHERE right(k.key, -length(k.prefix))::bigint BETWEEN s.first AND s.last
+			LIMIT $5`), t.bucketPattern(), prefixes, firsts, lasts, limit)
+		if err != nil {
+			return err
+		}
+		keys, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (f found, err error) { return f, row.Scan(&f.key, &f.i) })
+		return err
+	})
+	for _, f := range keys {
+		have(f.key, f.i-1)
+	}
+	return s.told(err)
+}
+
+// there returns the rows of each span that are there.
+func (s *Store) there(ctx context.Context, t *table, all []span) ([][]rowID, error) {
+	found := make([][]rowID, len(all))
+	if t.mode == Full && !t.bytewise {
+		return found, s.unordered(ctx, t, all, math.MaxInt32, func(key string, i int) { found[i] = append(found[i], rowID{key: key}) })
+	}
+	l := spans[t.mode]
+	rows, err := s.db.Query(ctx, s.names.SQL(`
+		SELECT i, `+l.place+`
+		FROM unnest(`+l.arrays+`) WITH ORDINALITY AS s(`+l.columns+`, i), LATERAL (
+			SELECT `+t.columns+`
+			FROM {table}
+			WHERE`+l.where+`) AS r`), t.spanArgs(all)...)
+	if err != nil {
+		return nil, s.told(err)
+	}
+	i, key, at := 0, "", time.Time{}
+	place := any(&at)
+	if t.mode == Full {
+		place = &key
+	}
+	_, err = pgx.ForEachRow(rows, []any{&i, place}, func() error {
+		id := rowID{key: key}
+		if t.mode != Full {
+			if at.Nanosecond() != 0 { // is of no bucket
+				return nil
+			}
+			id, _ = t.bucket(all[i-1].name, all[i-1].g, at.Unix())
+		}
+		found[i-1] = append(found[i-1], id)
+		return nil
+	})
+	return found, s.told(err)
 }
 
 // bucketPattern is the regular expression of the keys of buckets in a mode Full table;

@@ -173,6 +173,7 @@ type catalog struct {
 	Temporary         bool
 	Owner, Role       string
 	Owns, Creates     bool
+	Reads             bool // the role may read it
 	Migrated, Records bool // howdah's tables are there, and the role may write them
 	Keyed             bool // by a unique index that adding needs
 	Filled            bool // there is a fillfactor
@@ -206,11 +207,12 @@ func (s *Store) examine(ctx context.Context, db pg.DB) (*examined, error) {
 		SELECT c.oid, n.nspname AS schema, c.relname AS relation, c.relkind::text AS kind, c.relpersistence = 't' AS temporary,
 			pg_get_userbyid(c.relowner) AS owner, current_user::text AS role,
 			pg_has_role(c.relowner, 'USAGE') AS owns, has_schema_privilege(n.oid, 'CREATE') AS creates,
+			(SELECT bool_and(has_column_privilege(c.oid, attnum, 'SELECT')) FROM pg_attribute WHERE attrelid = c.oid AND attname = ANY ($2::name[] || 'data'::name)) AS reads,
 			to_regclass('howdah.counter_turns') IS NOT NULL AS migrated,
 			coalesce((SELECT bool_and(has_table_privilege(to_regclass('howdah.counter_tables'), may)) FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS may), true) AS records,
 			EXISTS (SELECT FROM pg_index i
 				WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL
-					AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1) = $2) AS keyed,
+					AND ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) ORDER BY 1) = $2::text[]) AS keyed,
 			coalesce(array_to_string(c.reloptions, ','), '') LIKE '%fillfactor=%' AS filled,
 			coalesce(obj_description(c.oid, 'pg_class'), '') LIKE 'Made by howdah%' AS made,
 			(SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid AND x.relname = $3) AS index,

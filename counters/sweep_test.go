@@ -40,3 +40,47 @@ func TestDeleteOfMany(t *testing.T) {
 		})
 	}
 }
+
+// Where no index knows the order of bytes, the table is read a few times, and not again
+// for each metric.
+func TestPruneWithoutAnIndexIsOnePass(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	_, pool := newStore(t, counters.Config{System: counters.Off, Granularities: []counters.Granularity{"1m", "1h"}, Retention: counters.Retention{"1m": 24 * time.Hour}})
+	reorder(t, pool, false)
+	const metrics, each = 60, 40
+	if _, err := pool.Exec(ctx, `
+		INSERT INTO trifle_stats
+		SELECT 'k' || k || '::' || g || '::' || 1746489600 + i * 3600, '{"n": 1}'
+		FROM generate_series(1, $1) AS k, generate_series(1, $2) AS i, (VALUES ('1m'), ('1h')) AS of(g)`, metrics, each); err != nil {
+		t.Fatal(err)
+	}
+	for what, call := range map[string]func(*counters.Store) (int64, error){
+		"Prune": func(s *counters.Store) (int64, error) { return s.Prune(ctx, at.AddDate(1, 0, 0)) },
+		"Delete": func(s *counters.Store) (int64, error) {
+			return s.Delete(ctx, "k7", []counters.Granularity{"1s", "15s", "1m", "5m", "15m", "30m", "1h", "12h", "1d"}, time.Time{}, time.Time{})
+		},
+	} {
+		tx, err := pool.Begin(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		scanned := func() (rows int) { // also by those before whose statistics were not sent yet
+			if err := tx.QueryRow(ctx, `SELECT seq_tup_read FROM pg_stat_xact_user_tables WHERE relid = 'trifle_stats'::regclass`).Scan(&rows); err != nil {
+				t.Fatal(err)
+			}
+			return rows
+		}
+		before := scanned()
+		n, err := call(counters.New(tx, counters.Config{}))
+		if want := map[string]int64{"Prune": metrics * each, "Delete": 2 * each}[what]; n != want || err != nil {
+			t.Errorf("%s = %d, %v, want %d", what, n, err, want)
+		}
+		if passes := float64(scanned()-before) / (2 * metrics * each); passes > 4.5 {
+			t.Errorf("%s read the table %.1f times", what, passes)
+		}
+		if err := tx.Rollback(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

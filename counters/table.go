@@ -347,6 +347,15 @@ func (s *Store) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if t == nil && len(s.cfg.Table) > 1 {
+		var there bool
+		if err := s.db.QueryRow(ctx, `SELECT to_regnamespace(quote_ident($1)) IS NOT NULL`, s.cfg.Table[0]).Scan(&there); err != nil {
+			return err
+		}
+		if !there {
+			return pg.Refuse("table", "there is no schema %s: CREATE SCHEMA makes it", s.cfg.Table[:1].Sanitize())
+		}
+	}
 	if t == nil || !t.ping {
 		err := pg.Retry(ctx, s.db, func() error {
 			_, err := s.db.Exec(ctx, `SELECT howdah.counters_setup($1, $2, $3)`, s.names.SQL("{table}"), s.names.SQL("{ping}"), either(s.cfg.Mode, Full))

@@ -8,15 +8,18 @@ package pg
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
 )
 
 // DB is what a service runs its statements on: the six methods that
 // *pgxpool.Pool, *pgx.Conn and pgx.Tx have in common. A transaction on a connection is
-// the Tx of its Begin: of one that was begun by an SQL statement a service knows nothing,
-// and a COMMIT of its own would end it.
+// the Tx of its Begin. One that was begun by an SQL statement is joined by what is one
+// statement; what is more returns [ErrBegun].
 type DB interface {
 	Begin(ctx context.Context) (pgx.Tx, error) // on a Tx: a savepoint
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
@@ -32,3 +35,40 @@ func InTx(db DB) bool {
 	_, ok := db.(pgx.Tx)
 	return ok
 }
+
+// ErrBegun reports a connection in a transaction that was begun by an SQL statement.
+// BEGIN on it makes no savepoint, and COMMIT would end what the caller began.
+var ErrBegun = fmt.Errorf("the connection is in a transaction that an SQL statement began, which this would end: begin it with Begin of the connection, and work on the Tx (WithTx): %w", fault.Invalid)
+
+// Begun reports whether db is in a transaction: one of [InTx], or a connection on which
+// an SQL statement began one.
+func Begun(db DB) bool {
+	switch db := db.(type) {
+	case pgx.Tx:
+		return true
+	case interface{ PgConn() *pgconn.PgConn }:
+		return db.PgConn().TxStatus() != 'I'
+	case interface{ Conn() *pgx.Conn }:
+		return db.Conn().PgConn().TxStatus() != 'I'
+	}
+	return false
+}
+
+// Begin begins a transaction, or a savepoint in one of the caller's. It returns
+// [ErrBegun] where that would not be one.
+func Begin(ctx context.Context, db DB) (pgx.Tx, error) {
+	if Begun(db) && !InTx(db) {
+		return nil, ErrBegun
+	}
+	return db.Begin(ctx)
+}
+
+// BeginFunc is [pgx.BeginFunc], with [Begin].
+func BeginFunc(ctx context.Context, db DB, fn func(pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, beginner{db}, fn)
+}
+
+// beginner begins as [Begin] does.
+type beginner struct{ db DB }
+
+func (b beginner) Begin(ctx context.Context) (pgx.Tx, error) { return Begin(ctx, b.db) }

@@ -108,7 +108,7 @@ func (w *writer) add(ctx context.Context, c change) error {
 		return nil
 	}
 	if w.tx == nil {
-		tx, err := w.db.Begin(ctx)
+		tx, err := pg.Begin(ctx, w.db)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -9,6 +10,7 @@ import (
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/fault"
 )
 
 // finding is what any service finds.
@@ -48,9 +50,13 @@ changes nothing, and exits with 1 if a finding is an error and not only a warnin
 	}
 }
 
-// diagnose asks one service.
+// diagnose asks one service. That the role may not ask it is a finding, so that the
+// others are heard.
 func diagnose[F finding](ctx context.Context, client *howdah.Client, service string, ask func(context.Context, *howdah.Client) ([]F, error)) ([]diagnosis, error) {
 	findings, err := ask(ctx, client)
+	if errors.Is(err, fault.Denied) {
+		return []diagnosis{{service, counters.Finding{Code: "not-looked-at", Severity: "warning", Object: service, Problem: err.Error(), Cure: "run this as a role that may"}}}, nil
+	}
 	all := make([]diagnosis, len(findings))
 	for i, f := range findings {
 		all[i] = diagnosis{service, counters.Finding(f)}
