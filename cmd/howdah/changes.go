@@ -134,6 +134,10 @@ func (c *cli) readCaptures(f *captures) ([]changes.Capture, error) {
 	var document struct {
 		Captures []changes.Capture `json:"captures"`
 	}
+	name := f.file
+	if name == "-" {
+		name = "stdin"
+	}
 	const want = `want {"captures":[{"table":"public.users","payload":"diff"}]}`
 	d := json.NewDecoder(in)
 	d.DisallowUnknownFields()
@@ -141,16 +145,16 @@ func (c *cli) readCaptures(f *captures) ([]changes.Capture, error) {
 	var mistyped *json.UnmarshalTypeError
 	switch {
 	case err == io.EOF:
-		return nil, pg.Refuse(f.file, "is empty; %s", want)
+		return nil, pg.Refuse(name, "is empty; %s", want)
 	case errors.As(err, &mistyped):
-		return nil, pg.Refuse(f.file, "%s at byte %d; %s", strings.TrimSpace(mistyped.Field+" is of type "+mistyped.Value), mistyped.Offset, want)
+		return nil, pg.Refuse(name, "%s at byte %d; %s", strings.TrimSpace(mistyped.Field+" is of type "+mistyped.Value), mistyped.Offset, want)
 	case err != nil:
-		return nil, pg.Refuse(f.file, "%v; %s", err, want)
+		return nil, pg.Refuse(name, "%v; %s", err, want)
 	case document.Captures == nil: // with --prune it would end them all
-		return nil, pg.Refuse(f.file, "has no captures; %s", want)
+		return nil, pg.Refuse(name, "has no captures; %s", want)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, pg.Refuse(f.file, "something follows the object")
+		return nil, pg.Refuse(name, "something follows the object")
 	}
 	return document.Captures, nil
 }
