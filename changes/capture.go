@@ -148,7 +148,12 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 			EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = c.oid AND confrelid = c.oid AND confupdtype IN ('c', 'n', 'd')),
-			f.family, ARRAY(SELECT s.relation::text FROM howdah.change_spec s WHERE s.relation = ANY(f.family) ORDER BY 1)
+			f.family, ARRAY(SELECT rn.nspname || '.' || r.relname
+				FROM howdah.change_spec s
+				JOIN pg_class r ON r.oid = s.relation
+				JOIN pg_namespace rn ON rn.oid = r.relnamespace
+				WHERE s.relation = ANY(f.family)
+				ORDER BY 1)
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		CROSS JOIN LATERAL (
@@ -231,7 +236,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 
 // twice refuses to capture a table beside a partition of it, or the other way round.
 func twice(table, other string) error {
-	return pg.Refuse("table", "%q and %s, of which one is a partition of the other, cannot both be captured: each change would be logged twice; release one: howdah changes release", table, other)
+	return pg.Refuse("table", "%q and %q, of which one is a partition of the other, cannot both be captured: each change would be logged twice; release one: howdah changes release", table, other)
 }
 
 // name is the table, quoted.

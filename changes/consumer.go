@@ -270,8 +270,8 @@ func held(ctx context.Context, tx pgx.Tx, p Position) error {
 // Run hands over changes until ctx is done; then it returns nil. What fails in the
 // database is tried again for ever, and what a handler fails on is put aside: see
 // [Handler]. It returns at once what it could never run with: Invalid settings, and
-// Conflict where the instances of the name differ; ErrNoConsumer once the consumer
-// was forgotten.
+// Conflict where the instances of the name differ, ErrRestored where the log came from
+// another database; and ErrNoConsumer once the consumer was forgotten.
 func (c *Consumer) Run(ctx context.Context) error {
 	const op = "changes: consumer"
 	if err := c.check(); err != nil {
@@ -295,6 +295,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 			continue
 		case err != nil:
 			return err
+		}
+		// In a copy it would do once more what it does where the log came from.
+		if _, err := c.log.tick(ctx, false); errors.Is(err, ErrRestored) {
+			return pg.Wrap(op, err)
 		}
 		if err := c.runShards(ctx, bell, shards); !errors.Is(err, errResharded) {
 			return pg.Wrap(op, err)

@@ -14,7 +14,7 @@ import (
 )
 
 // ErrParked reports that what was waited for is parked: it could not be handled.
-var ErrParked = fmt.Errorf("it could not be handled and is parked: %w", fault.Conflict)
+var ErrParked = fmt.Errorf("a change could not be handled and is parked: howdah changes parked shows it: %w", fault.Conflict)
 
 // Status is how a consumer stands.
 type Status struct {

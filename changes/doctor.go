@@ -73,7 +73,9 @@ const doctorTriggers = `
 	FROM wanted w
 	JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.trigger AND g.tgenabled IN ('D', 'R')
 	UNION ALL
-	SELECT 'trigger-drift', 'warning', t.name, 'its triggers are not as they were made', 'howdah changes apply, with this capture'
+	SELECT 'trigger-drift', 'warning', t.name,
+		CASE WHEN t.spec ->> 'table' = t.name THEN 'its triggers are not as they were made'
+			ELSE 'it was renamed: its changes bear the name ' || (t.spec ->> 'table') || ' still' END, 'howdah changes apply, with this capture'
 	FROM captured t
 	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
 	CROSS JOIN LATERAL (` + triggersOf + `) g

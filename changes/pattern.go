@@ -55,13 +55,22 @@ func ParsePattern(s string) (Pattern, error) {
 	return p, nil
 }
 
-// ParsePatterns reads several; the error is Invalid.
+// ParsePatterns reads several; the error is Invalid. An operation by itself belongs to the
+// one before: lists are cut at commas on their way here.
 func ParsePatterns(texts ...string) ([]Pattern, error) {
 	var patterns []Pattern
 	for _, text := range texts {
+		last := len(patterns) - 1
+		more := last >= 0 && patterns[last].ops != nil && slices.Contains(ops, Op(text))
+		if more {
+			text = patterns[last].text + "," + text
+		}
 		p, err := ParsePattern(text)
 		if err != nil {
 			return nil, err
+		}
+		if more {
+			patterns = patterns[:last]
 		}
 		patterns = append(patterns, p)
 	}

@@ -2,6 +2,7 @@ package changes_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
 )
 
 // What patterns are made of here: few names, so that many of them match.
@@ -43,6 +45,21 @@ func meant(texts []string, c changes.Change) string {
 		}
 	}
 	return ""
+}
+
+// Lists come cut at commas, from a flag or a query: what is only an operation belongs to the
+// pattern before.
+func TestPatternsCutAtCommas(t *testing.T) {
+	t.Parallel()
+	got, err := changes.ParsePatterns("public.a:insert", "update", "public.b", "*:delete", "message")
+	if want := "[public.a:insert,update public.b *:delete,message]"; err != nil || fmt.Sprint(got) != want {
+		t.Errorf("%v, %v, want %s", got, err, want)
+	}
+	for _, texts := range [][]string{{"insert"}, {"public.a", "insert"}, {"public.a:insert", "upsert"}} {
+		if got, err := changes.ParsePatterns(texts...); !errors.Is(err, fault.Invalid) {
+			t.Errorf("%q: %v, %v, want Invalid", texts, got, err)
+		}
+	}
 }
 
 func TestMostSpecificPatternWins(t *testing.T) {

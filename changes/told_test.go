@@ -1,6 +1,7 @@
 package changes_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
 )
 
 // F9: whoever reads from where there is nothing to read is told.
@@ -194,6 +196,33 @@ func TestF9Restored(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A restored log is refused before anything is written to it, and a consumer that is
+// behind in it is handed nothing: it is handed that where the log came from.
+func TestF9RestoredAndIdle(t *testing.T) {
+	t.Parallel()
+	for _, sql := range []string{`UPDATE howdah.change_state SET database = 1`, `UPDATE howdah.change_state SET ticks = 1`} {
+		m := newAudited(t)
+		exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+		at := m.sync(t)
+		c := changes.NewConsumer(m.pool, pg.NewHub(pg.HubConfig{Conn: m.pool.Config().ConnConfig}), changes.ConsumerConfig{Name: "c", From: "start"})
+		c.Handle("*", func(_ context.Context, _ pgx.Tx, cs []changes.Change) error {
+			t.Errorf("after %s the consumer is handed %v", sql, cs)
+			return nil
+		})
+		if err := c.Register(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		exec(t, m.pool, sql)
+		_, err := m.log.Sync(t.Context())
+		_, _, pageErr := m.log.Page(t.Context(), at, 10, changes.Filter{})
+		for _, err := range []error{err, pageErr, c.Run(t.Context())} {
+			if !errors.Is(err, changes.ErrRestored) {
+				t.Errorf("after %s %v, want ErrRestored", sql, err)
+			}
+		}
 	}
 }
 

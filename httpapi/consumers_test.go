@@ -58,7 +58,7 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantProblem(t, s.get(at+"/parked?limit=1001"), 400, "number <= 1000", "query.limit")
 	wantProblem(t, s.post(at+"/wait", `{"position":"1"}`), 409, "could not be handled and is parked")
 	wantJSON(t, s.post(at+"/parked/retry", `{"positions":["1.3","7.7"]}`), `{"count":1}`)
-	wantJSON(t, s.post(at+"/parked/retry", `{}`), `{"count":2}`)
+	wantJSON(t, s.post(at+"/parked/retry", ``), `{"count":2}`) // none named is all, in a body or without
 	wantJSON(t, s.post(at+"/parked/skip", `{"positions":["1.2"]}`), `{"count":1}`)
 	wantProblem(t, s.post(at+"/parked/skip", `{"positions":["x"]}`), 400, `positions[0]: "x"; want one such as`, "body.positions[0]")
 	wantJSON(t, s.post(at+"/parked/retry", `{"positions":[]}`), `{"count":0}`) // none is not all
@@ -73,7 +73,7 @@ func TestConsumersOverHTTP(t *testing.T) {
 	if state, reason, _, _ := status(s.post(at+"/pause", `{"reason":"prices"}`)); state != "paused" || reason != "prices" {
 		t.Errorf("%s: %s", state, reason)
 	}
-	if state, reason, _, _ := status(s.post(at+"/resume", `{}`)); state != "running" || reason != "" {
+	if state, reason, _, _ := status(s.post(at+"/resume", ``)); state != "running" || reason != "" {
 		t.Errorf("%s: %s", state, reason)
 	}
 	if _, _, position, _ := status(s.post(at+"/seek", `{"to":"start"}`)); position != "0" {

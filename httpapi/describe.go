@@ -24,6 +24,12 @@ func mayBeReused(op *huma.Operation) {
 	fails(op, http.StatusConflict, http.StatusUnprocessableEntity)
 }
 
+// mayBeEmpty is an operation that can be asked for without a body: nothing in it has to be
+// said.
+func mayBeEmpty(op *huma.Operation) { op.Metadata[bodiless] = true }
+
+const bodiless = "bodiless"
+
 func fails(op *huma.Operation, statuses ...int) {
 	for _, status := range statuses {
 		op.Responses[strconv.Itoa(status)] = &huma.Response{}

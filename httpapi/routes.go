@@ -39,7 +39,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/checklists/{list}/redrive", "checklists-redrive", "Make dead items ready again, with no attempts", a.redriveItems, mayConflict)
 	add(a, get, "/v1/checklists/{list}/progress", "checklists-progress", "How far a list is", a.listProgress, mayConflict)
 	add(a, get, "/v1/checklists/{list}/watch", "checklists-watch", "How far a list is, as it goes on, as Server-Sent Events", a.watchList, mayConflict, progressOut)
-	add(a, post, "/v1/checklists/{list}/recount", "checklists-recount", "Mend the counts of a list after a restore", a.recountList, mayConflict, unhurried)
+	add(a, post, "/v1/checklists/{list}/recount", "checklists-recount", "Mend the counts of a list after a restore", a.recountList, mayConflict, unhurried, mayBeEmpty)
 
 	add(a, post, "/v1/counters/keys/{key}/track", "counters-track", "Add values to the buckets of a time", a.track, mayBeReused)
 	add(a, post, "/v1/counters/keys/{key}/assert", "counters-assert", "Put values into the buckets of a time", a.assert, mayBeReused)
@@ -52,7 +52,7 @@ func (a *api) routes() {
 	add(a, post, "/v1/counters/rows/get", "counters-get", "What rows hold, by their keys", a.getRows)
 	add(a, post, "/v1/counters/rows/inc", "counters-inc", "Add values to rows", a.incRows)
 	add(a, post, "/v1/counters/rows/set", "counters-set", "Put values into rows", a.setRows)
-	add(a, post, "/v1/counters/fold", "counters-fold", "Add what is in slots to the rows", a.fold, unhurried)
+	add(a, post, "/v1/counters/fold", "counters-fold", "Add what is in slots to the rows", a.fold, unhurried, mayBeEmpty)
 	add(a, get, "/v1/counters/keys", "counters-page", "The metrics of which there are rows, and since when", a.pageMetrics)
 	add(a, del, "/v1/counters/keys/{key}", "counters-delete", "Delete buckets of a metric, all or those of some time", a.deleteMetric, unhurried)
 	add(a, post, "/v1/counters/keys/{key}/rename", "counters-rename", "Give a metric another name", a.renameMetric, mayConflict, unhurried)
@@ -79,14 +79,14 @@ func (a *api) routes() {
 	add(a, get, "/v1/changes/consumers/{name}", "changes-consumer", "How far a consumer has come", a.getConsumer, mayMiss)
 	add(a, put, "/v1/changes/consumers/{name}", "changes-save", "Have every server run a consumer: what it is handed, and what is done with that", a.saveConsumer, mayConflict)
 	add(a, del, "/v1/changes/consumers/{name}", "changes-forget", "Take a consumer away, with what is parked for it", a.forgetConsumer, mayMiss)
-	add(a, post, "/v1/changes/consumers/{name}/pause", "changes-pause", "Have a consumer stand still; what it misses is kept", a.pauseConsumer, mayMiss, mayConflict)
-	add(a, post, "/v1/changes/consumers/{name}/resume", "changes-resume", "Have a paused consumer go on", a.resumeConsumer, mayMiss, mayConflict)
+	add(a, post, "/v1/changes/consumers/{name}/pause", "changes-pause", "Have a consumer stand still; what it misses is kept", a.pauseConsumer, mayMiss, mayConflict, mayBeEmpty)
+	add(a, post, "/v1/changes/consumers/{name}/resume", "changes-resume", "Have a paused consumer go on", a.resumeConsumer, mayMiss, mayConflict, mayBeEmpty)
 	add(a, post, "/v1/changes/consumers/{name}/seek", "changes-seek", "Move a consumer to another place in the feed", a.seekConsumer, mayMiss, mayConflict)
 	add(a, post, "/v1/changes/consumers/{name}/reshard", "changes-reshard", "Have a consumer handled in another number of shards", a.reshardConsumer, mayMiss, mayConflict)
 	add(a, post, "/v1/changes/consumers/{name}/backfill", "changes-backfill", "Have a consumer read the rows of tables anew, or no more of them", a.backfillConsumer, mayMiss, mayConflict)
-	add(a, post, "/v1/changes/consumers/{name}/wait", "changes-wait", "Wait until a consumer has handled all up to a position", a.waitConsumer, mayMiss, mayConflict, mayWait)
+	add(a, post, "/v1/changes/consumers/{name}/wait", "changes-wait", "Wait until a consumer has handled all up to a position", a.waitConsumer, mayMiss, mayConflict, mayWait, mayBeEmpty)
 	add(a, get, "/v1/changes/consumers/{name}/parked", "changes-parked", "What a consumer could not handle, and what waits behind it", a.parkedOf, mayMiss)
-	add(a, post, "/v1/changes/consumers/{name}/parked/retry", "changes-retry", "Try parked changes again at once", a.retryParked, mayMiss)
+	add(a, post, "/v1/changes/consumers/{name}/parked/retry", "changes-retry", "Try parked changes again at once", a.retryParked, mayMiss, mayBeEmpty)
 	add(a, post, "/v1/changes/consumers/{name}/parked/skip", "changes-skip", "Give parked changes up, so that those behind them are handled", a.skipParked, mayMiss)
 }
 
@@ -122,5 +122,8 @@ func add[I, O any](a *api, method, path, id, summary string, handle func(context
 		return out, nil
 	})
 	described = operationOf(a.huma.OpenAPI(), method, path)
+	if op.Metadata[bodiless] != nil {
+		described.RequestBody.Required = false // huma asks it at each request
+	}
 	a.describe(described)
 }

@@ -336,7 +336,10 @@ BEGIN
 
 	-- Before this transaction has an id of its own: who draws one of these numbers has
 	-- an id by then, so that what is not above seq is in doubt, if not numbered.
-	SELECT CASE WHEN is_called THEN last_value ELSE 0 END INTO seq FROM howdah.change_id;
+	SELECT CASE WHEN i.is_called THEN i.last_value ELSE 0 END,
+		s.ticks <> 'howdah.change_tick'::regclass OR s.database <> (SELECT oid FROM pg_database WHERE datname = current_database())
+	INTO STRICT seq, copied
+	FROM howdah.change_id i, howdah.change_state s;
 
 	-- Open at the last tick and visible now: named one by one, because to look
 	-- among the rows of a bulk load that is still open takes seconds.
@@ -351,8 +354,11 @@ BEGIN
 	END IF;
 
 	-- The usual look finds nothing: no change since, and none of those in doubt. Where
-	-- they are many, a tick is written so that they are not looked for each time.
-	IF seq = prev.seq AND coalesce(cardinality(doubt), 0) < 16 AND pg_snapshot_xmax(snap) >= pg_snapshot_xmax(prev.snap) THEN
+	-- they are many, a tick is written so that they are not looked for each time. Nor does a
+	-- copy in which nothing has happened yet go on; what system it is in costs a file to read.
+	IF seq = prev.seq AND coalesce(cardinality(doubt), 0) < 16 AND pg_snapshot_xmax(snap) >= pg_snapshot_xmax(prev.snap)
+		AND (prev.n = 0 OR NOT copied)
+	THEN
 		IF doubt IS NULL THEN
 			RETURN prev.n;
 		END IF;
@@ -370,10 +376,7 @@ BEGIN
 		END IF;
 	END IF;
 
-	SELECT s.system <> (SELECT system_identifier FROM pg_control_system()),
-		s.ticks <> 'howdah.change_tick'::regclass OR s.database <> (SELECT oid FROM pg_database WHERE datname = current_database())
-	INTO STRICT elsewhere, copied
-	FROM howdah.change_state s;
+	SELECT s.system <> (SELECT system_identifier FROM pg_control_system()) INTO STRICT elsewhere FROM howdah.change_state s;
 	IF pg_snapshot_xmax(snap) < pg_snapshot_xmax(prev.snap) OR elsewhere OR copied AND prev.n > 0 THEN
 		RAISE EXCEPTION 'the feed belongs to another database: this one was restored from a dump, copied, or upgraded' USING ERRCODE = 'HD001',
 			HINT = 'howdah changes rebase begins a new feed';

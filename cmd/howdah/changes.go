@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -83,10 +84,10 @@ func (c *cli) changesCapture() *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&ops, "ops", nil, "insert, update, delete, truncate (default all)")
-	flags.StringSliceVar(&capture.Columns, "columns", nil, "an update counts only if one of these changed")
-	flags.StringSliceVar(&capture.Except, "except", nil, "columns left out")
+	flags.Var((*names)(&capture.Columns), "columns", "an update counts only if one of these changed")
+	flags.Var((*names)(&capture.Except), "except", "columns left out")
 	flags.StringVar(&capture.When, "when", "", "SQL condition over NEW and OLD")
-	flags.StringSliceVar(&capture.Key, "key", nil, "columns of the key (default the primary key)")
+	flags.Var((*names)(&capture.Key), "key", "columns of the key (default the primary key)")
 	flags.StringVar((*string)(&capture.Payload), "payload", "", "keys, row, diff or full (default row)")
 	flags.IntVar(&capture.MaxBytes, "max-bytes", 0, "leave out rows that are larger (default 1 MiB)")
 	flags.BoolVar(&capture.Bulk, "bulk", false, "log by statement: faster for statements with many rows")
@@ -136,16 +137,38 @@ func (c *cli) readCaptures(f *captures) ([]changes.Capture, error) {
 	var document struct {
 		Captures []changes.Capture `json:"captures"`
 	}
+	name := f.file
+	if name == "-" {
+		name = "stdin"
+	}
+	const want = `want {"captures":[{"table":"public.users","payload":"diff"}]}`
 	d := json.NewDecoder(in)
 	d.DisallowUnknownFields()
-	if err := d.Decode(&document); err != nil {
-		return nil, pg.Refuse(f.file, "%v", err)
+	err = d.Decode(&document)
+	var mistyped *json.UnmarshalTypeError
+	switch {
+	case err == io.EOF:
+		return nil, pg.Refuse(name, "is empty; %s", want)
+	case errors.As(err, &mistyped):
+		return nil, pg.Refuse(name, "%s at byte %d; %s", strings.TrimSpace(mistyped.Field+" is of type "+mistyped.Value), mistyped.Offset, want)
+	case err != nil:
+		return nil, pg.Refuse(name, "%v; %s", err, want)
+	case document.Captures == nil: // with --prune it would end them all
+		return nil, pg.Refuse(name, "has no captures; %s", want)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return nil, pg.Refuse(f.file, "something follows the object")
+		return nil, pg.Refuse(name, "something follows the object")
 	}
 	return document.Captures, nil
 }
+
+// names is a flag of names, given at once with commas between, or one after another. A
+// name may have quotes in it, and a comma where it is given in a file.
+type names []string
+
+func (n *names) Set(text string) error { *n = append(*n, strings.Split(text, ",")...); return nil }
+func (n *names) String() string        { return strings.Join(*n, ",") }
+func (n *names) Type() string          { return "strings" }
 
 func (c *cli) changesPlan() *cobra.Command {
 	var file captures

@@ -254,7 +254,7 @@ func (c *cli) changesParked() *cobra.Command {
 					return err
 				}
 				return rows(c, []string{"POSITION", "TABLE", "OP", "KEY", "ATTEMPTS", "STATE", "ERROR"}, func(p changes.Parked) []any {
-					state := "tried again " + p.Next.Local().Format(time.TimeOnly)
+					state := "again at " + p.Next.Local().Format(time.TimeOnly)
 					switch {
 					case p.Waits:
 						state = "waits"
@@ -262,7 +262,7 @@ func (c *cli) changesParked() *cobra.Command {
 						state = "dead"
 					}
 					first, _, _ := strings.Cut(p.Error, "\n") // a panic has its stack
-					return []any{p.Change.Position, p.Change.Schema + "." + p.Change.Table, p.Change.Op, string(p.Change.Key), p.Attempts, state, first}
+					return []any{p.Change.Position, p.Change.Schema + "." + p.Change.Table, p.Change.Op, orDash(string(p.Change.Key)), p.Attempts, state, orDash(first)}
 				}, sequence(parked))
 			})
 		},

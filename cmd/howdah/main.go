@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -25,11 +27,15 @@ func command() int {
 	// that what we started is stopped on the way out. Not ignored, because the
 	// programs that we run would inherit that.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &defaultLevel})))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends us at once
 	return run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 }
+
+// defaultLevel is that of what goes to slog's default logger: what consumers meet.
+var defaultLevel slog.LevelVar
 
 // run is the whole program; it returns the exit code.
 func run(ctx context.Context, args []string, env func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
@@ -45,7 +51,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 		return 0
 	}
 	if !c.started { // cobra's own errors: unknown commands and flags, wrong arguments
-		fmt.Fprintf(stderr, "howdah: %v\nusage: %s\nTry: %s --help\n", err, cmd.UseLine(), cmd.CommandPath())
+		fmt.Fprintf(stderr, "howdah: %v%s\nusage: %s\nTry: %s --help\n", err, meant(cmd), cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -53,6 +59,21 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	}
 	fmt.Fprintf(stderr, "howdah: %v\n", err)
 	return exitCode(err)
+}
+
+// meant asks whether it was another command, where cmd only groups others and has none
+// of the name it was given.
+func meant(cmd *cobra.Command) string {
+	cmd.SuggestionsMinimumDistance = 2
+	given := cmd.Flags().Arg(0)
+	if given == "" || !cmd.HasSubCommands() {
+		return ""
+	}
+	names := cmd.SuggestionsFor(given)
+	if len(names) == 0 {
+		return ""
+	}
+	return "; did you mean " + strings.Join(names, " or ") + "?"
 }
 
 const exitUsage = 2
@@ -129,10 +150,16 @@ Exit codes: 0 done, 1 failed, 2 bad use, 4 not found, 5 conflict, 6 unavailable.
 
 // begin marks the end of cobra's own checks, of which two come later than it.
 func (c *cli) begin(cmd *cobra.Command, _ []string) error {
-	if err := errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil {
+	if err := cmd.ValidateRequiredFlags(); err != nil {
+		return err
+	}
+	if err := cmd.ValidateFlagGroups(); err != nil {
 		return err
 	}
 	c.started = true
+	if c.quiet {
+		defaultLevel.Set(slog.LevelError)
+	}
 	c.databaseURLGiven = cmd.Flags().Changed("database-url")
 	return nil
 }

@@ -20,11 +20,17 @@ import (
 type output struct {
 	io.Writer
 	closed bool
+	enough func() // called then, if not nil
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	n, err := o.Writer.Write(b)
-	o.closed = o.closed || errors.Is(err, syscall.EPIPE)
+	if errors.Is(err, syscall.EPIPE) {
+		o.closed = true
+		if o.enough != nil {
+			o.enough()
+		}
+	}
 	return n, err
 }
 

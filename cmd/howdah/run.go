@@ -79,7 +79,7 @@ serve does, until it is forgotten.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&r.tables, "table", nil, "schema.table, schema.*, message.topic.* or *, perhaps with :insert (default all)")
+	flags.Var((*names)(&r.tables), "table", "schema.table, schema.*, message.topic.* or *, perhaps with :insert,update (default all)")
 	r.sink.flags(flags)
 	flags.BoolVar(&r.fill, "backfill", false, "hand a new one the rows that the tables have, too")
 	flags.IntVar(&r.Chunk, "chunk", 0, "rows of a backfill read at a time (default 1000)")
@@ -137,12 +137,16 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	if len(r.tables) == 0 {
 		r.tables = []string{"*"}
 	}
-	if _, err := changes.ParsePatterns(r.tables...); err != nil {
+	patterns, err := changes.ParsePatterns(r.tables...)
+	if err != nil {
 		return pg.Renamed("--table", err)
+	}
+	r.tables = nil
+	for _, pattern := range patterns {
+		r.tables = append(r.tables, pattern.String())
 	}
 	var end changes.Position
 	if r.until != "" { // before anything is written
-		var err error
 		if end, err = client.Changes.Find(ctx, r.until); err != nil {
 			return pg.Renamed("--until", err)
 		}
@@ -169,6 +173,12 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	}
 	if s.State == "paused" || s.State == "expired" {
 		c.note(fmt.Sprintf("%s is %s and stands still: %s", r.Name, s.State, s.Reason))
+	}
+	if out, ok := c.out.(*output); ok { // | head: nothing is wrong with the changes
+		var stop context.CancelFunc
+		ctx, stop = context.WithCancel(ctx)
+		defer stop()
+		out.enough = stop
 	}
 	if r.until == "" {
 		return client.Following(ctx, func(ctx context.Context, _ *changes.Tail) error { return consumer.Run(ctx) })

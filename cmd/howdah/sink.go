@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"os/exec"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -56,6 +57,9 @@ func (s *sinkFlags) read(c *cli, command []string) error {
 	}
 	switch {
 	case s.exec:
+		if _, err := exec.LookPath(command[0]); err != nil {
+			return pg.Refuse("command", "%v", err)
+		}
 		s.Handler = changes.Exec(command...)
 		return nil
 	case s.lines:

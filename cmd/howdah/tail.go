@@ -49,7 +49,7 @@ stands for the position the feed had then.`,
 	flags := cmd.Flags()
 	flags.StringVar(&t.from, "from", "now", "start, now, a position or a time")
 	flags.StringVar(&t.until, "until", "", "end there: now, a position or a time")
-	flags.StringSliceVar(&t.tables, "table", nil, "schema.table, schema.*, message.topic.* or *, perhaps with :insert")
+	flags.Var((*names)(&t.tables), "table", "schema.table, schema.*, message.topic.* or *, perhaps with :insert,update")
 	flags.StringSliceVar(&t.ops, "op", nil, "insert, update, delete, truncate, message")
 	flags.StringVar(&t.match, "match", "", "JSON object that the row contains")
 	flags.IntVar(&t.chunk, "chunk", changes.MaxPage, "changes read at a time")
@@ -68,6 +68,10 @@ func (t *tail) filter() (f changes.Filter, err error) {
 		f.Ops = append(f.Ops, changes.Op(op))
 	}
 	if t.match != "" {
+		var object map[string]json.RawMessage
+		if json.Unmarshal([]byte(t.match), &object) != nil || object == nil {
+			return f, pg.Refuse("--match", "%.100q; want a JSON object", t.match)
+		}
 		f.Match = json.RawMessage(t.match)
 	}
 	return f, nil
@@ -133,7 +137,8 @@ func (c *cli) changesListen() *cobra.Command {
 		Use:   "listen CHANNEL...",
 		Short: "Print the notifications of channels, until interrupted",
 		Long: `Prints the notifications of channels, one a line, until it is interrupted. What is
-sent while nobody listens is gone; a line with "gap" says that something may be.`,
+sent while nobody listens is gone; a line with "gap" says that something may be. The
+lines of a channel are in order; those of two channels may not be.`,
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
