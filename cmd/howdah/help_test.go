@@ -152,6 +152,9 @@ func TestHelpExamplesWork(t *testing.T) {
 					}
 				}
 				captures := []byte(`{"captures":[{"table":"public.orders","payload":"diff"}]}`)
+				if err := os.WriteFile(filepath.Join(dir, "reindex"), []byte("#!/bin/sh\nexec cat\n"), 0o755); err != nil {
+					t.Fatal(err)
+				}
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {
 					t.Fatal(err)
 				}
