@@ -174,7 +174,11 @@ func (s *Store) doctorBeside(ctx context.Context, found *examined, say sayer) er
 			AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
 		found.table.name, foldTask).Scan(&yes)
 	if yes {
-		say("slots-unfolded", warning, found.table.name, keeperCure+"; howdah counters fold does it now",
+		cure := keeperCure + "; howdah counters fold does it now"
+		if !slices.Equal(s.cfg.Table, defaultTable) { // a server keeps that one
+			cure = "howdah counters fold --table " + found.catalog.name() + " now and then, or run a counters.Keeper of it"
+		}
+		say("slots-unfolded", warning, found.table.name, cure,
 			"what was counted waits in slots, and nobody has moved it to the rows for 5 minutes: other programs do not see it")
 	}
 	return err
