@@ -94,6 +94,15 @@ func (s *shard) readAhead(ctx context.Context, n int, f Filter, more bool) {
 	})
 }
 
+// forget lets go of what was read ahead, and is being: what follows end is to be read.
+func (s *shard) forget(end Position) {
+	if c := s.coming; c != nil {
+		c.begun.Store(true)
+		c.drop()
+	}
+	s.ahead, s.end, s.coming = nil, end, nil
+}
+
 // inHistory is an error where what db leads to has another history than the batches'
 // server: a primary, say, that a standby has taken over from and that is still there.
 func inHistory(ctx context.Context, db pg.DB, batches string) error {

@@ -48,8 +48,10 @@ func (b *batch) rollback() {
 	b.cancel()
 }
 
-// lockOf is the advisory lock of a shard, $2, of a consumer, $1.
-const lockOf = `hashtextextended('howdah.consumer ' || $1::text || ' ' || $2::int, 0)`
+// lockOf is the advisory lock of a shard of a consumer, $1.
+func lockOf(shard string) string {
+	return `hashtextextended('howdah.consumer ' || $1::text || ' ' || ` + shard + `, 0)`
+}
 
 // withPath gives what the transaction writes its origin, $1. howdah.path is what the
 // handler's own Mark is put behind, and tells whether this is still the same transaction.
@@ -82,7 +84,7 @@ func (b *batch) standing() (st standing, err error) {
 	var state *string
 	var seconds *float64
 	var pipeline pgx.Batch
-	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf+`)`, b.cfg.Name, b.n).
+	pipeline.Queue(`SELECT pg_try_advisory_xact_lock(`+lockOf("$2::int")+`)`, b.cfg.Name, b.n).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&st.locked) })
 	pipeline.Queue(`
 		SELECT c.state, c.shards, c.next_shards, c.stop_at, c.patterns, c.sink IS NOT NULL, p.seq, p.n, p.id, p.failures, coalesce(p.failed, 0), `+timeline+`, p.backfill,
@@ -251,7 +253,10 @@ func (b *batch) move(to Position, failures int, left *backfill) error {
 		return errEnded
 	}
 	if err != nil {
-		b.telling = b.told + int64(b.failed)
+		// Who is cut off is told so by an error of PostgreSQL, too, and may have committed.
+		if unknown := pgErr == nil || pgErr.SeverityUnlocalized != "ERROR"; unknown && b.failed > 0 {
+			b.telling = b.told + int64(b.failed)
+		}
 		return err
 	}
 	b.release()
@@ -268,7 +273,8 @@ func (b *batch) queueMove(pipeline *pgx.Batch, to Position, failures int, left *
 }
 
 // release ends tx, which has been committed, as nobody's any more: with a context that
-// is done nothing is sent, and its connection goes back to the pool.
+// is done nothing is sent, and its connection goes back to the pool. A tracer of queries
+// sees a commit that fails with context.Canceled, and the true one as part of a batch.
 func (b *batch) release() {
 	done, cancel := context.WithCancel(context.WithoutCancel(b.parent))
 	cancel()

@@ -144,11 +144,11 @@ func (c *Consumer) names() []string {
 }
 
 // Register makes the consumer, if it is not there: from now on it has a place in the
-// feed, and what follows is kept for it. Run does it too. It returns Conflict where
-// there is one of the name with other shards or patterns, and says which differ. To
-// change patterns, pause it, register it with others, which waits for what is being
-// handled, resume it; to change shards see [Log.Reshard]. So it does where one of the name is saved: servers run that. One
-// that has expired, and has a Backfill, begins anew.
+// feed, and what follows is kept for it. Run does it too. It returns Conflict where there
+// is one of the name with other shards or patterns, and says which differ, and where one
+// of the name is saved: servers run that. To change patterns, pause it, register it with
+// others, which waits for what is being handled, and resume it; to change shards see
+// [Log.Reshard]. One that has expired, and has a Backfill, begins anew.
 func (c *Consumer) Register(ctx context.Context) error {
 	_, err := c.register(ctx)
 	return err
@@ -208,37 +208,47 @@ func (c *Consumer) create(ctx context.Context, sink *saved) error {
 // join says that an instance runs, unless it differs from the others. It returns how many
 // shards there are, which may be about to change.
 func (c *Consumer) join(ctx context.Context) (shards int, err error) {
+	shards, adopts, err := c.seen(ctx)
+	if !adopts {
+		return shards, err
+	}
+	// A batch that is under way passes over what the patterns that it began with do not
+	// name, also of what commits from now on.
+	err = c.log.alone(ctx, c.cfg.Name, func(tx pgx.Tx, _ int) error {
+		_, err := tx.Exec(ctx, `
+			UPDATE howdah.change_consumer
+			SET patterns = $2
+			WHERE name = $1 AND state = 'paused' AND shards = $3 AND sink IS NULL`, c.cfg.Name, c.names(), c.cfg.Shards)
+		return err
+	})
+	if err == nil {
+		shards, _, err = c.seen(ctx)
+	}
+	return shards, err
+}
+
+// seen notes that an instance was seen, unless it differs from the others. It reports
+// whether they are to take over its patterns, which are what differs.
+func (c *Consumer) seen(ctx context.Context) (shards int, adopts bool, err error) {
 	var next *int
 	var patterns []string
-	var saved, others bool
+	var saved, paused bool
 	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
-			WITH before AS (
-				SELECT patterns
-				FROM howdah.change_consumer
-				WHERE name = $1
-				FOR UPDATE)
-			UPDATE howdah.change_consumer c
-			SET seen_at = clock_timestamp(),
-				patterns = CASE WHEN state = 'paused' AND shards = $3 AND sink IS NULL THEN $2 ELSE c.patterns END
-			FROM before
+			UPDATE howdah.change_consumer
+			SET seen_at = clock_timestamp()
 			WHERE name = $1
-			RETURNING shards, next_shards, c.patterns, sink IS NOT NULL, c.patterns <> before.patterns`, c.cfg.Name, c.names(), c.cfg.Shards).
-			Scan(&shards, &next, &patterns, &saved, &others)
+			RETURNING shards, next_shards, patterns, sink IS NOT NULL, state = 'paused'`, c.cfg.Name).
+			Scan(&shards, &next, &patterns, &saved, &paused)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNoConsumer
 		}
 		if err != nil {
 			return err
 		}
-		if err := cmp.Or(c.compare(saved, shards, next, patterns), c.room(shards)); err != nil || !others {
-			return err
-		}
-		// A batch that is under way passes over what the patterns that it began with do not
-		// name, also of what commits from now on.
-		return hold(ctx, tx, c.cfg.Name, shards)
+		return cmp.Or(c.compare(saved, shards, next, patterns), c.room(shards))
 	})
-	return shards, err
+	return shards, errors.Is(err, errDiffers) && paused && !saved && !c.kept && shards == c.cfg.Shards, err
 }
 
 // compare returns an error where the consumer is not what this instance would run.
@@ -285,6 +295,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 	registering := trouble{of: "a consumer of changes cannot be registered", name: c.cfg.Name}
 	for {
 		shards, err := c.register(ctx)
+		if err == nil { // in a copy it would do once more what it does where the log came from
+			err = pg.Wrap(op, c.log.own(ctx))
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -295,10 +308,6 @@ func (c *Consumer) Run(ctx context.Context) error {
 			continue
 		case err != nil:
 			return err
-		}
-		// In a copy it would do once more what it does where the log came from.
-		if _, err := c.log.tick(ctx, false); errors.Is(err, ErrRestored) {
-			return pg.Wrap(op, err)
 		}
 		if err := c.runShards(ctx, bell, shards); !errors.Is(err, errResharded) {
 			return pg.Wrap(op, err)
@@ -312,7 +321,11 @@ func (c *Consumer) runShards(ctx context.Context, bell *bell, shards int) error 
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var running sync.WaitGroup
-	running.Go(func() { c.look(ctx, bell) })
+	running.Go(func() {
+		if err := c.look(ctx, bell); err != nil {
+			stop(err)
+		}
+	})
 	running.Go(func() { NewKeeper(c.log).Run(ctx) })
 	for n := range shards {
 		running.Go(func() {
@@ -322,7 +335,7 @@ func (c *Consumer) runShards(ctx context.Context, bell *bell, shards int) error 
 		})
 	}
 	running.Wait()
-	if cause := context.Cause(ctx); ends(cause) {
+	if cause := context.Cause(ctx); ends(cause) || errors.Is(cause, ErrRestored) {
 		return cause
 	}
 	return nil
@@ -333,8 +346,9 @@ func ends(err error) bool {
 	return errors.Is(err, ErrNoConsumer) || errors.Is(err, errDiffers) || errors.Is(err, errResharded)
 }
 
-// look numbers what has committed, for all shards of this instance.
-func (c *Consumer) look(ctx context.Context, bell *bell) {
+// look numbers what has committed, for all shards of this instance, until ctx is done. It
+// returns ErrRestored where the log turns out to be from another database.
+func (c *Consumer) look(ctx context.Context, bell *bell) error {
 	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name}
 	seen := time.Now()
 	for {
@@ -345,10 +359,12 @@ func (c *Consumer) look(ctx context.Context, bell *bell) {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return
+			return nil
+		case errors.Is(err, ErrRestored):
+			return err
 		case err != nil:
 			if !away.wait(ctx, err) {
-				return
+				return nil
 			}
 			continue
 		}
@@ -357,7 +373,7 @@ func (c *Consumer) look(ctx context.Context, bell *bell) {
 			bell.busy()
 		}
 		if !bell.wait(ctx) {
-			return
+			return nil
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -34,25 +35,27 @@ type Status struct {
 	Seen       time.Time `json:"seen" example:"2026-11-20T14:18:31Z"`                  // about when an instance last ran
 }
 
-// Consumers returns how all consumers stand, by name, and how far behind all that has
-// committed; in a transaction and on a standby, behind what was numbered there.
+// Consumers returns how all consumers stand, by name, and how far behind all that had
+// committed before the call; in a transaction and on a standby, behind what was numbered
+// there.
 func (l *Log) Consumers(ctx context.Context) ([]Status, error) {
-	l.look(ctx)
+	l.look(ctx, true)
 	return l.statuses(ctx, "changes: consumers", nil)
 }
 
 // look numbers what has committed, where that can be: a consumer that stands still reads
-// nothing, and perhaps nobody else does, and is behind all the same.
-func (l *Log) look(ctx context.Context) {
+// nothing, and perhaps nobody else does, and is behind all the same. Another who is at it
+// may have begun too early: who wants all waits for him.
+func (l *Log) look(ctx context.Context, wait bool) {
 	if !pg.InTx(l.db) {
-		l.tick(ctx, false) // whoever reads on will be told why not
+		l.tick(ctx, wait) // whoever reads on will be told why not
 	}
 }
 
 // Consumer returns how one stands, or ErrNoConsumer.
 func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 	const op = "changes: consumer"
-	l.look(ctx)
+	l.look(ctx, true)
 	found, err := l.statuses(ctx, op, &name)
 	switch {
 	case err != nil:
@@ -212,10 +215,14 @@ func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
 }
 
 // alone runs fn in a transaction that moves the shards of a consumer, of which it
-// gets the number, while nobody else does: it waits for what is being handled.
+// gets the number, while nobody else does: it waits for what is being handled. The row
+// of the consumer is locked after that, or who pauses it would wait, too.
 func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
 	return pg.Retry(ctx, l.db, func() error {
 		return l.begin(ctx, func(tx pgx.Tx) error {
+			if err := hold(ctx, tx, name); err != nil {
+				return err
+			}
 			var shards int
 			err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name).Scan(&shards)
 			if errors.Is(err, pgx.ErrNoRows) {
@@ -224,23 +231,23 @@ func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards 
 			if err != nil {
 				return err
 			}
-			if err := hold(ctx, tx, name, shards); err != nil {
-				return err
-			}
 			return fn(tx, shards)
 		})
 	})
 }
 
-// hold waits for what is being handled of a consumer, whose row tx has locked, and lets
-// nothing more be handled until tx ends.
-func hold(ctx context.Context, tx pgx.Tx, name string, shards int) error {
-	for n := range shards {
-		if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(`+lockOf+`)`, name, n); err != nil {
-			return err
-		}
-	}
-	return nil
+// hold waits for what is being handled of a consumer, and lets nothing more be handled
+// until tx ends: on as many shards as there can be, because how many there are is only
+// certain once none of them can be moved.
+func hold(ctx context.Context, tx pgx.Tx, name string) error {
+	late := time.AfterFunc(time.Second, func() {
+		slog.InfoContext(ctx, "waits for what is being handled", "consumer", name)
+	})
+	defer late.Stop()
+	_, err := tx.Exec(ctx, `
+		SELECT pg_advisory_xact_lock(`+lockOf("shard")+`)
+		FROM generate_series(0, $2::int - 1) AS shard`, name, maxShards)
+	return err
 }
 
 // newest are the checkpoints of consumer $1, of $2 shards, in whose place others are put

@@ -107,10 +107,11 @@ const doctorKeys = `
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)
 	UNION ALL
-	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it', 'howdah changes apply, with this capture'
+	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it',
+		CASE WHEN (t.spec ->> 'bulk')::boolean THEN 'capture it without bulk, which cannot leave it out: howdah changes capture ' || t.name ELSE 'howdah changes apply, with this capture' END
 	FROM captured t
 	JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
-	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname`
+	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname AND t.spec ->> 'payload' <> 'keys'`
 
 const doctorTables = `
 	WITH RECURSIVE ` + captured + `, reached AS ( -- what TRUNCATE … CASCADE of a captured table takes along
@@ -176,9 +177,7 @@ const doctorLog = `
 	SELECT 'restored', 'error', 'howdah.change', 'the log came from another database, where the feed ended: nothing is numbered, and nothing handled',
 		'howdah changes rebase --yes begins a new feed; after pg_upgrade howdah changes rebase --keep goes on with this one'
 	FROM howdah.change_state
-	WHERE system <> (SELECT system_identifier FROM pg_control_system())
-		OR (ticks <> 'howdah.change_tick'::regclass OR database <> (SELECT oid FROM pg_database WHERE datname = current_database()))
-			AND (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) > 0 -- else the tick takes it over
+	WHERE ` + foreign + `
 	UNION ALL
 	SELECT 'era', 'warning', 'commit ' || e.first, 'the feed went on in another history (a failover or restore) at ' || date_trunc('seconds', e.at) || ': what stood after ' || e.head || ' is lost',
 		'whoever had read further has to begin anew'

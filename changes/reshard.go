@@ -21,39 +21,43 @@ func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
 	if shards < 1 || shards > maxShards {
 		return pg.Wrap(op, pg.Refuse("shards", "%d; want 1 to %d", shards, maxShards))
 	}
-	err := l.alone(ctx, name, func(tx pgx.Tx, present int) error {
-		if shards == present { // none, and what was under way ends
-			_, err := tx.Exec(ctx, `UPDATE howdah.change_consumer SET next_shards = NULL, stop_at = NULL WHERE name = $1`, name)
-			return err
-		}
-		var parked bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, name).Scan(&parked); err != nil {
-			return err
-		}
-		if parked {
-			return fmt.Errorf("changes are parked for %q: retry or skip them first: %w", name, fault.Conflict)
-		}
-		var filling bool
-		if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_checkpoint WHERE consumer = $1 AND backfill IS NOT NULL)`, name).Scan(&filling); err != nil {
-			return err
-		}
-		if filling {
-			return fmt.Errorf("%q still reads tables: wait until its backfill is done: %w", name, fault.Conflict)
-		}
-		_, err := tx.Exec(ctx, `
-			UPDATE howdah.change_consumer c
-			SET next_shards = $2::int,
-				stop_at = (SELECT max(k.n) FROM howdah.change_checkpoint k WHERE k.consumer = $1)
-			WHERE c.name = $1`, name, shards)
-		if err != nil {
-			return err
-		}
-		return resharded(ctx, tx, name)
-	})
+	err := l.alone(ctx, name, func(tx pgx.Tx, present int) error { return reshard(ctx, tx, name, present, shards) })
 	if err == nil {
 		l.ring(ctx)
 	}
 	return pg.Wrap(op, pg.Written(l.db, err))
+}
+
+// reshard begins to give a consumer so many shards, or calls that off, in a transaction
+// that holds all shards.
+func reshard(ctx context.Context, tx pgx.Tx, name string, present, shards int) error {
+	if shards == present { // none, and what was under way ends
+		_, err := tx.Exec(ctx, `UPDATE howdah.change_consumer SET next_shards = NULL, stop_at = NULL WHERE name = $1`, name)
+		return err
+	}
+	var parked bool
+	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, name).Scan(&parked); err != nil {
+		return err
+	}
+	if parked {
+		return fmt.Errorf("changes are parked for %q: retry or skip them first: %w", name, fault.Conflict)
+	}
+	var filling bool
+	if err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_checkpoint WHERE consumer = $1 AND backfill IS NOT NULL)`, name).Scan(&filling); err != nil {
+		return err
+	}
+	if filling {
+		return fmt.Errorf("%q still reads tables: wait until its backfill is done: %w", name, fault.Conflict)
+	}
+	_, err := tx.Exec(ctx, `
+		UPDATE howdah.change_consumer c
+		SET next_shards = $2::int,
+			stop_at = (SELECT max(k.n) FROM howdah.change_checkpoint k WHERE k.consumer = $1)
+		WHERE c.name = $1`, name, shards)
+	if err != nil {
+		return err
+	}
+	return resharded(ctx, tx, name)
 }
 
 // ready is the consumer $1 where all its shards have come to the commit that they are

@@ -69,7 +69,7 @@ func (l *Log) Tend(ctx context.Context) error {
 	if pg.InTx(l.db) {
 		return pg.Wrap(op, ErrInTx)
 	}
-	l.look(ctx) // what has no number is never old enough to go, nor is anyone behind it
+	l.look(ctx, false) // what has no number is never old enough to go, nor is anyone behind it
 	steps := []func(pgx.Tx) error{func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }}
 	for slot := range leaves {
 		steps = append(steps, func(tx pgx.Tx) error { return empty(ctx, tx, slot) })

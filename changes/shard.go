@@ -108,7 +108,7 @@ func (s *shard) run(ctx context.Context) error {
 			return err
 		case err != nil:
 			// What was read ahead may be of a history that is lost with the connection.
-			s.ahead, s.end, s.coming = nil, s.at.at, nil
+			s.forget(s.at.at)
 			if !s.away.wait(ctx, err) {
 				return nil
 			}
@@ -152,8 +152,8 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{}, errResharded
 	}
 	if st.mark != s.at { // another instance moved it, or a person; or the server is another
-		s.at, s.ahead, s.end, s.single, s.tries = st.mark, nil, st.at, 0, 0
-		s.chunk, s.coming = nil, nil
+		s.at, s.chunk, s.single, s.tries = st.mark, nil, 0, 0
+		s.forget(st.at)
 	}
 	switch {
 	case st.state != "running":

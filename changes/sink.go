@@ -89,10 +89,11 @@ type saved struct {
 }
 
 // Save keeps a consumer in the database, with the patterns of what it is handed and what
-// is done with that, so that a [Runner], which every howdah serve has, runs it. One of the
-// name that is there is changed; its place in the feed stays, and From and Backfill are
-// of no effect then, and it waits for what is being handled. It returns Invalid for what
-// cannot be, and Conflict where a program of its own runs one of the name.
+// is done with that, so that a [Runner], which every howdah serve has, runs it. One of
+// the name that is there is changed, all of it or nothing: its place in the feed stays,
+// From and Backfill are of no effect, and other patterns or shards wait for what is being
+// handled, which may take as long as the Timeout. It returns Invalid for what cannot be,
+// and Conflict where a program of its own runs one of the name.
 func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, sink Sink) error {
 	const op = "changes: save"
 	if err := sink.Check(); err != nil {
@@ -119,35 +120,50 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 		return pg.Wrap(op, err)
 	}
 	keep := &saved{sink, cfg.Batch, cfg.Chunk, cfg.Echo, cfg.Timeout}
-	shards := 0 // that there are, or are to be
-	find := func() error {
-		return pool.QueryRow(ctx, `SELECT coalesce(next_shards, shards) FROM howdah.change_consumer WHERE name = $1 AND sink IS NOT NULL`, cfg.Name).Scan(&shards)
-	}
-	err := pg.Retry(ctx, pool, func() error {
-		if err := find(); !errors.Is(err, pgx.ErrNoRows) {
-			return err
+	err := c.change(ctx, keep)
+	if errors.Is(err, ErrNoConsumer) {
+		err = pg.Retry(ctx, pool, func() error { return c.create(ctx, keep) })
+		if err == nil {
+			err = c.change(ctx, keep) // another may have been first
 		}
-		if err := c.create(ctx, keep); err != nil {
-			return err
-		}
-		return find() // another may have been first
-	})
-	if err == nil && shards != c.cfg.Shards { // first: it may be refused, and then nothing is changed
-		err = l.Reshard(ctx, cfg.Name, c.cfg.Shards)
-	}
-	if err == nil {
-		// A batch that is under way passes over what the patterns that it began with do not
-		// name, also of what commits from now on.
-		err = l.alone(ctx, cfg.Name, func(tx pgx.Tx, _ int) error {
-			return tx.QueryRow(ctx, `
-				UPDATE howdah.change_consumer
-				SET patterns = $2, sink = $3
-				WHERE name = $1 AND sink IS NOT NULL
-				RETURNING shards`, cfg.Name, c.names(), keep).Scan(&shards)
-		})
-	}
-	if errors.Is(err, pgx.ErrNoRows) {
-		err = fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", cfg.Name, fault.Conflict)
 	}
 	return pg.Wrap(op, pg.Written(l.db, err))
+}
+
+// change makes a consumer that is kept what c is, with keep as its sink.
+func (c *Consumer) change(ctx context.Context, keep *saved) error {
+	var changed bool
+	err := pg.Retry(ctx, c.pool, func() error {
+		tag, err := c.pool.Exec(ctx, `
+			UPDATE howdah.change_consumer
+			SET sink = $2
+			WHERE name = $1 AND sink IS NOT NULL AND patterns = $3 AND coalesce(next_shards, shards) = $4::int`,
+			c.cfg.Name, keep, c.names(), c.cfg.Shards)
+		changed = tag.RowsAffected() > 0
+		return err
+	})
+	if err != nil || changed {
+		return err
+	}
+	// A batch that is under way passes over what the patterns that it began with do not
+	// name, also of what commits from now on.
+	err = c.log.alone(ctx, c.cfg.Name, func(tx pgx.Tx, present int) error {
+		var shards int // that there are to be
+		err := tx.QueryRow(ctx, `
+			UPDATE howdah.change_consumer
+			SET patterns = $2, sink = $3
+			WHERE name = $1 AND sink IS NOT NULL
+			RETURNING coalesce(next_shards, shards)`, c.cfg.Name, c.names(), keep).Scan(&shards)
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			return fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", c.cfg.Name, fault.Conflict)
+		case err != nil || shards == c.cfg.Shards:
+			return err
+		}
+		return reshard(ctx, tx, c.cfg.Name, present, c.cfg.Shards)
+	})
+	if err == nil {
+		c.log.ring(ctx)
+	}
+	return err
 }

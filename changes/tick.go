@@ -51,3 +51,25 @@ func (l *Log) tick(ctx context.Context, wait bool) (n *int64, err error) {
 func tickOn(ctx context.Context, db pg.DB, wait bool, n **int64) error {
 	return db.QueryRow(ctx, `SELECT howdah.change_tick($1)`, wait).Scan(n)
 }
+
+// foreign is whether howdah.change_state came from another database, as a tick finds it
+// out. Where nothing was numbered yet a tick takes a copy over.
+const foreign = `
+		(system <> (SELECT system_identifier FROM pg_control_system())
+			OR (ticks <> 'howdah.change_tick'::regclass OR database <> (SELECT oid FROM pg_database WHERE datname = current_database()))
+				AND (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) > 0)`
+
+// own returns ErrRestored where the log came from another database: at once, also while
+// others number what has committed.
+func (l *Log) own(ctx context.Context) error {
+	return pg.Retry(ctx, l.db, func() error {
+		var is bool
+		if err := l.db.QueryRow(ctx, `SELECT `+foreign+` FROM howdah.change_state`).Scan(&is); err != nil {
+			return err
+		}
+		if is {
+			return ErrRestored
+		}
+		return nil
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sort"
 	"strings"
 	"time"
 
@@ -87,15 +88,22 @@ func (a *api) saveConsumer(ctx context.Context, in *saveInput) (*consumerOutput,
 		}
 	}
 	tables := in.Body.Tables
-	for i, table := range tables {
-		if _, err := changes.ParsePattern(table); err != nil {
-			return nil, pg.Renamed(fmt.Sprintf("tables[%d]", i), err)
-		}
-	}
 	if len(tables) == 0 {
 		tables = []string{"*"}
 	}
-	err := a.client.Changes.Save(ctx, changes.ConsumerConfig{
+	patterns, err := changes.ParsePatterns(tables...)
+	if err != nil {
+		wrong := sort.Search(len(tables), func(i int) bool {
+			_, err := changes.ParsePatterns(tables[:i+1]...)
+			return err != nil
+		})
+		return nil, pg.Renamed(fmt.Sprintf("tables[%d]", wrong), err)
+	}
+	tables = nil // as they are read: an operation belongs to the one before
+	for _, p := range patterns {
+		tables = append(tables, p.String())
+	}
+	err = a.client.Changes.Save(ctx, changes.ConsumerConfig{
 		Name: in.Name, Shards: in.Body.Shards, Batch: in.Body.Batch, From: in.Body.From, Backfill: in.Body.Backfill, Echo: in.Body.Echo,
 	}, tables, sink)
 	return a.statusAfter(ctx, in.Name, asSaved(err))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -98,11 +99,12 @@ serve does, until it is forgotten.`,
 func someOf(cmd *cobra.Command, flags ...string) error {
 	for _, name := range flags {
 		f := cmd.Flags().Lookup(name)
-		switch f.Value.String() {
-		case "", "0", "0s":
-			if f.Changed {
-				return pg.Refuse("--"+name, "%q; want more than nothing", f.Value)
-			}
+		nothing := []string{"0", "0s"}
+		if f.Value.Type() == "string" { // such as a position, which may be 0
+			nothing = []string{""}
+		}
+		if f.Changed && slices.Contains(nothing, f.Value.String()) {
+			return pg.Refuse("--"+name, "%q; want more than nothing", f.Value)
 		}
 	}
 	return nil
