@@ -111,7 +111,7 @@ const doctorKeys = `
 		CASE WHEN (t.spec ->> 'bulk')::boolean THEN 'capture it without bulk, which cannot leave it out: howdah changes capture ' || t.name ELSE 'howdah changes apply, with this capture' END
 	FROM captured t
 	JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
-	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname AND t.spec ->> 'payload' <> 'keys'`
+	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname AND t.spec ->> 'payload' IS DISTINCT FROM 'keys'`
 
 const doctorTables = `
 	WITH RECURSIVE ` + captured + `, reached AS ( -- what TRUNCATE … CASCADE of a captured table takes along

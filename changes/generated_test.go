@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -87,6 +88,21 @@ func TestF3GeneratedColumns(t *testing.T) {
 		t.Errorf("after Apply: %q", found)
 	}
 
+	// Keys say nothing of it; by statement it cannot be left out.
+	exec(t, m.pool, `CREATE TABLE keyed (id int PRIMARY KEY); CREATE TABLE bulky (id int PRIMARY KEY)`)
+	capture(t, m.log, changes.Capture{Table: "public.keyed", Payload: changes.PayloadKeys}, changes.Capture{Table: "public.bulky", Bulk: true})
+	for _, table := range []string{"keyed", "bulky"} {
+		exec(t, m.pool, `ALTER TABLE `+table+` ADD twice int GENERATED ALWAYS AS (id * 2) `+kind)
+	}
+	all, err := m.log.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	all = slices.DeleteFunc(all, func(f changes.Finding) bool { return f.Code != "virtual-column" })
+	if ok := len(all) == 1 && all[0].Object == "public.bulky" && strings.Contains(all[0].Cure, "without bulk"); ok != virtual || !virtual && len(all) > 0 {
+		t.Errorf("doctor finds %+v", all)
+	}
+
 	// What a backfill reads has the columns that changes have.
 	exec(t, m.pool, `INSERT INTO g (id, v) VALUES (3, 30)`)
 	read := make(chan changes.Change, 10)
@@ -106,7 +122,7 @@ func TestF3GeneratedColumns(t *testing.T) {
 	}
 
 	// By statement they are not left out, and rows are not told apart by them.
-	_, err := m.log.Plan(t.Context(), []changes.Capture{{Table: "public.g", Bulk: true}}, false)
+	_, err = m.log.Plan(t.Context(), []changes.Capture{{Table: "public.g", Bulk: true}}, false)
 	if virtual {
 		invalid(t, "by statement", err, "bulk")
 		_, err = m.log.Plan(t.Context(), []changes.Capture{{Table: "public.g", Key: []string{"thrice"}}}, false)

@@ -100,4 +100,10 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantProblem(t, s.get(at+"/parked"), 404, "there is no such consumer")
 	wantProblem(t, s.do("DELETE", at, nil), 404, "there is no such consumer")
 	wantJSON(t, s.get("/v1/changes/consumers"), `{"consumers":[]}`)
+
+	// Patterns are read as everywhere: an operation belongs to the one before.
+	saved := s.do("PUT", at, strings.NewReader(`{"tables":["public.users:insert","update","public.orders"],"sink":{"notify":true}}`), "Content-Type: application/json")
+	if !strings.Contains(saved.body, `"patterns":["public.orders","public.users:insert,update"]`) {
+		t.Error(saved.body)
+	}
 }
