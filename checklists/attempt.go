@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/pg"
 )
 
 // RetryIn is err, returned by Do, with another wait than the list's backoff. It adds
@@ -115,7 +117,7 @@ func (w *shift) attempt(ctx context.Context, t *task) {
 func (w *shift) attemptTx(ctx context.Context, t *task) error {
 	begun := false
 	t.outcome = told
-	err := pgx.BeginFunc(ctx, w.store.db, func(tx pgx.Tx) error {
+	err := pg.BeginFunc(ctx, w.store.db, func(tx pgx.Tx) error {
 		begun = true
 		if err := w.cfg.DoTx(ctx, tx, t.item); err != nil {
 			return err

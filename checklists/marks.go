@@ -36,7 +36,7 @@ var noMarks = func() (low [11]pgtype.Timestamptz) {
 // lowMarks returns where a claim begins. A store in a transaction neither reads
 // nor keeps marks: it may roll back.
 func (s *Store) lowMarks(list string) (low []pgtype.Timestamptz, marked bool) {
-	if pg.InTx(s.db) {
+	if pg.Begun(s.db) {
 		return noMarks[:], false
 	}
 	s.marks.mu.Lock()
@@ -52,7 +52,7 @@ func (s *Store) lowMarks(list string) (low []pgtype.Timestamptz, marked bool) {
 // keepMarks remembers the last items of a claim; whole is one that went without
 // marks and took so long.
 func (s *Store) keepMarks(list string, last map[int]pgtype.Timestamptz, whole bool, took time.Duration) {
-	if pg.InTx(s.db) {
+	if pg.Begun(s.db) {
 		return
 	}
 	s.marks.mu.Lock()

@@ -257,7 +257,7 @@ func (t *table) keysOfSlots(n int, follow bool) string {
 // counted: not on a standby, not where the role may only read, and not in a transaction of the caller's, in which all who
 // count would have to wait for its end.
 func (s *Store) foldIfWritable(ctx context.Context, t *table) error {
-	if !t.migrated || pg.InTx(s.db) {
+	if !t.migrated || pg.Begun(s.db) {
 		return nil
 	}
 	var writable bool

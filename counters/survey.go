@@ -233,15 +233,15 @@ func (s *Store) examine(ctx context.Context, db pg.DB) (*examined, error) {
 	}
 	found := &examined{table: t, catalog: c}
 	if t.recorded != nil {
-		found.note, err = on.noted(ctx, t.name)
+		found.note, err = on.noted(ctx, t)
 	}
 	return found, err
 }
 
 // noted returns what was noted of an adoption.
-func (s *Store) noted(ctx context.Context, name string) (n note, err error) {
+func (s *Store) noted(ctx context.Context, t *table) (n note, err error) {
 	var text []byte
-	err = s.db.QueryRow(ctx, `SELECT settings -> 'adopted' FROM howdah.counter_tables WHERE tbl = $1`, name).Scan(&text)
+	err = s.db.QueryRow(ctx, `SELECT settings -> 'adopted' FROM `+t.records+` WHERE tbl = $1`, t.name).Scan(&text)
 	if errors.Is(err, pgx.ErrNoRows) || err == nil && text == nil {
 		return n, nil
 	}

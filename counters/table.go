@@ -36,6 +36,7 @@ type table struct {
 	ping          bool   // there is a ping table
 	migrated      bool   // there are records, and slots
 	readable      string // ownSlots, or a view of what this role may see of it
+	records       string // the same of howdah.counter_tables
 	separator     string
 	calendar      Calendar
 	granularities []Granularity
@@ -184,12 +185,16 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 					JOIN pg_namespace h ON h.oid = r.relnamespace
 					WHERE h.nspname = 'howdah' AND has_table_privilege(r.oid, 'SELECT') AND (r.relname = 'counter_slots'
 						OR r.relname = 'counter_slots_readable' AND has_table_privilege(c.oid, 'SELECT') AND NOT row_security_active(c.oid))), 'counter_slots'),
+				'howdah.' || coalesce((SELECT min(r.relname::text)
+					FROM pg_class r
+					JOIN pg_namespace h ON h.oid = r.relnamespace
+					WHERE h.nspname = 'howdah' AND has_table_privilege(r.oid, 'SELECT') AND r.relname IN ('counter_tables', 'counter_tables_readable')), 'counter_tables'),
 				current_setting('transaction_isolation') IN ('repeatable read', 'serializable')
 			FROM pg_class c
 			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.readable, &t.old)
+			WHERE c.oid = to_regclass($1)`, s.names.SQL("{table}"), s.names.SQL("{ping}")).Scan(&t.name, &columns, &t.bytewise, &t.ping, &t.migrated, &t.readable, &t.records, &t.old)
 	})
-	t.old = t.old && pg.InTx(s.db)
+	t.old = t.old && pg.Begun(s.db)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -202,7 +207,7 @@ func (s *Store) look(ctx context.Context) (*table, error) {
 	}
 	t.layout = layouts[t.mode]
 	if t.migrated {
-		if t.recorded, err = s.recorded(ctx, t.name); err != nil {
+		if t.recorded, err = s.recorded(ctx, t); err != nil {
 			return nil, err
 		}
 	}
@@ -227,14 +232,14 @@ func modeOf(columns []string) Mode {
 }
 
 // recorded returns the record of a table, nil where it has none.
-func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
+func (s *Store) recorded(ctx context.Context, t *table) (*record, error) {
 	var text []byte
 	r := new(record)
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
 			SELECT settings, extract(epoch FROM clock_timestamp())::float8
-			FROM howdah.counter_tables_readable
-			WHERE tbl = $1`, name).Scan(&text, &r.now)
+			FROM `+t.records+`
+			WHERE tbl = $1`, t.name).Scan(&text, &r.now)
 	})
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
@@ -243,7 +248,7 @@ func (s *Store) recorded(ctx context.Context, name string) (*record, error) {
 		return nil, err
 	}
 	if err := json.Unmarshal(text, r); err != nil {
-		return nil, fmt.Errorf("the record of %s in howdah.counter_tables: %w", name, err)
+		return nil, fmt.Errorf("the record of %s in howdah.counter_tables: %w", t.name, err)
 	}
 	return r, nil
 }
@@ -403,7 +408,7 @@ func (s *Store) record(ctx context.Context, t *table) error {
 		maps.Equal(is.Retention, r.Retention) && slices.Equal(is.Rollup, r.Rollup) {
 		return nil
 	}
-	if s.cfg.Striped != nil && !slices.Equal(t.striped, r.Striped) && pg.InTx(s.db) {
+	if s.cfg.Striped != nil && !slices.Equal(t.striped, r.Striped) && pg.Begun(s.db) {
 		return pg.Refuse("striped", "cannot change in a transaction, or others would hear of it too late")
 	}
 	named := map[string]any{} // what must not differ
@@ -455,7 +460,7 @@ func (s *Store) record(ctx context.Context, t *table) error {
 	if err != nil {
 		return err
 	}
-	if t.recorded, err = s.recorded(ctx, t.name); err != nil { // another may have been first, and have meant something else
+	if t.recorded, err = s.recorded(ctx, t); err != nil { // another may have been first, and have meant something else
 		return err
 	}
 	return t.settle(s.cfg)

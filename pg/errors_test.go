@@ -146,6 +146,22 @@ func TestRetry(t *testing.T) {
 	if err := pg.Retry(ctx, tx, func() error { calls++; return deadlock }); calls != 1 || !errors.Is(err, deadlock) {
 		t.Errorf("in a transaction: %d calls, %v", calls, err)
 	}
+	// So is one that he began by a statement, also when it has failed by then.
+	conn, err := pool.Acquire(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	if _, err := conn.Exec(ctx, `BEGIN`); err != nil {
+		t.Fatal(err)
+	}
+	calls = 0
+	if err := pg.Retry(ctx, conn, func() error { calls++; return deadlock }); calls != 1 || !errors.Is(err, deadlock) {
+		t.Errorf("after a BEGIN by hand: %d calls, %v", calls, err)
+	}
+	if _, err := conn.Exec(ctx, `ROLLBACK`); err != nil {
+		t.Fatal(err)
+	}
 	ended, cancel := context.WithCancel(ctx)
 	cancel()
 	calls = 0

@@ -25,9 +25,10 @@ const (
 //
 // In a transaction of the caller's fn runs once: only the caller can repeat that.
 func Retry(ctx context.Context, db DB, fn func() error) error {
+	once := Begun(db)
 	for try := 0; ; try++ {
 		err := fn()
-		if err == nil || InTx(db) {
+		if err == nil || once {
 			return err
 		}
 		most, longest := reconnects, slow

@@ -46,7 +46,7 @@ func newFixture(t *testing.T, setup string) *fixture {
 // yet that nobody reads it any more.
 func (f *fixture) dropSlot(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
 	defer cancel()
 	for {
 		_, err := f.source.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
@@ -125,7 +125,7 @@ func eventually(t *testing.T, what string, is func() bool) {
 	t.Helper()
 	ticks := time.NewTicker(5 * time.Millisecond)
 	defer ticks.Stop()
-	deadline := time.After(time.Minute)
+	deadline := time.After(3 * time.Minute)
 	for !is() {
 		select {
 		case <-ticks.C:

@@ -71,6 +71,7 @@ func Replayed(t testing.TB, primary, standby *pgxpool.Pool) {
 		if there != nil && *there {
 			return
 		}
+		<-time.After(10 * time.Millisecond)
 	}
 	t.Fatalf("pgtest: the standby never came to %s", lsn)
 }

@@ -27,7 +27,7 @@ func Open(t testing.TB, url string, log *slog.Logger) *howdah.Client {
 	if url == "" {
 		url = migrated.Database(t)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	db, err := open(ctx, url, log)
 	if err != nil {
