@@ -132,17 +132,22 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 
 // change makes a consumer that is kept what c is, with keep as its sink.
 func (c *Consumer) change(ctx context.Context, keep *saved) error {
-	var changed bool
+	var kept, same bool // its shards and patterns
 	err := pg.Retry(ctx, c.pool, func() error {
-		tag, err := c.pool.Exec(ctx, `
+		return c.pool.QueryRow(ctx, `
 			UPDATE howdah.change_consumer
-			SET sink = $2
-			WHERE name = $1 AND sink IS NOT NULL AND patterns = $3 AND coalesce(next_shards, shards) = $4::int`,
-			c.cfg.Name, keep, c.names(), c.cfg.Shards)
-		changed = tag.RowsAffected() > 0
-		return err
+			SET sink = CASE WHEN sink IS NOT NULL AND patterns = $3 AND coalesce(next_shards, shards) = $4::int THEN $2::jsonb ELSE sink END
+			WHERE name = $1
+			RETURNING sink IS NOT NULL, patterns = $3 AND coalesce(next_shards, shards) = $4::int`,
+			c.cfg.Name, keep, c.names(), c.cfg.Shards).Scan(&kept, &same)
 	})
-	if err != nil || changed {
+	own := fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", c.cfg.Name, fault.Conflict)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return noConsumer(c.cfg.Name)
+	case err == nil && !kept:
+		return own
+	case err != nil || same:
 		return err
 	}
 	// A batch that is under way passes over what the patterns that it began with do not
@@ -156,7 +161,7 @@ func (c *Consumer) change(ctx context.Context, keep *saved) error {
 			RETURNING coalesce(next_shards, shards)`, c.cfg.Name, c.names(), keep).Scan(&shards)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
-			return fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", c.cfg.Name, fault.Conflict)
+			return own
 		case err != nil || shards == c.cfg.Shards:
 			return err
 		}
