@@ -165,7 +165,8 @@ func (s *Store) following(ctx context.Context, t *table, after string) (from str
 // from a key to the next. Between the heads of a metric there may be those of others:
 // http::1h, http::404::1h, http::5m. One that is not from end to end in what was walked
 // through is looked up: what is beyond may be of any granularity. These are few, of each
-// end those whose names the key there begins with.
+// end those whose names the key there begins with; but it goes through all metrics whose
+// names go on with digits there.
 func (s *Store) headsOfAll(ctx context.Context, t *table, some, found []head, from, next string) (all []head, err error) {
 	if t.mode == Separated {
 		return some, nil
