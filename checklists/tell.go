@@ -92,13 +92,18 @@ func (s *Store) extendAll(ctx context.Context, list string, tokens []string, d t
 	return holds, s.told(err)
 }
 
-const extendAllSQL = `
-	WITH k AS MATERIALIZED (
-		SELECT list, item
-		FROM {lists}
-		WHERE list = $1 AND lease = ANY($2::text[]::uuid[])
-		` + inOrder + `
-		FOR NO KEY UPDATE)
+// extendAllSQL looks for one lease after the other: for = ANY of them PostgreSQL 17 reads
+// all of a list that nobody has analyzed. The rows are locked in order all the same.
+var extendAllSQL = `
+	WITH held AS MATERIALIZED (
+		SELECT l.item, l.lease
+		FROM unnest($2::text[]::uuid[]) AS t(lease)
+		CROSS JOIN LATERAL (
+			SELECT item, lease
+			FROM {lists}
+			WHERE list = $1 AND lease = t.lease
+			OFFSET 0) l),
+	` + locked(`(SELECT item, lease FROM held ORDER BY item COLLATE "C") AS f`, `l.list, l.item`, ` AND l.lease IS NOT DISTINCT FROM f.lease`, `FOR NO KEY UPDATE`) + `
 	UPDATE {lists} l
 	SET due = statement_timestamp() + $3::interval
 	FROM k

@@ -9,14 +9,17 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// In a transaction that an SQL statement began, what is one statement takes part. What is
-// more is refused before anything is done: its COMMIT would be the caller's.
+// In a transaction that an SQL statement began, what is one statement takes part, and so
+// does what only reads, as Export. What needs a transaction of its own is refused before
+// anything is done: its COMMIT would be the caller's.
 func TestAfterABeginByHand(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	made, pool := newStore(t, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}, System: counters.Off})
-	if err := made.Track(ctx, "k", at, counters.Values{"n": 1}); err != nil {
-		t.Fatal(err)
+	made, pool := newStriped(t, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}, System: counters.Off, Striped: []string{"hot"}, Retention: counters.Retention{"1h": 24 * time.Hour}})
+	for _, name := range []string{"k", "hot"} {
+		if err := made.Track(ctx, name, at, counters.Values{"n": 1}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	before := checksum(t, pool, "trifle_stats")
 	conn, err := pool.Acquire(ctx)
@@ -41,6 +44,9 @@ func TestAfterABeginByHand(t *testing.T) {
 			_, err := s.ApplyAll(ctx, sequenceOf([]counters.Event{{Key: "k", At: at}}, nil), counters.ApplyOptions{})
 			return err
 		},
+		"Delete":  func() error { _, err := s.Delete(ctx, "k", nil, time.Time{}, time.Time{}); return err },
+		"Prune":   func() error { _, err := s.Prune(ctx, time.Now()); return err },
+		"Import":  func() error { _, err := s.Import(ctx, s.Export(ctx, "")); return err },
 		"Rename":  func() error { _, err := s.Rename(ctx, "k", "l"); return err },
 		"Rebuild": func() error { _, err := s.Rebuild(ctx, "k", "1d", at, at); return err },
 		"Replace": func() error {
@@ -57,6 +63,15 @@ func TestAfterABeginByHand(t *testing.T) {
 		if err := call(); !errors.Is(err, pg.ErrBegun) {
 			t.Errorf("%s: %v, want ErrBegun", what, err)
 		}
+	}
+	exported := 0
+	for _, err := range s.Export(ctx, "") { // which folds nothing then
+		if exported++; err != nil {
+			t.Errorf("Export: %v", err)
+		}
+	}
+	if exported != 4 {
+		t.Errorf("%d rows exported, want 4", exported)
 	}
 	if tag, err := conn.Exec(ctx, `ROLLBACK`); err != nil || tag.String() != "ROLLBACK" || checksum(t, pool, "trifle_stats") != before {
 		t.Errorf("something was committed: %v, %v", tag, err)

@@ -88,9 +88,9 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 }
 
 // whole runs fn on a Store that leaves a transaction of the caller's, if it is in one,
-// as it was where fn fails.
+// as it was where fn fails. One that an SQL statement began is [pg.ErrBegun].
 func (s *Store) whole(ctx context.Context, fn func(*Store) error) error {
-	if !pg.InTx(s.db) {
+	if !pg.Begun(s.db) {
 		return fn(s)
 	}
 	return s.together(ctx, fn)

@@ -18,7 +18,9 @@ type Event struct {
 	ID string
 	// Hash is kept with the ID, and sent with another it is [ErrReused]. The default is
 	// that of another event with the ID in the same call, or one of all else but At, so
-	// that a retry may say a later time.
+	// that a retry may say a later time. To name the Granularities of the table is to name
+	// none: so one that names some is another after those of the table were changed to
+	// these, or from them.
 	Hash []byte
 	// Op is OpAdd, the default (the original's track), or OpPut (its assert).
 	Op Op

@@ -59,23 +59,33 @@ func (s *Store) page(ctx context.Context, after string, n int) ([]KeyInfo, error
 	if w.from, err = s.following(ctx, t, after); err != nil {
 		return nil, err
 	}
-	page := []KeyInfo{}
+	page, told := []KeyInfo{}, map[string]bool{after: true}
 	for {
 		found, next, err := s.walk(ctx, t, w)
 		if err != nil {
 			return nil, err
 		}
+		found = slices.DeleteFunc(found, func(h head) bool { return told[h.name] })
 		some := ofNames(found, n-len(page))
-		more, err := s.infos(ctx, t, some, t.asked(some, found, w.from, next))
+		heads, err := s.headsOfAll(ctx, t, some, found, w.from, next)
+		if err != nil {
+			return nil, err
+		}
+		more, err := s.infos(ctx, t, some, heads)
 		if len(some) < len(found) {
 			next = t.past(some[len(some)-1])
 		}
 		if page = append(page, more...); err != nil || len(page) >= n || next == "" {
 			return page[:min(n, len(page))], err
 		}
+		for _, info := range more {
+			told[info.Key] = true
+		}
 		w.from = next
 		if len(more) > 0 { // as many granularities as those before
 			w.limit = min(max((n-len(page))*w.limit/len(more)+1, 16), maxPart)
+		} else { // rows of another kind
+			w.limit = min(2*w.limit, maxPart)
 		}
 	}
 }
@@ -128,75 +138,66 @@ func (s *Store) following(ctx context.Context, t *table, after string) (from str
 	if t.mode == Separated {
 		return after + "\x01", nil // no text is between the two
 	}
-	var own []head
-	for _, g := range t.labels(nil) {
-		own = append(own, head{after, g})
-	}
-	extents, err := s.extents(ctx, t, own)
-	if err != nil {
-		return "", err
-	}
-	own = slices.DeleteFunc(own, func(h head) bool { _, ok := extents[h]; return !ok })
-	if len(own) == 0 {
-		w := t.within(after)
-		w.limit = maxPart
-		if own, _, err = s.walk(ctx, t, w); err != nil {
+	w := t.within(after)
+	for w.limit = 1; ; w.limit = min(2*w.limit, maxPart) {
+		found, next, err := s.walk(ctx, t, w)
+		if err != nil {
 			return "", err
 		}
-		own = slices.DeleteFunc(own, func(h head) bool { return h.name != after })
+		own := slices.DeleteFunc(found, func(h head) bool { return h.name != after })
+		extents, err := s.extents(ctx, t, own)
+		if err != nil {
+			return "", err
+		}
+		for _, h := range own {
+			if _, ok := extents[h]; ok { // here it was told
+				return t.past(h), nil
+			}
+		}
+		if next == "" {
+			return after + t.separator, nil
+		}
+		w.from = next
 	}
-	if len(own) == 0 {
-		return after + t.separator, nil
-	}
-	t.inOrder(own)
-	return t.past(own[0]), nil
 }
 
-// labels are the granularities in which there may be rows.
-func (t *table) labels(seen []head) []Granularity {
-	all := slices.Concat(t.granularities, defaultGranularities)
-	for _, h := range seen {
-		all = append(all, h.g)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
-}
-
-// asked are the heads that there may be of the metrics of some, the first of those that
-// were found from a key to the next. Between the heads of a metric there may be those of
-// others: http::1h, http::404::1h, http::5m. One that is not from end to end in what was
-// walked through may have any granularity.
-func (t *table) asked(some, found []head, from, next string) (asked []head) {
+// headsOfAll returns the heads of the metrics of some, the first of those that were found
+// from a key to the next. Between the heads of a metric there may be those of others:
+// http::1h, http::404::1h, http::5m. One that is not from end to end in what was walked
+// through is looked up: what is beyond may be of any granularity. These are few, of each
+// end those whose names the key there begins with; but it goes through all metrics whose
+// names go on with digits there.
+func (s *Store) headsOfAll(ctx context.Context, t *table, some, found []head, from, next string) (all []head, err error) {
 	if t.mode == Separated {
-		return some
+		return some, nil
 	}
-	all := t.labels(found)
 	open := map[string]bool{} // of each name, whether it is not all there
 	for _, h := range some {
 		if _, seen := open[h.name]; seen {
 			continue
 		}
 		begin := h.name + t.separator
-		open[h.name] = begin < from || next != "" && begin+":" > next
-		if !open[h.name] {
+		if open[h.name] = begin < from || next != "" && begin+":" > next; !open[h.name] {
 			continue
 		}
-		for _, g := range all {
-			asked = append(asked, head{h.name, g})
+		own, err := s.headsOf(ctx, t, h.name)
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, own...)
 	}
 	for _, h := range found {
 		if beyond, listed := open[h.name]; listed && !beyond {
-			asked = append(asked, h)
+			all = append(all, h)
 		}
 	}
-	return asked
+	return all, nil
 }
 
-// infos returns the metrics of heads, each where the first of those that were asked is
-// one of them, and passes over it at others.
-func (s *Store) infos(ctx context.Context, t *table, found, asked []head) ([]KeyInfo, error) {
-	extents, err := s.extents(ctx, t, asked)
+// infos returns the metrics of found, each where the first of all of its heads is one of
+// them, and passes over it at others.
+func (s *Store) infos(ctx context.Context, t *table, found, all []head) ([]KeyInfo, error) {
+	extents, err := s.extents(ctx, t, all)
 	if err != nil {
 		return nil, err
 	}

@@ -120,3 +120,23 @@ func TestPageReadsNoFurther(t *testing.T) {
 		}
 	}
 }
+
+// Rows that are of no metric are gone through in parts that grow.
+func TestPageStridesOverOtherRows(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t, counters.Config{System: counters.Off})
+	if _, err := pool.Exec(ctx, `INSERT INTO trifle_stats SELECT 'a' || i, '{"n": 1}' FROM generate_series(1, 3000) AS i`); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Track(ctx, "k", at, counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	explained := pgtest.Explain(t, pool)
+	if page, err := s.WithTx(explained).Page(ctx, "", 1); err != nil || len(page) != 1 || page[0].Key != "k" {
+		t.Fatalf("%v, %v", page, err)
+	}
+	if plan := explained.Plan(); strings.Count(plan, "CTE Scan on walk ") > 12 {
+		t.Errorf("%d parts of 3,000 rows", strings.Count(plan, "CTE Scan on walk "))
+	}
+}

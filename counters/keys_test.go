@@ -181,3 +181,46 @@ func TestPageWithOtherSeparators(t *testing.T) {
 		}
 	}
 }
+
+// A metric is told once, whole, also where events named granularities that neither the
+// table has nor others: wherever the parts and the pages in which it is read end.
+func TestPageOfOddGranularities(t *testing.T) {
+	t.Parallel()
+	type granularities = []counters.Granularity
+	cases := map[string]map[string]granularities{
+		"in a part": {"a": {"1d"}, "b": {"10s", "1d"}, "c": {"10s", "1d"}, "d": {"10s", "1d"}, "e": {"10s", "1d"}, "f": {"10s", "1d"}, "g": {"10s", "1d"}, "h": {"10s", "1d"}, "i": {"10s", "1d"}},
+		"odd only":  {"m": {"10s", "20s"}, "n": {"1h"}},
+		"between":   {"m": {"10s", "20s"}, "m::15": {"1h"}, "m::2": {"1h", "90s"}, "n": {"1h"}},
+		"odd first": {"m": {"10s", "1h"}, "m::15": {"1h"}, "n": {"1h"}},
+		"odd last":  {"m": {"1d", "99h"}, "m::1": {"1d"}, "m::7": {"1d", "1h"}, "m::8": {"2h", "9d"}, "n": {"1h"}},
+	}
+	eachTable(t, counters.Config{System: counters.Off}, func(t *testing.T, s *counters.Store, pool *pgxpool.Pool) {
+		for name, metrics := range cases {
+			if _, err := pool.Exec(t.Context(), `TRUNCATE trifle_stats`); err != nil {
+				t.Fatal(err)
+			}
+			var events []counters.Event
+			for key, granularities := range metrics {
+				events = append(events, counters.Event{Key: key, At: at, Values: counters.Values{"n": 1}, Granularities: granularities})
+			}
+			if _, err := s.Apply(t.Context(), events...); err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range []int{1, 2, 3, 16} {
+				got := map[string]granularities{}
+				for _, info := range allPages(t, s, n) {
+					if got[info.Key] != nil {
+						t.Errorf("%s, %d at a time: %q twice", name, n, info.Key)
+					}
+					for _, extent := range info.Granularities {
+						got[info.Key] = append(got[info.Key], extent.Name)
+					}
+					slices.Sort(got[info.Key])
+				}
+				if diff := cmp.Diff(metrics, got); diff != "" {
+					t.Errorf("%s, %d at a time: %s", name, n, diff)
+				}
+			}
+		}
+	})
+}

@@ -22,7 +22,8 @@ import (
 //
 // Each day is a transaction, once the first event of another is read. What is wrong with
 // an event, or an error of events, ends it: the days before stay replaced, the others are
-// as they were.
+// as they were. In a transaction of the caller's it goes first, before anything else of
+// the metric is written, or it can deadlock with another Replace.
 func (s *Store) Replace(ctx context.Context, key string, from, to time.Time, events iter.Seq2[Event, error]) (applied int64, err error) {
 	err = s.whole(ctx, func(s *Store) (err error) {
 		applied, err = s.replaceDays(ctx, key, from, to, events)
@@ -141,6 +142,7 @@ func (r *replacement) gather(day bucketSpan, last bool) (n int64, err error) {
 		one := *e
 		one.Key, one.ID, one.Granularities = r.key, "", []Granularity{r.finest}
 		w, err := t.writes(one)
+		w.spread = false // the rows are held
 		if err == nil {
 			err = w.into(&r.writes)
 		}

@@ -19,10 +19,14 @@ type coarser struct {
 // something, and those that they are a part of, and writes no others: a day of seconds
 // has many that are neither.
 //
-// Whoever counts writes all rows of an event, and so one of the longest granularity.
-// Those are held whether they are there or not, so that nobody counts until the end. Who
+// Whoever counts in the granularities of the table writes one row of the longest. Those
+// are held whether they are there or not, so that no such event commits until the end. Who
 // did so after it was looked what there is, and before they were held, has added to rows
 // that are held, or has made others: these stay, and what is made of them has them.
+//
+// Who counts in other granularities, or writes rows by their keys, may do so all the time
+// in rows that are not held. What is made of them has what it finds there, as after a
+// Rebuild at that moment; what is added to rows that are held is added to what is made.
 func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) error {
 	t := r.table
 	// Or of two at once the one would leave what the other wrote.
@@ -53,7 +57,8 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 		return err
 	}
 	if t.slotted(r.key) {
-		if err := s.lockSlots(ctx, t, slices.Concat(rows, slotted)); err != nil {
+		_, _, put := t.spread(&r.writes) // their slots are folded before
+		if err := s.lockSlots(ctx, t, slices.Concat(rows, slotted, put)); err != nil {
 			return err
 		}
 	}

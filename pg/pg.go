@@ -19,8 +19,8 @@ import (
 
 // DB is what a service runs its statements on: the six methods that
 // *pgxpool.Pool, *pgx.Conn and pgx.Tx have in common. A transaction on a connection is
-// the Tx of its Begin. One that was begun by an SQL statement is joined by what is one
-// statement; what is more returns [ErrBegun].
+// the Tx of its Begin. One that was begun by an SQL statement is joined by what needs no
+// transaction of its own; what needs one returns [ErrBegun].
 type DB interface {
 	Begin(ctx context.Context) (pgx.Tx, error) // on a Tx: a savepoint
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
