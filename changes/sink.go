@@ -132,14 +132,17 @@ func (l *Log) Save(ctx context.Context, cfg ConsumerConfig, patterns []string, s
 
 // change makes a consumer that is kept what c is, with keep as its sink.
 func (c *Consumer) change(ctx context.Context, keep *saved) error {
-	var kept, same bool // its shards and patterns
+	var kept, did bool // did where it has these shards and patterns
 	err := pg.Retry(ctx, c.pool, func() error {
 		return c.pool.QueryRow(ctx, `
-			UPDATE howdah.change_consumer
-			SET sink = CASE WHEN sink IS NOT NULL AND patterns = $3 AND coalesce(next_shards, shards) = $4::int THEN $2::jsonb ELSE sink END
-			WHERE name = $1
-			RETURNING sink IS NOT NULL, patterns = $3 AND coalesce(next_shards, shards) = $4::int`,
-			c.cfg.Name, keep, c.names(), c.cfg.Shards).Scan(&kept, &same)
+			WITH did AS (
+				UPDATE howdah.change_consumer
+				SET sink = $2
+				WHERE name = $1 AND sink IS NOT NULL AND patterns = $3 AND coalesce(next_shards, shards) = $4::int
+				RETURNING name)
+			SELECT sink IS NOT NULL, EXISTS (SELECT FROM did)
+			FROM howdah.change_consumer
+			WHERE name = $1`, c.cfg.Name, keep, c.names(), c.cfg.Shards).Scan(&kept, &did)
 	})
 	own := fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", c.cfg.Name, fault.Conflict)
 	switch {
@@ -147,7 +150,7 @@ func (c *Consumer) change(ctx context.Context, keep *saved) error {
 		return noConsumer(c.cfg.Name)
 	case err == nil && !kept:
 		return own
-	case err != nil || same:
+	case err != nil || did:
 		return err
 	}
 	// A batch that is under way passes over what the patterns that it began with do not
