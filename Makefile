@@ -47,7 +47,7 @@ bench: ## benchmarks: ratios against controls in the same run
 	@cd bench && go run .
 
 .PHONY: bench-quick
-bench-quick: ## the same in two to three minutes
+bench-quick: ## the same with smaller sizes, some minutes
 	@cd bench && go run . -quick
 
 .PHONY: bench-docs

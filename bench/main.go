@@ -61,7 +61,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		flags.PrintDefaults()
 	}
 	var opt Options
-	flags.BoolVar(&opt.Quick, "quick", false, "smaller sizes and three rounds: two to three minutes")
+	flags.BoolVar(&opt.Quick, "quick", false, "smaller sizes and three rounds")
 	flags.IntVar(&opt.Rounds, "rounds", 0, "rounds of each row (default 5; 3 with -quick)")
 	only := flags.String("run", "", "only rows whose service/work matches this `regexp`")
 	keep := flags.Bool("keep", false, "with -run: put the services measured, each as a whole, into the newest result")

@@ -40,7 +40,7 @@ type Row interface {
 // as soon as it is complete.
 func Measure(ctx context.Context, suite []Service, opt Options, each func(Table)) (report *Report, err error) {
 	if opt.Rounds == 0 {
-		opt.Rounds = 5
+		opt.Rounds = defaultRounds
 		if opt.Quick {
 			opt.Rounds = 3
 		}

@@ -36,11 +36,17 @@ type Table struct {
 	whole   bool     // all of the service's rows were measured
 }
 
+// defaultRounds are those of make bench.
+const defaultRounds = 5
+
 func newReport(ctx context.Context, server string, opt Options) (*Report, error) {
 	machine, err := describe(ctx, server)
 	command := "make bench"
-	if opt.Quick {
+	switch {
+	case opt.Quick:
 		command = "make bench-quick"
+	case opt.Rounds != defaultRounds:
+		command = fmt.Sprintf("go run . -rounds %d", opt.Rounds)
 	}
 	if opt.Only != nil && opt.Only.String() != "" {
 		command = fmt.Sprintf("go run . -keep -run '%s'", opt.Only)
@@ -300,7 +306,7 @@ not stable even there.
 | Go | %s |
 
 A bar is what a row has to reach. `+"`make bench`"+` repeats all of it on a PostgreSQL
-that it starts, or on BENCH_DATABASE_URL; `+"`make bench-quick`"+` takes two to three.
+that it starts, or on BENCH_DATABASE_URL; `+"`make bench-quick`"+` takes some minutes, with smaller sizes.
 `, r.Rounds, r.Began.Format(time.DateOnly), cmp.Or(r.Took, "some minutes"), r.Command,
 		m.CPU, m.Cores, memory, m.OS, short(m.Load), m.PostgreSQL, strings.Join(settings, " "), strings.TrimPrefix(m.Go, "go"))
 	for _, t := range r.Tables {
