@@ -10,6 +10,16 @@
 //	l := changes.New(pool, changes.Config{})
 //	_, err := l.Apply(ctx, []changes.Capture{{Table: "public.users"}}, false)
 //	cs, next, err := l.Page(ctx, changes.Position{}, 100, changes.Filter{})
+//
+// A [Tail] follows the feed for any number of watchers. A [Consumer] hands it to handlers,
+// each change once and in order, and goes on where it was after any crash; what a handler
+// writes in its transaction happens exactly once. [Log.Save] keeps one in the database, for
+// a [Runner] to run, as in howdah serve. [Log.Snapshot] reads how things stand at a place in
+// the feed. A [Keeper] empties the log of what nobody needs any more.
+//
+// A Log captures, reads and mends, on a pool or, with [Log.WithTx], in the caller's
+// transaction. Errors have a kind of package fault: what cannot be is Invalid and names the
+// field, and has changed nothing.
 package changes
 
 import (

@@ -12,10 +12,18 @@
 //	n, err := s.Delete(ctx, "downloads", "a.txt")
 //	n, err = s.Increment(ctx, "downloads", "b.txt")
 //
-// A list is there while it has items, or settings of its own. The names of lists and items are any text
-// without NUL, the empty text included. Items are in the order of the table's
-// collation: bytewise in a table howdah made; do not compare with Go's < in an
-// adopted one.
+// Workers who share a list lease its items instead: [Store.Claim], then [Store.Done],
+// [Store.Fail] or [Store.Release] with the lease, which ends by itself where nobody comes
+// back. A [Worker] does all of that for a function; a [Waiter] waits until there is something
+// to claim. [Store.Progress] knows how far a list is without counting. A [Writer] shares
+// commits among many who call with single items.
+//
+// A list is there while it has items, or settings of its own. The names of lists and items
+// are any text without NUL, the empty text included. Items are in the order of the table's
+// collation: bytewise in a table howdah made; do not compare with Go's < in an adopted one.
+//
+// Errors have a kind of package fault: what cannot be is Invalid and names the field, and
+// has written nothing.
 package checklists
 
 import (
