@@ -220,6 +220,8 @@ func empty(ctx context.Context, tx pgx.Tx, slot int) error {
 }
 
 // What told of changes that are gone goes in parts, so that no transaction is long.
+// Of the ticks all that are young are kept: each is the one that a leaf is emptied up
+// to, when its time comes.
 const (
 	forgotten     = 50_000
 	forgetCommits = `
@@ -238,7 +240,7 @@ const (
 			WHERE t.tick < (
 				SELECT tick
 				FROM howdah.change_tick
-				WHERE n <= (SELECT floor FROM howdah.change_state)
+				WHERE n <= (SELECT floor FROM howdah.change_state) AND at < statement_timestamp() - (SELECT retention FROM howdah.change_state)
 				ORDER BY n DESC, tick DESC
 				LIMIT 1)
 			ORDER BY t.tick

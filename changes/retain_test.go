@@ -224,6 +224,30 @@ func TestTendSeesWhoWasJustMoved(t *testing.T) {
 	}
 }
 
+// A log at rest under which numbers are taken and given up: nothing is numbered any
+// more, but ticks are written. What is left in it goes when its time has come.
+func TestTendEmptiesALogAtRest(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	m.age(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`) // in the leaf that is written to
+	m.sync(t)
+	exec(t, m.pool, `UPDATE howdah.change_tick SET at = at - interval '2 days'`)
+	m.tend(t)
+	if n := m.logged(t); n != 1 {
+		t.Fatalf("%d changes are left, want the one in the leaf that is written to", n)
+	}
+	exec(t, m.pool, `SELECT nextval('howdah.change_id')`)
+	m.sync(t)
+	m.tend(t)
+	exec(t, m.pool, `UPDATE howdah.change SET slot = (howdah.change_slot() + 4) % 8`)
+	m.tend(t)
+	if n := m.logged(t); n != 0 {
+		t.Errorf("%d changes are left, want none", n)
+	}
+}
+
 // A leaf that somebody has written to and not committed is left for the next time,
 // and nobody waits.
 func TestTendWaitsForNobody(t *testing.T) {
