@@ -196,3 +196,32 @@ func TestNoSQLAtTheEdges(t *testing.T) {
 		}
 	}
 }
+
+var advisory = regexp.MustCompile(`1752135524, (\d+)\)`)
+
+// The advisory locks of howdah have a number each: two services that took the same
+// one would keep each other waiting.
+func TestAdvisoryLocksAreOfOneService(t *testing.T) {
+	t.Parallel()
+	of := map[string]string{}
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || strings.HasSuffix(path, "_test.go") || !strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, ".sql") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		service, _, _ := strings.Cut(filepath.ToSlash(path), "/")
+		for _, m := range advisory.FindAllStringSubmatch(string(text), -1) {
+			if first := of[m[1]]; first != "" && first != service {
+				t.Errorf("%s takes lock %s, which is of %s", path, m[1], first)
+			}
+			of[m[1]] = service
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(of) < 3 {
+		t.Errorf("locks %v were found, want those of changes and checklists", of)
+	}
+}

@@ -17,7 +17,7 @@ const bellChannel = "howdah_checklists"
 // database through its commit, and nobody is to queue for it. Whose ring was left
 // out because of another's commits a moment later, when those who heard that one
 // look once more.
-const ring = `SELECT pg_notify('` + bellChannel + `', '') WHERE pg_try_advisory_xact_lock(1752135524, 2)`
+const ring = `SELECT pg_notify('` + bellChannel + `', '') WHERE pg_try_advisory_xact_lock(1752135524, 3)`
 
 // ringing runs a statement that makes items ready, reads its result, and rings the
 // bell, in one transaction and one round trip.

@@ -145,7 +145,7 @@ func TestABellThatIsBeingRungIsLeftOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(context.WithoutCancel(t.Context()))
-	if _, err := tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1752135524, 2)`); err != nil {
+	if _, err := tx.Exec(t.Context(), `SELECT pg_advisory_xact_lock(1752135524, 3)`); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := s.Insert(within(t, patience), "l", "a"); n != 1 || err != nil {

@@ -206,8 +206,10 @@ BEGIN
 	END IF;
 
 	-- A doorbell, rung by one transaction at a time: each NOTIFY holds a lock of
-	-- the whole database through its commit, and nobody is to queue for it.
-	IF TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135524, 0) THEN
+	-- the whole database through its commit, and nobody is to queue for it. One of
+	-- those that began in the same second, that is: one that stays open would mute
+	-- all others for as long.
+	IF TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135525, (date_part('epoch', now())::bigint & 2147483647)::int) THEN
 		PERFORM pg_notify('howdah_changes', '');
 	END IF;
 	RETURN NULL;
@@ -267,7 +269,7 @@ BEGIN
 		) p;
 	END IF;
 
-	IF FOUND AND TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135524, 0) THEN
+	IF FOUND AND TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135525, (date_part('epoch', now())::bigint & 2147483647)::int) THEN
 		PERFORM pg_notify('howdah_changes', '');
 	END IF;
 	RETURN NULL;
