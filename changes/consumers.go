@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -202,11 +203,14 @@ func (l *Log) ring(ctx context.Context) {
 }
 
 // begin runs fn in a transaction each statement of which sees what was committed while
-// the one before it waited; in a transaction of the caller's that is as it is there.
+// the one before it waited. It ends where the process is stopped in the middle of it, or
+// its machine: others would wait for its locks for ever. In a transaction of the caller's
+// all that is as it is there.
 func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	return pg.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
 		if !pg.InTx(l.db) {
-			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
+			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = `+
+				strconv.FormatInt(l.stopped.Milliseconds(), 10), pgx.QueryExecModeSimpleProtocol); err != nil {
 				return err
 			}
 		}

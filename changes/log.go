@@ -71,6 +71,8 @@ type Log struct {
 	db    pg.DB
 	cfg   Config
 	looks *looks // shared by copies
+
+	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with
 }
 
 // looks counts the ticks of a process, and adds up what they took.
@@ -81,7 +83,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, looks: new(looks)}
+	return &Log{db: db, cfg: cfg, looks: new(looks), stopped: 10 * time.Second}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.
