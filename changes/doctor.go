@@ -27,7 +27,11 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 	const op = "changes: doctor"
 	findings := []Finding{}
 	for _, look := range []string{doctorTriggers, doctorKeys, doctorTables, doctorServer, doctorLog, doctorConsumers} {
-		rows, _ := l.db.Query(ctx, look)
+		var args []any
+		if look == doctorServer {
+			args = append(args, l.old)
+		}
+		rows, _ := l.db.Query(ctx, look, args...)
 		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
 		if err != nil {
 			return nil, pg.Wrap(op, err)
@@ -143,18 +147,24 @@ const doctorTables = `
 	WHERE c.relpersistence = 'u' OR EXISTS (
 		SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relpersistence = 'u')
 	UNION ALL
-	SELECT 'prepared-transactions', 'warning', t.name, 'prepared transactions are possible here, and one that writes this table cannot be prepared: its trigger notifies',
-		'if you use them on this table: howdah changes capture ' || t.name || ' --wake poll'
+	SELECT 'prepared-transactions', 'warning', 'max_prepared_transactions',
+		'prepared transactions are possible here, and one that writes ' || min(t.name) || CASE count(*) WHEN 1 THEN '' ELSE ', or another of ' || count(*) || ' tables,' END || ' cannot be prepared: its trigger notifies',
+		'capture tables that are written in them with --wake poll'
 	FROM captured t
 	WHERE t.spec ->> 'wake' = 'notify' AND current_setting('max_prepared_transactions')::int > 0
-		AND EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())`
+	HAVING count(*) > 0`
 
 const doctorServer = `
 	SELECT 'old-transaction' AS code, 'warning' AS severity, 'process ' || pid AS object,
 		'its transaction is open since ' || date_trunc('seconds', xact_start) || ': it keeps VACUUM from its work (the feed does not wait for it)' AS problem,
 		'end it: SELECT pg_terminate_backend(' || pid || ')' AS cure
 	FROM pg_stat_activity
-	WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start < clock_timestamp() - interval '10 minutes'
+	WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start < clock_timestamp() - $1::interval
+	UNION ALL
+	SELECT 'old-transaction', 'warning', 'prepared ' || gid, 'it is prepared since ' || date_trunc('seconds', prepared) || ' and has not ended: it keeps VACUUM from its work (the feed does not wait for it)',
+		format('end it: COMMIT PREPARED %L, or ROLLBACK PREPARED %1$L', gid)
+	FROM pg_prepared_xacts
+	WHERE database = current_database() AND prepared < clock_timestamp() - $1::interval
 	UNION ALL
 	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
 		'reset it, or capture with --always'

@@ -92,5 +92,8 @@ func Statements(ctx context.Context, pool *pgxpool.Pool, tx pgx.Tx, c Change, pl
 	return tx.SendBatch(ctx, &pipeline).Close()
 }
 
+// Old is how long a transaction may be open before Doctor says so.
+func (l *Log) Old(d time.Duration) { l.old = d }
+
 // Impatient has PostgreSQL end a transaction of l that is not gone on with for so long.
 func (l *Log) Impatient(d time.Duration) { l.stopped = d }
