@@ -270,7 +270,9 @@ func TestDoctorFindsWhatCannotBePrepared(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if said := slices.ContainsFunc(findings, func(f changes.Finding) bool { return f.Code+" "+f.Object == possible && strings.Contains(f.Problem, "public.a") }); said != want {
+		if said := slices.ContainsFunc(findings, func(f changes.Finding) bool {
+			return f.Code+" "+f.Object == possible && strings.Contains(f.Problem, "public.a")
+		}); said != want {
 			t.Errorf("wake = %s: %+v", wake, findings)
 		}
 	}
