@@ -170,3 +170,23 @@ func TestPausedInATransactionThatStaysOpen(t *testing.T) {
 	}
 	eventually(t, "it is paused", func() bool { return status(t, l, "c").State == "paused" })
 }
+
+// A consumer that nobody runs is not said to be running.
+func TestStatusAway(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	saved(t, l, changes.ConsumerConfig{Name: "c"}, "*")
+	exec(t, pool, `UPDATE howdah.change_consumer SET seen_at = '2026-01-02 03:04:05.6Z'`)
+	if s := status(t, l, "c"); s.State != "away" || s.Reason != "no instance was seen since 2026-01-02 03:04:05+00" {
+		t.Errorf("nobody runs it: %+v", s)
+	}
+	for do, want := range map[string]string{"paused": "paused", "expired": "expired"} {
+		exec(t, pool, `UPDATE howdah.change_consumer SET state = $1`, do)
+		if s := status(t, l, "c"); s.State != want {
+			t.Errorf("%s, and nobody runs it: %+v", do, s)
+		}
+	}
+	exec(t, pool, `UPDATE howdah.change_consumer SET state = 'running', sink = NULL`)
+	start(t, url, changes.ConsumerConfig{Name: "c"}, func(c *changes.Consumer) { c.Handle("*", effect("c")) })
+	eventually(t, "it runs", func() bool { s := status(t, l, "c"); return s.State == "running" && s.Reason == "" })
+}
