@@ -34,7 +34,7 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		sql  string
 		args []any
 	}{
-		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old}},
+		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}},
 		{"log", doctorLog, nil}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
 	} {
 		rows, _ := l.db.Query(ctx, look.sql, look.args...)
@@ -175,6 +175,11 @@ const doctorServer = `
 		format('end it: COMMIT PREPARED %L, or ROLLBACK PREPARED %1$L', gid)
 	FROM pg_prepared_xacts
 	WHERE database = current_database() AND prepared < clock_timestamp() - $1::interval
+	UNION ALL
+	SELECT 'notify-queue', 'warning', 'notifications', round(100 * q::numeric) || ' % of the queue of NOTIFY is taken, because a session that listens has a transaction open, or was stopped: once it is full no transaction that notifies can commit',
+		'end that session: one whose transaction in pg_stat_activity is old'
+	FROM pg_notification_queue_usage() AS q
+	WHERE q > $2::float8
 	UNION ALL
 	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
 		'reset it, or capture with --always'

@@ -95,5 +95,8 @@ func Statements(ctx context.Context, pool *pgxpool.Pool, tx pgx.Tx, c Change, pl
 // Old is how long a transaction may be open before Doctor says so.
 func (l *Log) Old(d time.Duration) { l.old = d }
 
+// Full is of how much of the queue of NOTIFY Doctor speaks.
+func (l *Log) Full(part float64) { l.full = part }
+
 // Impatient has PostgreSQL end a transaction of l that is not gone on with for so long.
 func (l *Log) Impatient(d time.Duration) { l.stopped = d }

@@ -2,6 +2,8 @@ package changes_test
 
 import (
 	"context"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -189,4 +191,31 @@ func TestStatusAway(t *testing.T) {
 	exec(t, pool, `UPDATE howdah.change_consumer SET state = 'running', sink = NULL`)
 	start(t, url, changes.ConsumerConfig{Name: "c"}, func(c *changes.Consumer) { c.Handle("*", effect("c")) })
 	eventually(t, "it runs", func() bool { s := status(t, l, "c"); return s.State == "running" && s.Reason == "" })
+}
+
+// Who listens and does not read fills the queue of NOTIFY, and once it is full nobody can
+// commit what notifies.
+func TestDoctorFindsWhoDoesNotReadNotifications(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(t.Context()))
+	for _, sql := range []string{`LISTEN a`, `BEGIN`} {
+		if _, err := conn.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 4 { // pages of the queue
+		exec(t, pool, `SELECT pg_notify('a', $1 || repeat('x', 7000))`, strconv.Itoa(i))
+	}
+	if found := codes(t, l); slices.Contains(found, "notify-queue notifications") {
+		t.Errorf("of a queue with room: %q", found)
+	}
+	l.Full(0)
+	if found := codes(t, l); !slices.Contains(found, "notify-queue notifications") {
+		t.Errorf("of one that is full: %q", found)
+	}
 }
