@@ -153,6 +153,22 @@ func TestABellThatIsBeingRungIsLeftOut(t *testing.T) {
 	}
 }
 
+// Who is told to wait no longer before the first look has found nothing, and no error.
+func TestAClaimThatMayNotWait(t *testing.T) {
+	t.Parallel()
+	s, _, hub := newHeard(t)
+	insert(t, s, "l", "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := checklists.NewWaiter(s, hub)
+	if c, err := w.Claim(ctx, "l", "w", 1, time.Minute, time.Minute); err != nil || c.Items == nil || len(c.Items) != 0 {
+		t.Errorf("Claim = %+v, %v, want no items and no error", c, err)
+	}
+	if c, err := w.Claim(ctx, "l", "w", 1, time.Minute, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("Claim that does not wait = %+v, %v, want Canceled", c, err)
+	}
+}
+
 func TestAWaitingClaim(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, patience)

@@ -247,8 +247,9 @@ func TestWriterIsTheStore(t *testing.T) {
 	})
 	t.Run("slots", func(t *testing.T) { // into which anything can be added
 		t.Parallel()
-		cfg.Striped = []string{"*"}
-		s, _ := newStriped(t, cfg)
+		striped := cfg // the other uses it at the same time
+		striped.Striped = []string{"*"}
+		s, _ := newStriped(t, striped)
 		writerIsTheStore(t, s, numericLeaf)
 	})
 }

@@ -48,6 +48,11 @@ func serveHandler(t testing.TB, url string, cfg httpapi.Config, handler func(*ho
 	s.Config.ErrorLog = slog.NewLogLogger(cfg.Log.Handler(), slog.LevelError)
 	s.Start()
 	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", s.log)
+		}
+	})
 	s.client = s.Client()
 	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return s
