@@ -102,7 +102,7 @@ func diagnosed[D any](c *cli, all []D, columns []string, parts func(D) ([]any, c
 		return append(cells, f.Severity, f.Code, f.Object, f.Problem, f.Cure)
 	}, sequence(all))
 	if err == nil && severe > 0 {
-		err = fmt.Errorf("of %d findings %d are errors", len(all), severe)
+		err = fmt.Errorf("%s, %s", quantity(len(all), "finding"), quantity(severe, "error"))
 	}
 	return err
 }
