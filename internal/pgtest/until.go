@@ -22,7 +22,7 @@ func Until(t testing.TB, what string, ok func() bool) {
 
 func until(t testing.TB, patience time.Duration, what string, ok func() bool) {
 	t.Helper()
-	deadline, again := time.NewTimer(patience), time.NewTicker(2*time.Millisecond)
+	deadline, again := time.NewTimer(patience), time.NewTicker(5*time.Millisecond)
 	defer deadline.Stop()
 	defer again.Stop()
 	for !ok() {
