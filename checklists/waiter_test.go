@@ -306,15 +306,4 @@ func TestAWaitingClaimRefuses(t *testing.T) {
 	}
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ctx := within(t, patience)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not happen in time: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
+var eventually = pgtest.Until

@@ -316,6 +316,8 @@ func writerIsTheStore(t *testing.T, s *counters.Store, leaf *rapid.Generator[any
 
 // together makes n calls that a Writer takes in their order before it begins to write.
 func together(ctx context.Context, t interface{ Fatal(...any) }, w *counters.Writer, n int, call func(i int)) {
+	ctx, over := context.WithTimeout(ctx, pgtest.Patience)
+	defer over()
 	w.Gather()
 	called := make(chan struct{}, n)
 	for i := range n {
