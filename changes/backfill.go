@@ -144,6 +144,10 @@ func (s *shard) read(ctx context.Context, after backfill) (refused bool, err err
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
 	defer cancel()
 	err = s.log.Snapshot(ctx, func(tx pgx.Tx, at Position) error {
+		// The table could not be altered as long as we are stopped in the middle of it.
+		if _, err := tx.Exec(ctx, `SELECT set_config('idle_in_transaction_session_timeout', $1, true)`, strconv.FormatInt((s.cfg.Timeout+s.pace.grace).Milliseconds(), 10)); err != nil {
+			return err
+		}
 		if err := inHistory(ctx, tx, s.at.timeline); err != nil {
 			return err
 		}

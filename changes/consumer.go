@@ -187,7 +187,7 @@ func (c *Consumer) create(ctx context.Context, sink *saved) error {
 	if err != nil {
 		return err
 	}
-	return pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	return c.log.begin(ctx, func(tx pgx.Tx) error {
 		if err := held(ctx, tx, from); err != nil {
 			return err
 		}
@@ -233,7 +233,7 @@ func (c *Consumer) seen(ctx context.Context) (shards int, adopts bool, err error
 	var next *int
 	var patterns []string
 	var saved, paused bool
-	err = pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	err = c.log.begin(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
 			UPDATE howdah.change_consumer
 			SET seen_at = clock_timestamp()
@@ -353,9 +353,12 @@ func (c *Consumer) look(ctx context.Context, bell *bell) error {
 	seen := time.Now()
 	for {
 		head, err := c.log.tick(ctx, false)
-		if err == nil && time.Since(seen) > 30*time.Second {
+		if err == nil && time.Since(seen) > c.pace.seen {
 			seen = time.Now()
-			_, err = c.pool.Exec(ctx, `UPDATE howdah.change_consumer SET seen_at = clock_timestamp() WHERE name = $1`, c.cfg.Name)
+			_, err = c.pool.Exec(ctx, `
+				UPDATE howdah.change_consumer
+				SET seen_at = clock_timestamp()
+				WHERE name = (SELECT name FROM howdah.change_consumer WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED) -- what commits has to be numbered meanwhile`, c.cfg.Name)
 		}
 		switch {
 		case ctx.Err() != nil:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,7 +21,7 @@ var ErrParked = fmt.Errorf("a change could not be handled and is parked: howdah 
 // Status is how a consumer stands.
 type Status struct {
 	Name       string    `json:"name" example:"billing"`
-	State      string    `json:"state" example:"paused"`                             // running, stalled (nothing succeeds; it is tried again), paused or expired
+	State      string    `json:"state" example:"paused"`                             // running, away (no instance was seen for 5 minutes), stalled (nothing succeeds; it is tried again), paused or expired
 	Reason     string    `json:"reason,omitempty" example:"prices are being mended"` // why it is not running, or the error that stalls it
 	Shards     int       `json:"shards" example:"1"`
 	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
@@ -90,6 +91,9 @@ const (
 					LIMIT 1), 0)::float8`
 )
 
+// away is whether nobody runs consumer c: an instance says every 30 s that it does.
+const away = `c.seen_at < clock_timestamp() - interval '5 minutes'`
+
 // noConsumer says which consumer there is none of.
 func noConsumer(name string) error { return fmt.Errorf("%q: %w", name, ErrNoConsumer) }
 
@@ -107,13 +111,15 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 			})
 			return err
 		}, `
-			SELECT c.name, CASE WHEN c.state = 'running' AND s.stalls THEN 'stalled' ELSE c.state END,
-				CASE WHEN c.state = 'running' THEN coalesce((
+			SELECT c.name, CASE WHEN c.state <> 'running' THEN c.state WHEN `+away+` THEN 'away' WHEN s.stalls THEN 'stalled' ELSE 'running' END,
+				CASE WHEN c.state <> 'running' THEN c.reason
+				WHEN `+away+` THEN 'no instance was seen since ' || date_trunc('second', c.seen_at AT TIME ZONE 'UTC') || '+00'
+				ELSE coalesce((
 					SELECT p.error
 					FROM howdah.change_parked p
 					WHERE s.stalls AND p.consumer = c.name AND p.shard = s.stalled AND p.head AND NOT p.dead
 					ORDER BY p.next_at
-					LIMIT 1), '') ELSE c.reason END,
+					LIMIT 1), '') END,
 				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
 				ARRAY(
 					SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables')
@@ -202,11 +208,14 @@ func (l *Log) ring(ctx context.Context) {
 }
 
 // begin runs fn in a transaction each statement of which sees what was committed while
-// the one before it waited; in a transaction of the caller's that is as it is there.
+// the one before it waited. It ends where the process is stopped in the middle of it, or
+// its machine: others would wait for its locks for ever. In a transaction of the caller's
+// all that is as it is there.
 func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	return pg.BeginFunc(ctx, l.db, func(tx pgx.Tx) error {
 		if !pg.InTx(l.db) {
-			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED`); err != nil {
+			if _, err := tx.Exec(ctx, `SET TRANSACTION ISOLATION LEVEL READ COMMITTED; SET LOCAL idle_in_transaction_session_timeout = `+
+				strconv.FormatInt(l.stopped.Milliseconds(), 10), pgx.QueryExecModeSimpleProtocol); err != nil {
 				return err
 			}
 		}

@@ -3,10 +3,12 @@ package changes
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/pg"
@@ -22,14 +24,26 @@ type Finding struct {
 }
 
 // Doctor looks at the captures and the log and returns what is wrong with them,
-// the worst first. It changes nothing.
+// the worst first; what the role may not look at is a warning, too, and in a transaction
+// of the caller's Denied. It changes nothing.
 func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 	const op = "changes: doctor"
 	findings := []Finding{}
-	for _, look := range []string{doctorTriggers, doctorKeys, doctorTables, doctorServer, doctorLog, doctorConsumers} {
-		rows, _ := l.db.Query(ctx, look)
+	for _, look := range []struct {
+		at   string
+		sql  string
+		args []any
+	}{
+		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}},
+		{"log", doctorLog, nil}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
+	} {
+		rows, _ := l.db.Query(ctx, look.sql, look.args...)
 		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
-		if err != nil {
+		var pgErr *pgconn.PgError
+		switch {
+		case errors.As(err, &pgErr) && pgErr.Code == "42501" && !pg.Begun(l.db): // the others are heard
+			some = []Finding{{"not-looked-at", "warning", look.at, pgErr.Message + ": what is wrong there is not known", "GRANT SELECT ON what is in schema howdah, or run this as a role that may"}}
+		case err != nil:
 			return nil, pg.Wrap(op, err)
 		}
 		findings = append(findings, some...)
@@ -143,18 +157,29 @@ const doctorTables = `
 	WHERE c.relpersistence = 'u' OR EXISTS (
 		SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relpersistence = 'u')
 	UNION ALL
-	SELECT 'prepared-transactions', 'warning', t.name, 'prepared transactions are possible here, and one that writes this table cannot be prepared: its trigger notifies',
-		'if you use them on this table: howdah changes capture ' || t.name || ' --wake poll'
+	SELECT 'prepared-transactions', 'warning', 'max_prepared_transactions',
+		'prepared transactions are possible here, and one that writes ' || min(t.name) || CASE count(*) WHEN 1 THEN '' ELSE ', or another of the ' || count(*) || ' tables that notify,' END || ' cannot be prepared: its trigger notifies',
+		'capture tables that are written in them with --wake poll'
 	FROM captured t
 	WHERE t.spec ->> 'wake' = 'notify' AND current_setting('max_prepared_transactions')::int > 0
-		AND EXISTS (SELECT FROM pg_prepared_xacts WHERE database = current_database())`
+	HAVING count(*) > 0`
 
 const doctorServer = `
 	SELECT 'old-transaction' AS code, 'warning' AS severity, 'process ' || pid AS object,
 		'its transaction is open since ' || date_trunc('seconds', xact_start) || ': it keeps VACUUM from its work (the feed does not wait for it)' AS problem,
 		'end it: SELECT pg_terminate_backend(' || pid || ')' AS cure
 	FROM pg_stat_activity
-	WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start < clock_timestamp() - interval '10 minutes'
+	WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND xact_start < clock_timestamp() - $1::interval
+	UNION ALL
+	SELECT 'old-transaction', 'warning', 'prepared ' || gid, 'it is prepared since ' || date_trunc('seconds', prepared) || ' and has not ended: it keeps VACUUM from its work (the feed does not wait for it)',
+		format('end it: COMMIT PREPARED %L, or ROLLBACK PREPARED %1$L', gid)
+	FROM pg_prepared_xacts
+	WHERE database = current_database() AND prepared < clock_timestamp() - $1::interval
+	UNION ALL
+	SELECT 'notify-queue', 'warning', 'notifications', round(100 * q::numeric) || ' % of the queue of NOTIFY is taken, because a session that listens has a transaction open, or was stopped: once it is full no transaction that notifies can commit',
+		'end that session: one whose transaction in pg_stat_activity is old'
+	FROM pg_notification_queue_usage() AS q
+	WHERE q > $2::float8
 	UNION ALL
 	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
 		'reset it, or capture with --always'
@@ -182,9 +207,10 @@ const doctorLog = `
 	SELECT 'era', 'warning', 'commit ' || e.first, 'the feed went on in another history (a failover or restore) at ' || date_trunc('seconds', e.at) || ': what stood after ' || e.head || ' is lost',
 		'whoever had read further has to begin anew'
 	FROM howdah.change_era e
-	WHERE e.at > clock_timestamp() - interval '7 days' AND e.head >= (SELECT floor FROM howdah.change_state) -- else all of that is gone
-	UNION ALL
-	SELECT 'unread', 'warning', 'howdah.change', 'tables are captured and nobody has looked at the feed since ' || date_trunc('seconds', t.at), 'run a reader, or release the captures'
+	WHERE e.at > clock_timestamp() - interval '7 days' AND e.head >= (SELECT floor FROM howdah.change_state) -- else all of that is gone`
+
+const doctorUnread = `
+	SELECT 'unread' AS code, 'warning' AS severity, 'howdah.change' AS object, 'tables are captured and nobody has looked at the feed since ' || date_trunc('seconds', t.at) AS problem, 'run a reader, or release the captures' AS cure
 	FROM (SELECT at, seq FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
 	WHERE t.at < clock_timestamp() - interval '1 hour' AND EXISTS (SELECT FROM howdah.change_spec)
 		AND t.seq < (SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM howdah.change_id)`

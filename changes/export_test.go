@@ -22,6 +22,12 @@ func (c *Consumer) Hurry() { c.pace = hurried() }
 // Grace is what a batch has beside its handler, and who holds one up is cut off after.
 func (c *Consumer) Grace(d time.Duration) { c.pace.grace = d }
 
+// Between is how long a Keeper waits, and Soon for how long the leaf that is next is spared.
+var Between, Soon = between, soon
+
+// Seen is how often an instance says that it runs.
+func (c *Consumer) Seen(d time.Duration) { c.pace.seen = d }
+
 // Hurry lets a Runner, and its consumers, wait for nothing longer than a test likes to.
 func (r *Runner) Hurry() { r.pace, r.every = hurried(), 500*time.Millisecond }
 
@@ -38,7 +44,7 @@ func hurried() pace {
 		inPlace: []time.Duration{ms, 2 * ms, 3 * ms},
 		parked:  5 * ms, most: 20 * ms,
 		probe: 5 * ms, probes: 20 * ms,
-		unseen: 50 * ms, rival: 20 * ms, grace: usual.grace,
+		unseen: 50 * ms, rival: 20 * ms, grace: usual.grace, seen: usual.seen,
 	}
 }
 
@@ -85,3 +91,12 @@ func Statements(ctx context.Context, pool *pgxpool.Pool, tx pgx.Tx, c Change, pl
 	b.queueMove(&pipeline, c.Position, 0, nil)
 	return tx.SendBatch(ctx, &pipeline).Close()
 }
+
+// Old is how long a transaction may be open before Doctor says so.
+func (l *Log) Old(d time.Duration) { l.old = d }
+
+// Full is of how much of the queue of NOTIFY Doctor speaks.
+func (l *Log) Full(part float64) { l.full = part }
+
+// Impatient has PostgreSQL end a transaction of l that is not gone on with for so long.
+func (l *Log) Impatient(d time.Duration) { l.stopped = d }

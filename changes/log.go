@@ -71,6 +71,10 @@ type Log struct {
 	db    pg.DB
 	cfg   Config
 	looks *looks // shared by copies
+
+	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with
+	old     time.Duration // for Doctor a transaction is that is open for longer
+	full    float64       // and a queue of NOTIFY of which more is taken
 }
 
 // looks counts the ticks of a process, and adds up what they took.
@@ -81,7 +85,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, looks: new(looks)}
+	return &Log{db: db, cfg: cfg, looks: new(looks), stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

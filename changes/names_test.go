@@ -47,7 +47,7 @@ var names = map[string]string{
 	"Log.Backfill": "a table's key was changed, or it was wanted later", "Log.EndBackfill": "a table was dropped",
 	// Keeping.
 	"Log.Tend": "", "Log.Retain": "", "Log.Rebase": "", "Log.Retention": "what Retain set", "Retention": "what it returns",
-	"NewKeeper": "Tend every minute, for programs with a Run of their own", "Keeper": "it", "Keeper.Run": "",
+	"NewKeeper": "Tend every minute at least, for programs with a Run of their own", "Keeper": "it", "Keeper.Run": "",
 	// Errors.
 	"ErrExpired": "", "ErrAhead": "", "ErrInTx": "", "ErrNeedsTx": "", "ErrNoConsumer": "", "ErrParked": "",
 	"ErrRestored": "a dump was restored: only a person can go on",

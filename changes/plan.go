@@ -324,7 +324,7 @@ func (l *Log) tryConditions(ctx context.Context, steps []Step) error {
 			continue
 		}
 		undo := errors.New("undo")
-		err := pg.BeginFunc(ctx, l.db, func(tx pgx.Tx) error { return cmp.Or(step.run(ctx, tx), undo) })
+		err := l.begin(ctx, func(tx pgx.Tx) error { return cmp.Or(step.run(ctx, tx), undo) })
 		if errors.Is(err, fault.Invalid) {
 			return err
 		}
@@ -358,7 +358,7 @@ func (l *Log) carryOut(ctx context.Context, step Step, plan func() ([]Step, erro
 // do runs a step, again while others have the table locked.
 func (l *Log) do(ctx context.Context, step *Step) error {
 	for try := 1; ; try++ {
-		err := pg.BeginFunc(ctx, l.db, func(tx pgx.Tx) error { return step.run(ctx, tx) })
+		err := l.begin(ctx, func(tx pgx.Tx) error { return step.run(ctx, tx) })
 		var pgErr *pgconn.PgError
 		switch {
 		case err == nil:

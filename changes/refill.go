@@ -53,7 +53,7 @@ func (c *Consumer) refill(ctx context.Context) error {
 	if err != nil || rows == nil {
 		return err
 	}
-	return pgx.BeginTxFunc(ctx, c.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+	return c.log.begin(ctx, func(tx pgx.Tx) error {
 		if err := held(ctx, tx, from); err != nil { // before all else: retention locks in the same order
 			return err
 		}

@@ -254,21 +254,30 @@ const (
 			LIMIT 50000))`
 )
 
+// soon is how long before a leaf is written to again it is not emptied any more: see empty.
+func soon(keep time.Duration) time.Duration { return min(keep/24, 10*time.Second) }
+
+// between is how long a Keeper waits from one time to the next: it has to come by while a
+// leaf, which takes a sixth of the retention, is old and not yet the next.
+func between(keep time.Duration) time.Duration {
+	return min((keep/6-soon(keep))/2, time.Minute)
+}
+
 // Keeper tends the log of a database for as long as it runs.
 type Keeper struct{ log *Log }
 
 // NewKeeper returns a Keeper of l. It starts nothing.
 func NewKeeper(l *Log) *Keeper { return &Keeper{l} }
 
-// Run tends the log every minute until ctx is done. A database that is away is waited
-// for.
+// Run tends the log until ctx is done: every minute, and more often where the retention is
+// less than a quarter of an hour. A database that is away is waited for.
 func (k *Keeper) Run(ctx context.Context) error {
 	if pg.InTx(k.log.db) {
 		return pg.Wrap("changes: keeper", ErrInTx)
 	}
 	failing := false
 	// Not all processes at once, and not those that live but for a moment.
-	for timer := time.NewTimer(time.Second + rand.N(10*time.Second)); ; timer.Reset(time.Minute) {
+	for timer := time.NewTimer(time.Second + rand.N(10*time.Second)); ; timer.Reset(k.pause(ctx)) {
 		select {
 		case <-ctx.Done():
 			timer.Stop()
@@ -284,4 +293,13 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		failing = err != nil
 	}
+}
+
+// pause is how long to wait for the next time.
+func (k *Keeper) pause(ctx context.Context) time.Duration {
+	r, err := k.log.Retention(ctx)
+	if err != nil {
+		return time.Minute
+	}
+	return between(r.Keep)
 }

@@ -402,3 +402,15 @@ func TestTendNotInATransaction(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A leaf may be emptied from when all in it is old until shortly before it is written to
+// again: a Keeper comes by in between, however short the retention.
+func TestKeeperMissesNoLeaf(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []time.Duration{6 * time.Second, 15 * time.Second, time.Minute, 8 * time.Minute, 10 * time.Minute, time.Hour, 24 * time.Hour, 1000 * time.Hour} {
+		leaf := keep / 6
+		if pause, window := changes.Between(keep), leaf-changes.Soon(keep); pause > window*3/4 || pause > time.Minute || pause < 100*time.Millisecond {
+			t.Errorf("with a retention of %v it tends every %v, and a leaf may be emptied for %v", keep, pause, window)
+		}
+	}
+}

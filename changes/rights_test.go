@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
@@ -103,5 +104,26 @@ func TestRightsOfServers(t *testing.T) {
 	}
 	if err := l.Retain(t.Context(), time.Hour, 0); !errors.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the rights of the owner") || strings.Contains(err.Error(), "GRANT") {
 		t.Errorf("Retain: %v", err)
+	}
+}
+
+// Who may see but a part is told what is wrong with that, and what was not looked at.
+func TestDoctorWithFewRights(t *testing.T) {
+	t.Parallel()
+	url, _, pool := consumed(t)
+	exec(t, pool, `ALTER TABLE a DISABLE TRIGGER "!howdah_insert"`)
+	_, theirs := as(t, url, pool, `GRANT USAGE ON SCHEMA howdah TO app; GRANT SELECT ON howdah.change_spec, howdah.change_pattern, howdah.change_tick TO app`)
+	want := []string{"trigger-disabled public.a", "not-looked-at consumers", "not-looked-at log", "not-looked-at unread changes"}
+	if diff := cmp.Diff(want, codes(t, changes.New(theirs, changes.Config{}))); diff != "" {
+		t.Errorf("(-want +found):\n%s", diff)
+	}
+	// In a transaction of the caller's it is an error, which has undone that.
+	tx, err := theirs.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	if _, err := changes.New(theirs, changes.Config{}).WithTx(tx).Doctor(t.Context()); !errors.Is(err, fault.Denied) {
+		t.Errorf("Doctor in a transaction: %v", err)
 	}
 }

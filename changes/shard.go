@@ -28,6 +28,7 @@ type pace struct {
 	unseen        time.Duration   // at most before a shard looks, whoever should have woken it
 	rival         time.Duration   // at most for a shard that another instance moves
 	grace         time.Duration   // for what a batch does beside its handler
+	seen          time.Duration   // before an instance says again that it runs
 }
 
 var usual = pace{
@@ -37,6 +38,7 @@ var usual = pace{
 	unseen: time.Second,
 	rival:  250 * time.Millisecond,
 	grace:  5 * time.Second,
+	seen:   30 * time.Second,
 }
 
 // backoff is how long a change that was tried so often waits, parked, for the next try.
@@ -67,6 +69,7 @@ type shard struct {
 	tried   bool          // a parked change, just now: the feed is next, however many are due
 	probe   time.Duration // the last pause of a shard that stalls
 	rivals  time.Duration // the last pause because another instance was at it
+	since   time.Time     // another instance was found at it, or was last tried to be cut off
 	away    trouble
 }
 
@@ -137,7 +140,14 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		return pause{}, err
 	}
 	if !st.locked {
+		if s.rivals == 0 {
+			s.since = time.Now()
+		}
 		s.rivals = min(max(2*s.rivals, briefly), s.pace.rival)
+		if time.Since(s.since) > s.cfg.Timeout+s.pace.grace {
+			s.since = time.Now()
+			return pause{d: s.rivals}, b.cutOff()
+		}
 		return pause{d: s.rivals}, nil
 	}
 	s.rivals = 0

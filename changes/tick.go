@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/pg"
 )
@@ -37,11 +36,9 @@ func (l *Log) tick(ctx context.Context, wait bool) (n *int64, err error) {
 	}()
 	err = pg.Retry(ctx, l.db, func() error {
 		err := asOurs(tickOn(ctx, l.db, wait, &n))
-		if pool, ok := l.db.(*pgxpool.Pool); ok && errors.Is(err, ErrInTx) {
+		if !pg.Begun(l.db) && errors.Is(err, ErrInTx) {
 			// Outside a transaction the only reason is another default isolation.
-			return asOurs(pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
-				return tickOn(ctx, tx, wait, &n)
-			}))
+			return asOurs(l.begin(ctx, func(tx pgx.Tx) error { return tickOn(ctx, tx, wait, &n) }))
 		}
 		return err
 	})

@@ -40,7 +40,7 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 			SELECT t.n, s.floor,
 				(SELECT sum(pg_total_relation_size(inhrelid)) FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass)::bigint,
 				coalesce((
-					SELECT extract(epoch FROM clock_timestamp() - min(xact_start))
+					SELECT extract(epoch FROM clock_timestamp() - least(min(xact_start), (SELECT min(prepared) FROM pg_prepared_xacts WHERE database = current_database())))
 					FROM pg_stat_activity
 					WHERE datname = current_database() AND pid <> pg_backend_pid()), 0)::float8
 			FROM (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t, howdah.change_state s`).

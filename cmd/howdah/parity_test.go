@@ -40,7 +40,7 @@ var apart = map[string]string{
 	"method changes.Retain":         "howdah changes retention with an argument; what an operator decides",
 	"method changes.Retention":      "howdah changes retention",
 	"method changes.Rebase":         "howdah changes rebase; too much for a request",
-	"method changes.Tend":           "Keeper.Run, every minute while howdah serve runs",
+	"method changes.Tend":           "Keeper.Run, every minute at least while howdah serve runs",
 	"command changes listen":        "Hub.Subscribe, which is not of the Log",
 	"route changes-watch":           "Tail.Watch, which is not of the Log",
 	"command changes capture":       "Apply of one capture",
