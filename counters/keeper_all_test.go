@@ -1,7 +1,6 @@
 package counters_test
 
 import (
-	"context"
 	"crypto/rand"
 	"fmt"
 	"log/slog"
@@ -9,7 +8,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/internal/pgtest"
@@ -23,23 +21,9 @@ func TestKeeperOfAllTables(t *testing.T) {
 	ctx := t.Context()
 	pool := pgtest.Pool(t, pgtest.Database(t))
 	migrated(t, pool) // without the default table, which is that of the keepers
-	role := pgx.Identifier{"keeper " + rand.Text()}.Sanitize()
-	execute(t, pool, `CREATE ROLE `+role+`; CREATE SCHEMA "Its own"; GRANT USAGE ON SCHEMA public, "Its own" TO `+role)
-	cfg := pool.Config()
-	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, `SET ROLE `+role)
-		return err
-	}
-	theirs, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		theirs.Close()
-		if _, err := pool.Exec(context.WithoutCancel(ctx), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
-			t.Error(err)
-		}
-	})
+	execute(t, pool, `CREATE SCHEMA "Its own"`)
+	theirs := as(t, pool, "keeper "+rand.Text(), `USAGE ON SCHEMA "Its own"`)
+	role := scalar[string](t, theirs, `SELECT quote_ident(current_user)`)
 	use := func(table pgx.Identifier, cfg counters.Config) {
 		t.Helper()
 		cfg.Table = table
