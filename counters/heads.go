@@ -59,8 +59,8 @@ func (s *Store) someHeadsOf(ctx context.Context, t *table, name string, labels i
 	return heads, labels > 0 && len(firsts) == labels, nil
 }
 
-// ofSigns reports whether a separator is of signs only, which come neither before the
-// digits of a label in one, nor after its unit, and have a sign after them.
+// ofSigns reports whether a separator has no letters and digits, which might be taken
+// for some of a label, and only characters that another of ASCII comes after.
 func ofSigns(separator string) bool {
 	return !strings.ContainsFunc(separator, func(r rune) bool {
 		return r <= ' ' || r >= '~' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
