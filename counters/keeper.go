@@ -63,7 +63,7 @@ type task struct {
 // gone, or that the role may not write, is logged and keeps it from no other.
 func (k *Keeper) Run(ctx context.Context) error {
 	if k.store.bad != nil {
-		return pg.Wrap("counters: keep", k.store.bad)
+		return pg.Wrap("counters: keeper", k.store.bad)
 	}
 	fold := task{foldTask, k.cfg.Fold, func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
 	var group sync.WaitGroup
