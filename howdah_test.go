@@ -116,6 +116,38 @@ func TestRunHearsNotifications(t *testing.T) {
 	}
 }
 
+// What was counted in any table that is recorded gets into its rows while Run runs.
+func TestRunKeepsAllCounterTables(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	c := open(t, howdah.Config{Database: pg.Config{URL: pgtest.Database(t)}})
+	shop := counters.New(c.Pool, counters.Config{Table: pgx.Identifier{"shop"}})
+	if err := shop.Setup(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.Track(ctx, "orders", time.Unix(1746522930, 0), counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(running) }()
+	for n := 1; n > 0; {
+		if err := c.Pool.QueryRow(ctx, `SELECT count(*) FROM howdah.counter_slots, pg_sleep(0.01)`).Scan(&n); err != nil {
+			t.Errorf("%d slots are left: %v", n, err)
+			break
+		}
+	}
+	stop()
+	if err := <-ran; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	var data string
+	if err := c.Pool.QueryRow(t.Context(), `SELECT data::text FROM shop WHERE key = '__system__key__::1h::1746522000'`).Scan(&data); err != nil || data != `{"count": 1, "keys.orders": 1}` {
+		t.Errorf("the system row has %s, %v", data, err)
+	}
+}
+
 // What was counted is in the table's rows when Run ends, for programs that read them.
 func TestRunKeepsCounters(t *testing.T) {
 	t.Parallel()

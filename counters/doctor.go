@@ -174,10 +174,11 @@ func (s *Store) doctorBeside(ctx context.Context, found *examined, say sayer) er
 			AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
 		found.table.name, foldTask).Scan(&yes)
 	if yes {
-		cure := keeperCure + "; howdah counters fold does it now"
-		if !slices.Equal(s.cfg.Table, defaultTable) { // a server keeps that one
-			cure = "howdah counters fold --table " + found.catalog.name() + " now and then, or run a counters.Keeper of it"
+		cure := keeperCure
+		if found.table.recorded == nil && !slices.Equal(s.cfg.Table, defaultTable) {
+			cure = "record it (howdah adopt trifle, howdah counters setup), and " + cure
 		}
+		cure += "; howdah counters fold --table " + found.catalog.name() + " does it now"
 		say("slots-unfolded", warning, found.table.name, cure,
 			"what was counted waits in slots, and nobody has moved it to the rows for 5 minutes: other programs do not see it")
 	}

@@ -270,15 +270,20 @@ func (s *Store) there(ctx context.Context, t *table, all []span) ([][]rowID, err
 // bucketPattern is the regular expression of the keys of buckets in a mode Full table;
 // what it returns is the prefix.
 func (t *table) bucketPattern() string {
-	var separator strings.Builder
-	for _, r := range t.separator {
-		if strings.ContainsRune(`\^$.[]|()?*+{}-`, r) {
-			separator.WriteByte('\\')
-		}
-		separator.WriteRune(r)
-	}
-	sep := separator.String()
+	sep := quoted(t.separator)
 	return `^(.*` + sep + `[0-9]+(?:s|m|h|d|w|mo|q|y)` + sep + `)(?:` + seconds + `)$`
+}
+
+// quoted is the regular expression of a text.
+func quoted(text string) string {
+	var quoted strings.Builder
+	for _, r := range text {
+		if strings.ContainsRune(`\^$.[]|()?*+{}-`, r) {
+			quoted.WriteByte('\\')
+		}
+		quoted.WriteRune(r)
+	}
+	return quoted.String()
 }
 
 // inOrder sorts heads as their rows are locked.
