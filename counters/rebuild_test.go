@@ -214,16 +214,17 @@ func firstError[T any](all iter.Seq2[T, error]) (err error) {
 // and one that is not.
 func eachStriping(t *testing.T, cfg counters.Config, test func(*testing.T, *counters.Store)) {
 	t.Helper()
-	for _, striped := range []bool{false, true} {
-		t.Run(fmt.Sprintf("%s striped %t", cfg.Mode, striped), func(t *testing.T) {
+	for _, spread := range []bool{false, true} {
+		t.Run(fmt.Sprintf("%s striped %t", cfg.Mode, spread), func(t *testing.T) {
 			t.Parallel()
-			if !striped {
+			if !spread {
 				s, _ := newStore(t, cfg)
 				test(t, s)
 				return
 			}
-			cfg.Striped, cfg.Slots = []string{"k"}, 3
-			s, _ := newStriped(t, cfg)
+			striped := cfg // the other uses it at the same time
+			striped.Striped, striped.Slots = []string{"k"}, 3
+			s, _ := newStriped(t, striped)
 			done := make(chan struct{})
 			var folding sync.WaitGroup
 			folding.Go(func() {
