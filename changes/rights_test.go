@@ -2,11 +2,15 @@ package changes_test
 
 import (
 	"context"
+	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
@@ -96,5 +100,8 @@ func TestRightsOfServers(t *testing.T) {
 	}
 	if err := l.Seek(t.Context(), "c", "now"); err != nil {
 		t.Error(err)
+	}
+	if err := l.Retain(t.Context(), time.Hour, 0); !errors.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the rights of the owner") || strings.Contains(err.Error(), "GRANT") {
+		t.Errorf("Retain: %v", err)
 	}
 }

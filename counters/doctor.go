@@ -113,7 +113,7 @@ func (s *Store) doctorRows(ctx context.Context, found *examined, say sayer) erro
 	}
 	if e.Twins > 0 {
 		say("twin-buckets", warning, found.table.name, "let only howdah, or programs in UTC, write it; what is there stays, in the bucket that does not begin at midnight it is not shown",
-			"%d days, months or longer are there twice, such as %s: another program took the UTC offset of each event", e.Twins, e.TwinSuch)
+			"days, months or longer that are there twice: %d, such as %s: another program took the UTC offset of each event", e.Twins, e.TwinSuch)
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ type task struct {
 // cannot be.
 func (k *Keeper) Run(ctx context.Context) error {
 	if k.store.bad != nil {
-		return pg.Wrap("counters: keep", k.store.bad)
+		return pg.Wrap("counters: keeper", k.store.bad)
 	}
 	fold := task{foldTask, k.cfg.Fold, func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
 	var group sync.WaitGroup
