@@ -205,7 +205,7 @@ func (s *Store) infos(ctx context.Context, t *table, found, all []head) ([]KeyIn
 	for _, h := range found {
 		heads := own[h.name] // none where it went away meanwhile, or was told
 		delete(own, h.name)
-		if t.inOrder(heads); len(heads) > 0 && (heads[0] == h || t.mode == Separated) {
+		if t.inByteOrder(heads); len(heads) > 0 && (heads[0] == h || t.mode == Separated) {
 			infos = append(infos, infoOf(heads, extents))
 		}
 	}

@@ -1,7 +1,6 @@
 package counters
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -172,17 +171,17 @@ func (s *Store) sweepUnordered(ctx context.Context, t *table, all []span) (swept
 			return swept, err
 		}
 		more = false
-		slices.Sort(doomed)
+		slices.SortFunc(doomed, func(a, b string) int { return rowID{key: a}.compare(rowID{key: b}) })
 		for part := range slices.Chunk(doomed, maxSwept) {
 			var n int64
 			err := pg.Retry(ctx, s.db, func() error {
 				gone, err := s.db.Exec(ctx, s.names.SQL(`
 					WITH doomed AS MATERIALIZED (
-						SELECT key
-						FROM {table}
-						WHERE key = ANY ($1)
-						ORDER BY key COLLATE "C"
-						FOR UPDATE)
+						SELECT t.key
+						FROM unnest($1::text[]) WITH ORDINALITY AS k(key, n)
+						JOIN {table} t ON t.key = k.key
+						ORDER BY k.n
+						FOR UPDATE OF t)
 					DELETE FROM {table} t
 					USING doomed k
 					WHERE t.key = k.key`), part)
@@ -284,11 +283,4 @@ func quoted(text string) string {
 		quoted.WriteRune(r)
 	}
 	return quoted.String()
-}
-
-// inOrder sorts heads as their rows are locked.
-func (t *table) inOrder(heads []head) {
-	slices.SortFunc(heads, func(a, b head) int {
-		return cmp.Or(strings.Compare(t.prefix(a), t.prefix(b)), strings.Compare(string(a.g), string(b.g)))
-	})
 }
