@@ -7,7 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/internal/pgtest"
@@ -21,7 +20,7 @@ func TestOppositeBatchesDoNotDeadlock(t *testing.T) {
 	for _, mode := range modes {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 			defer cancel()
 			_, pool := newStriped(t, counters.Config{Mode: mode, Striped: []string{"s*"}, Slots: 2, System: counters.Off, Granularities: []counters.Granularity{"1h"}})
 			pool, deadlocks := countingDeadlocks(t, pool)

@@ -64,17 +64,15 @@ func TestKeeperOfAllTables(t *testing.T) {
 		if table[0] == other[0] {
 			where = `key = '__system__key__::1h' AND at = to_timestamp(1746522000)`
 		}
-		until(t, pool, fmt.Sprint(table, " is not folded"), func() bool {
-			return scalar[int](t, pool, `SELECT count(*) FROM `+table.Sanitize()+` WHERE `+where+` AND data = '{"count": 1, "keys.k": 1}'`) == 1
-		})
+		pgtest.UntilSQL(t, pool, fmt.Sprint("the fold of ", table), `SELECT EXISTS (SELECT FROM `+table.Sanitize()+` WHERE `+where+` AND data = '{"count": 1, "keys.k": 1}')`)
 	}
 	folded(shop)
 	folded(other)
-	until(t, pool, "shop is not pruned", func() bool { return scalar[int](t, pool, `SELECT count(*) FROM shop WHERE key LIKE '%::1m::%'`) == 0 })
+	pgtest.UntilSQL(t, pool, "the pruning of shop", `SELECT NOT EXISTS (SELECT FROM shop WHERE key LIKE '%::1m::%')`)
 	use(late, counters.Config{})
 	grant(late)
 	folded(late)
-	until(t, pool, "warnings", func() bool {
+	pgtest.Until(t, "warnings", func() bool {
 		return logs[0].count("gone")*logs[1].count("gone") > 0 && logs[0].count("closed")+logs[1].count("closed") > 0 && logs[0].count("odd")+logs[1].count("odd") > 0
 	})
 	for i := range logs {
