@@ -195,7 +195,7 @@ func (c *Client) Run(ctx context.Context) error {
 	group.Go(func() error { return c.Runner.Run(ctx) })
 	group.Go(func() error { return changes.NewKeeper(c.Changes).Run(ctx) })
 	group.Go(func() error {
-		return counters.NewKeeper(c.Counters, counters.KeeperConfig{Log: c.cfg.Log}).Run(ctx)
+		return counters.NewKeeper(c.Counters, counters.KeeperConfig{All: true, Log: c.cfg.Log}).Run(ctx)
 	})
 	return group.Wait()
 }

@@ -116,6 +116,32 @@ func TestRunHearsNotifications(t *testing.T) {
 	}
 }
 
+// What was counted in any table that is recorded gets into its rows while Run runs.
+func TestRunKeepsAllCounterTables(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := open(t, howdah.Config{Database: pg.Config{URL: pgtest.Database(t)}})
+	shop := counters.New(c.Pool, counters.Config{Table: pgx.Identifier{"shop"}})
+	if err := shop.Setup(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := shop.Track(ctx, "orders", time.Unix(1746522930, 0), counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	running, stop := context.WithCancel(ctx)
+	ran := make(chan error, 1)
+	go func() { ran <- c.Run(running) }()
+	pgtest.UntilSQL(t, c.Pool, "the fold", `SELECT NOT EXISTS (SELECT FROM howdah.counter_slots)`)
+	stop()
+	if err := <-ran; err != nil {
+		t.Errorf("Run = %v", err)
+	}
+	var data string
+	if err := c.Pool.QueryRow(ctx, `SELECT data::text FROM shop WHERE key = '__system__key__::1h::1746522000'`).Scan(&data); err != nil || data != `{"count": 1, "keys.orders": 1}` {
+		t.Errorf("the system row has %s, %v", data, err)
+	}
+}
+
 // What was counted is in the table's rows when Run ends, for programs that read them.
 func TestRunKeepsCounters(t *testing.T) {
 	t.Parallel()

@@ -71,7 +71,8 @@ type stretch struct {
 }
 
 func (s *straggler) run(drained context.Context) error {
-	ctx := context.Background()
+	ctx, cancel := beyond(drained)
+	defer cancel()
 	var at changes.Position
 	s.spans = []stretch{{}}
 	for {
@@ -98,6 +99,20 @@ func (s *straggler) run(drained context.Context) error {
 			rest(ctx, time.Millisecond)
 		}
 	}
+}
+
+// beyond returns a context for who reads to the end of the feed: it ends a good while after
+// nothing is written any more.
+func beyond(drained context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.Background())
+	stop := context.AfterFunc(drained, func() {
+		select {
+		case <-ctx.Done():
+		case <-time.After(patience):
+			cancel()
+		}
+	})
+	return ctx, func() { stop(); cancel() }
 }
 
 // violations says where what was read has a gap that nobody spoke of.
@@ -132,19 +147,21 @@ type follower struct {
 
 // run reads until everything has been written and read.
 func (f *follower) run(drained context.Context) error {
+	whole, done := beyond(drained)
+	defer done()
 	var at changes.Position
 	for {
 		over := drained.Err() != nil
-		ctx, cancel := context.WithCancel(context.Background())
+		ctx, cancel := context.WithCancel(whole)
 		if !over && f.r.IntN(10) == 0 {
 			cancel()
-			ctx, cancel = context.WithTimeout(context.Background(), time.Duration(f.r.IntN(3000))*time.Microsecond)
+			ctx, cancel = context.WithTimeout(whole, time.Duration(f.r.IntN(3000))*time.Microsecond)
 		}
 		page, next, err := f.c.log.Page(ctx, at, 1+f.r.IntN(300), changes.Filter{})
 		stopped := ctx.Err() != nil
 		cancel()
 		switch {
-		case err != nil && stopped:
+		case err != nil && stopped && whole.Err() == nil:
 			f.stops++
 			continue
 		case err != nil:
@@ -156,7 +173,7 @@ func (f *follower) run(drained context.Context) error {
 		case len(page) == 0 && next == at && over:
 			return nil
 		case len(page) == 0:
-			rest(context.Background(), time.Duration(f.r.IntN(5))*time.Millisecond)
+			rest(whole, time.Duration(f.r.IntN(5))*time.Millisecond)
 		}
 		if len(page) > 0 && page[0].Position.Compare(at) <= 0 {
 			return fmt.Errorf("F6: %s was read and %s came after it", at, page[0].Position)

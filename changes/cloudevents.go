@@ -36,7 +36,7 @@ type CloudEvent struct {
 func CloudEvents(ctx context.Context, tx pgx.Tx, cs []Change) ([]CloudEvent, error) {
 	var database string // as the server calls it: a pooler may have another name for it
 	if err := tx.QueryRow(ctx, `SELECT current_database()`).Scan(&database); err != nil {
-		return nil, pg.Wrap("changes: cloudevents", err)
+		return nil, pg.Wrap("changes: cloud events", err)
 	}
 	events := make([]CloudEvent, len(cs))
 	for i, c := range cs {

@@ -128,7 +128,7 @@ func (c *Consumer) checkSettings() error {
 // one, and ticks and what is read ahead do.
 func (c *Consumer) room(shards int) error {
 	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
-		return pg.Refuse("pool", "at most %d connections; %d shards want %d: pool_max_conns", most, shards, shards+2)
+		return pg.Refuse("pool", "pool_max_conns is %d; want %d for shards and 2 more", most, shards)
 	}
 	return nil
 }
@@ -260,7 +260,7 @@ func (c *Consumer) compare(saved bool, shards int, next *int, patterns []string)
 		return fmt.Errorf("%s is run by a program of its own: %w", c.cfg.Name, errDiffers)
 	}
 	if shards != c.cfg.Shards && (next == nil || *next != c.cfg.Shards) {
-		return fmt.Errorf("%s has %d shards, this one %d; to change them reshard it: %w", c.cfg.Name, shards, c.cfg.Shards, errDiffers)
+		return fmt.Errorf("shards: %s has %d, this one %d; to change them reshard it: %w", c.cfg.Name, shards, c.cfg.Shards, errDiffers)
 	}
 	if names := c.names(); !slices.Equal(patterns, names) {
 		return fmt.Errorf("%s has the patterns %q, this one %q; to change them pause it, start this one, resume it: %w", c.cfg.Name, patterns, names, errDiffers)

@@ -85,19 +85,7 @@ func wait(t testing.TB, l *changes.Log, name string) error {
 	return l.Wait(ctx, name, end)
 }
 
-// eventually waits for something that no bell rings for.
-func eventually(t testing.TB, what string, is func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	for tick := time.NewTicker(5 * time.Millisecond); !is(); {
-		select {
-		case <-tick.C:
-		case <-deadline.C:
-			t.Fatalf("still not so: %s", what)
-		}
-	}
-}
+var eventually = pgtest.Until
 
 // effects makes table public.effects, which a handler writes what it was handed into.
 func effects(t testing.TB, pool *pgxpool.Pool) {
@@ -368,13 +356,13 @@ func TestConsumersThatCannotRun(t *testing.T) {
 		{changes.ConsumerConfig{Name: "d", Shards: -1}, []string{"*"}, fault.Invalid, "shards: -1"},
 		{changes.ConsumerConfig{Name: "d", Batch: 10_001}, []string{"*"}, fault.Invalid, "batch: 10001; want 1 to 10000"},
 		{changes.ConsumerConfig{Name: "d", Timeout: -1}, []string{"*"}, fault.Invalid, "timeout: "},
-		{changes.ConsumerConfig{Name: "d", Shards: 5}, []string{"*"}, fault.Invalid, "pool: at most 6 connections; 5 shards want 7"},
+		{changes.ConsumerConfig{Name: "d", Shards: 5}, []string{"*"}, fault.Invalid, "pool: pool_max_conns is 6; want 5 for shards and 2 more"},
 		{changes.ConsumerConfig{Name: "d"}, nil, fault.Invalid, "handlers: there are none"},
 		{changes.ConsumerConfig{Name: "d"}, []string{"users"}, fault.Invalid, `pattern: "users" has no schema`},
 		{changes.ConsumerConfig{Name: "d"}, []string{"*", "*"}, fault.Invalid, `pattern: "*" has a handler already`},
 		{changes.ConsumerConfig{Name: "d", From: "yesterday"}, []string{"*"}, fault.Invalid, `from: "yesterday"; want start, now`},
 		{changes.ConsumerConfig{Name: "d", From: "99"}, []string{"*"}, fault.Conflict, "ahead of the feed"},
-		{changes.ConsumerConfig{Name: "c", Shards: 3}, []string{"public.a", "public.b"}, fault.Conflict, "c has 2 shards, this one 3"},
+		{changes.ConsumerConfig{Name: "c", Shards: 3}, []string{"public.a", "public.b"}, fault.Conflict, "shards: c has 2, this one 3"},
 		{changes.ConsumerConfig{Name: "c", Shards: 2}, []string{"public.a"}, fault.Conflict, `c has the patterns ["public.a" "public.b"], this one ["public.a"]`},
 	} {
 		err := run(test.cfg, test.patterns...)

@@ -360,7 +360,7 @@ func TestC1C3Reshard(t *testing.T) {
 		}
 		// The one with the new number helps until all have come as far, and then goes on.
 		next := start(t, url, changes.ConsumerConfig{Name: "c", Batch: 3, Shards: n}, all("c"))
-		if err := <-present.done; !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), "shards, this one") {
+		if err := <-present.done; !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), ", this one ") {
 			t.Fatalf("the old one ended with %v", err)
 		}
 		present = next

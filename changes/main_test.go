@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -25,7 +24,7 @@ func TestMain(m *testing.M) {
 
 // patience is how long a test waits for what has to come, on a machine that is busy with
 // others: it is there to fail a test that hangs.
-const patience = 3 * time.Minute
+const patience = pgtest.Patience
 
 // migrated is a database with a log.
 var migrated = pgtest.Template{Make: func(ctx context.Context, url string) error {
@@ -75,8 +74,10 @@ func capture(t testing.TB, l *changes.Log, captures ...changes.Capture) {
 // readAll reads the feed from after to its end, in pages of n.
 func readAll(t testing.TB, l *changes.Log, after changes.Position, n int, f changes.Filter) (all []changes.Change, end changes.Position) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience) // it may have no end
+	defer cancel()
 	for {
-		page, next, err := l.Page(t.Context(), after, n, f)
+		page, next, err := l.Page(ctx, after, n, f)
 		if err != nil {
 			t.Fatalf("Page(%s): %v", after, err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // The same for a consumer's batch: its statements are sent in another order, or in two
@@ -70,7 +71,7 @@ func movedBeforeTheLock(t *testing.T, planted bool) []string {
 	second := start(t, url, cfg, handle)
 	handled(t, l, "c")
 	second.stop() // which could have the lock just when the first one comes for it, and what it was cut off in, a moment longer
-	until(t, pool, `SELECT NOT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = current_database())`)
+	pgtest.UntilSQL(t, pool, "no shard is held", `SELECT NOT EXISTS (SELECT FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE l.locktype = 'advisory' AND d.datname = current_database())`)
 	close(moved)
 	exec(t, pool, `INSERT INTO a VALUES (2, 1)`)
 	handled(t, l, "c")

@@ -3,6 +3,7 @@ package changes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -24,7 +26,8 @@ type Retention struct {
 const minRetention = 6 * time.Second
 
 // Retain sets for how long the log keeps changes: at least 6 s, and for consumers that
-// are behind at least that long. Zero leaves what was set.
+// are behind at least that long. Zero leaves what was set. It is Denied to whoever does
+// not own what is in schema howdah.
 func (l *Log) Retain(ctx context.Context, keep, hold time.Duration) error {
 	const op = "changes: retain"
 	was, err := l.Retention(ctx)
@@ -47,6 +50,10 @@ func (l *Log) Retain(ctx context.Context, keep, hold time.Duration) error {
 		_, err := l.db.Exec(ctx, `SELECT howdah.change_retain($1, $2)`, keep, hold)
 		return err
 	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" { // it makes a function anew: no GRANT on tables is enough
+		err = fmt.Errorf("%w: %w; it takes the rights of the owner of what is in schema howdah", fault.Denied, err)
+	}
 	return pg.Wrap(op, err)
 }
 

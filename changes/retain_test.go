@@ -316,7 +316,7 @@ func TestC8RetentionUnderLoad(t *testing.T) {
 	exec(t, m.pool, `CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint LANGUAGE sql VOLATILE
 		RETURN ((extract(epoch FROM clock_timestamp()) * 10)::bigint % 8)::smallint`)
 	m.consumerAt(t, "follower", changes.Position{})
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	var background sync.WaitGroup
 	defer background.Wait()

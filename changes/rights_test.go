@@ -3,7 +3,9 @@ package changes_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -99,6 +101,9 @@ func TestRightsOfServers(t *testing.T) {
 	}
 	if err := l.Seek(t.Context(), "c", "now"); err != nil {
 		t.Error(err)
+	}
+	if err := l.Retain(t.Context(), time.Hour, 0); !errors.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the rights of the owner") || strings.Contains(err.Error(), "GRANT") {
+		t.Errorf("Retain: %v", err)
 	}
 }
 

@@ -325,10 +325,12 @@ func TestS1S4Notify(t *testing.T) {
 	exec(t, s.pool, `SELECT pg_notify('delete_record', 'end')`)
 
 	var got []string
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for len(got) == 0 || got[len(got)-1] != "delete_record end" {
-		n, err := listener.WaitForNotification(t.Context())
+		n, err := listener.WaitForNotification(ctx)
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("heard %q, and then %v", got, err)
 		}
 		got = append(got, n.Channel+" "+n.Payload)
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -26,21 +25,6 @@ func parseURL(t *testing.T, url string) *pgx.ConnConfig {
 		t.Fatal(err)
 	}
 	return cfg
-}
-
-// until asks again and again, for a minute at most.
-func until(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		var yes *bool
-		if err := pool.QueryRow(t.Context(), sql, args...).Scan(&yes); err != nil {
-			t.Fatal(err)
-		}
-		if yes != nil && *yes {
-			return
-		}
-	}
-	t.Fatalf("never: %s", sql)
 }
 
 // A hot standby shows what was numbered and has been replayed, and asks for no
@@ -153,7 +137,7 @@ func TestStandbyAndPromotion(t *testing.T) {
 	}
 
 	exec(t, other, `SELECT pg_promote(true, 60)`)
-	until(t, other, `SELECT NOT pg_is_in_recovery()`)
+	pgtest.UntilSQL(t, other, "it has been promoted", `SELECT NOT pg_is_in_recovery()`)
 	if _, _, err := mirror.Page(t.Context(), lost, 10, changes.Filter{}); !errors.Is(err, changes.ErrAhead) {
 		t.Errorf("Page(%s), never replayed: %v, want ErrAhead", lost, err)
 	}
@@ -212,5 +196,5 @@ func cutOff(t *testing.T, primary, standby *pgxpool.Pool) {
 	t.Helper()
 	exec(t, standby, `ALTER SYSTEM SET primary_conninfo = ''`)
 	exec(t, standby, `SELECT pg_reload_conf()`)
-	until(t, primary, `SELECT NOT EXISTS (SELECT FROM pg_stat_replication)`)
+	pgtest.UntilSQL(t, primary, "the standby is gone", `SELECT NOT EXISTS (SELECT FROM pg_stat_replication)`)
 }

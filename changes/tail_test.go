@@ -287,10 +287,12 @@ func TestSnapshotAndWhatFollows(t *testing.T) {
 // readTo reads the feed up to a position.
 func readTo(t *testing.T, l *changes.Log, end changes.Position) (all []changes.Change, last changes.Position) {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for last.Compare(end) < 0 {
-		page, next, err := l.Page(t.Context(), last, 1000, changes.Filter{})
+		page, next, err := l.Page(ctx, last, 1000, changes.Filter{})
 		if err != nil {
-			t.Fatal(err)
+			t.Fatalf("on the way to %s, after %s: %v", end, last, err)
 		}
 		for _, c := range page {
 			if c.Position.Compare(end) < 0 {

@@ -167,18 +167,17 @@ func TestTailWithoutWatchersAsksNothing(t *testing.T) {
 	// lets it find out.
 	ring(100)
 	settled := sent.n.Load()
-	for quiet := false; !quiet; {
+	eventually(t, "nobody looks any more", func() bool {
 		select {
 		case <-sent.asked:
 		default:
 		}
 		ring(1000 + int(settled)*100)
 		now := sent.n.Load()
-		quiet, settled = now == settled, now
-		if t.Context().Err() != nil {
-			t.Fatal("never quiet")
-		}
-	}
+		quiet := now == settled
+		settled = now
+		return quiet
+	})
 	ring(500)
 	if n := sent.n.Load(); n != settled {
 		t.Errorf("after the last watcher: %d statements", n-settled)

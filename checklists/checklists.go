@@ -335,44 +335,50 @@ const MaxPage = 10_000
 // nil, else those that follow *after, which need not be on the list. The page is
 // empty, not nil, where there are none. n is from 1 to [MaxPage].
 func (s *Store) Page(ctx context.Context, list string, after *string, n int) ([]Item, error) {
-	const op = "checklists: page"
+	items, err := s.page(ctx, list, after, n)
+	return items, pg.Wrap("checklists: page", err)
+}
+
+func (s *Store) page(ctx context.Context, list string, after *string, n int) ([]Item, error) {
 	if err := errors.Join(s.check(list, nil), checkPage(after, n)); err != nil {
-		return nil, pg.Wrap(op, err)
+		return nil, err
 	}
 	columns, err := s.columns(ctx)
 	if err != nil {
-		return nil, pg.Wrap(op, err)
+		return nil, err
 	}
 	// Two statements, because one with "$2 IS NULL OR" reads the list from its
 	// start once the plan is generic. The empty item is an item too.
 	if after == nil {
-		items, err := s.items(ctx, n, `
+		return s.items(ctx, n, `
 			SELECT `+columns+`
 			FROM {lists}
 			WHERE list = $1
 			ORDER BY item
 			LIMIT $2`, list, n)
-		return items, pg.Wrap(op, err)
 	}
-	items, err := s.items(ctx, n, `
+	return s.items(ctx, n, `
 		SELECT `+columns+`
 		FROM {lists}
 		WHERE list = $1 AND item > $2
 		ORDER BY item
 		LIMIT $3`, list, *after, n)
-	return items, pg.Wrap(op, err)
 }
 
 // All returns the items of list in order. It reads a page at a time, so that the
 // loop may use the same connection; what is put on or taken off meanwhile may or
 // may not be seen. An error ends it.
 func (s *Store) All(ctx context.Context, list string) iter.Seq2[Item, error] {
+	return s.all(ctx, "checklists: all", list)
+}
+
+func (s *Store) all(ctx context.Context, op, list string) iter.Seq2[Item, error] {
 	return func(yield func(Item, error) bool) {
 		var after *string
 		for n := firstPage; ; {
-			items, err := s.Page(ctx, list, after, n)
+			items, err := s.page(ctx, list, after, n)
 			if err != nil {
-				yield(Item{}, err)
+				yield(Item{}, pg.Wrap(op, err))
 				return
 			}
 			for _, item := range items {

@@ -46,7 +46,7 @@ func readCSV(r io.Reader, tell each) (n int, err error) {
 		switch {
 		case errors.As(err, &bad) && errors.Is(err, csv.ErrFieldCount):
 			n = bad.StartLine
-			err = fmt.Errorf("%d fields; the header has %d", len(row), len(columns))
+			err = fmt.Errorf("fields: %d; the header has %d", len(row), len(columns))
 		case errors.As(err, &bad):
 			n = bad.StartLine
 			err = fmt.Errorf("column %d: %w", bad.Column, bad.Err)

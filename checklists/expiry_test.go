@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // Workers that vanish with what they have, leases that end, and workers that
@@ -25,7 +26,7 @@ func TestLeasesThatEndUnderLoadLoseNothing(t *testing.T) {
 }
 
 func leasesEndUnderLoad(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
-	ctx := t.Context()
+	ctx := within(t, patience)
 	const total = 2000
 	items := make([]string, total)
 	for i := range items {
@@ -95,7 +96,7 @@ func leasesEndUnderLoad(t *testing.T, s *checklists.Store, pool *pgxpool.Pool) {
 	if err := clock.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	p, err := s.Progress(context.WithoutCancel(ctx), "l")
+	p, err := s.Progress(t.Context(), "l")
 	if err != nil || p.Done != done.Load() || p.Done+p.Dead != total || p.Left != 0 || p.Leased != 0 {
 		t.Errorf("%d done as told; %+v, %v", done.Load(), p, err)
 	}
@@ -199,12 +200,8 @@ func whileChanging(t *testing.T, pool *pgxpool.Pool, sql string, do func(context
 	}
 	var done errgroup.Group
 	done.Go(func() error { return do(ctx) })
-	for waits := 0; waits == 0; {
-		if err := pool.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid))`,
-			other.Conn().PgConn().PID()).Scan(&waits); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pgtest.UntilSQL(t, pool, "the call waits for the other", `
+		SELECT EXISTS (SELECT FROM pg_stat_activity WHERE $1 = ANY(pg_blocking_pids(pid)))`, other.Conn().PgConn().PID())
 	if err := other.Commit(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,8 @@ package checklists
 import (
 	"context"
 	"iter"
+
+	"github.com/howdah-db/howdah/pg"
 )
 
 // Export returns the items of list in order, those in a state where it is not "":
@@ -11,8 +13,9 @@ import (
 // on to; what is changed meanwhile may or may not be seen. An error ends it. Where
 // the table has no states, only "" is not ErrPlain.
 func (s *Store) Export(ctx context.Context, list string, state State) iter.Seq2[Item, error] {
+	const op = "checklists: export"
 	if state == "" {
-		return s.All(ctx, list)
+		return s.all(ctx, op, list)
 	}
 	return func(yield func(Item, error) bool) {
 		const page = 1000
@@ -20,12 +23,13 @@ func (s *Store) Export(ctx context.Context, list string, state State) iter.Seq2[
 		items := make([]Item, 0, page)
 		for {
 			items = items[:0]
-			for item, err := range s.Find(ctx, list, q) {
-				if err != nil {
-					yield(Item{}, err)
-					return
-				}
+			err := s.find(ctx, list, q, func(item Item, _ error) bool {
 				items = append(items, item)
+				return true
+			})
+			if err != nil {
+				yield(Item{}, pg.Wrap(op, s.told(err)))
+				return
 			}
 			for _, item := range items {
 				if !yield(item, nil) {

@@ -120,7 +120,7 @@ func TestReadItems(t *testing.T) {
 		"a column twice":     {checklists.CSV, "item,a,a\n", nil, []string{`line 1: the header names the column "a" twice`}},
 		"a column of naught": {checklists.CSV, "item,\n", nil, []string{"line 1: column 2 of the header has no name"}},
 		"payload and others": {checklists.CSV, "item,payload,a\n", nil, []string{"line 1: the header has the column payload and others"}},
-		"ragged rows":        {checklists.CSV, "item,a\nb\nc,1\nd,1,2\n\ne,2", []string{`c payload {"a":"1"}`, `e payload {"a":"2"}`}, []string{"line 2: 1 fields; the header has 2", "line 4: 3 fields; the header has 2"}},
+		"ragged rows":        {checklists.CSV, "item,a\nb\nc,1\nd,1,2\n\ne,2", []string{`c payload {"a":"1"}`, `e payload {"a":"2"}`}, []string{"line 2: fields: 1; the header has 2", "line 4: fields: 3; the header has 2"}},
 		"a bare quote":       {checklists.CSV, "item\na\"b\nc", []string{"c"}, []string{`line 2: column 2: bare " in non-quoted-field`}},
 		"an open quote":      {checklists.CSV, "item\na\n\"b\nc\n", []string{"a"}, []string{`line 3: column 3: extraneous or missing " in quoted-field`}},
 		"an endless quote":   {checklists.CSV, "item\na\n\"" + strings.Repeat("b\n", 1<<21), []string{"a"}, []string{"line 3: the row that begins here is over 2,097,152 bytes; is a quote not closed?"}},

@@ -114,8 +114,8 @@ func TestImportKeepsTheOrder(t *testing.T) {
 		claimed := 0
 		for claimed < n {
 			lease, err := s.Claim(t.Context(), list, "w", 100, time.Minute)
-			if err != nil {
-				t.Fatal(err)
+			if err != nil || len(lease.Items) == 0 {
+				t.Fatalf("%s: %d of %d were claimed, and then none: %v", list, claimed, n, err)
 			}
 			for _, item := range lease.Items {
 				if item.Name == "item-0000" {

@@ -213,9 +213,11 @@ func TestFailuresWaitAndEnd(t *testing.T) {
 	}
 	mustNotDrift(t, pool)
 	shift(t, pool, "-3 days")
-	for c = claim(t, s, "l", 5); len(c.Items) > 0; c = claim(t, s, "l", 5) {
+	eventually(t, "no attempt is left", func() bool {
+		c = claim(t, s, "l", 5)
 		shift(t, pool, "-3 days") // nobody ever says what became of them
-	}
+		return len(c.Items) == 0
+	})
 	for _, item := range []string{"a", "b", "c"} {
 		if got := get(t, s, "l", item); got.State != checklists.StateDead || item != "c" && got.Attempts != 3 {
 			t.Errorf("%+v, want dead", got)

@@ -47,9 +47,22 @@ func (w *Waiter) Claim(ctx context.Context, list, worker string, n int, d, wait 
 	if pg.InTx(w.store.db) && wait > 0 {
 		return Claim{}, pg.Wrap(op, pg.Refuse("wait", "%v in a transaction, which would see nothing new; want 0s", wait))
 	}
-	look := func() (Claim, error) { return w.look(ctx, list, worker, n, d) }
-	last, err := look()
-	if err != nil || len(last.Items) > 0 || wait == 0 {
+	last := Claim{Items: []Item{}}
+	look := func() error {
+		c, err := w.look(ctx, list, worker, n, d)
+		if err == nil {
+			last = c
+		}
+		return err
+	}
+	err := look()
+	if wait == 0 {
+		return last, err
+	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return last, nil
+	}
+	if err != nil || len(last.Items) > 0 {
 		return last, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
@@ -71,10 +84,7 @@ func (w *Waiter) Claim(ctx context.Context, list, worker string, n int, d, wait 
 	defer b.close()
 	for err == nil && len(last.Items) == 0 && b.wait(waiting) {
 		b.looking()
-		var c Claim
-		if c, err = look(); err == nil {
-			last = c
-		}
+		err = look()
 	}
 	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
 		err = nil

@@ -153,6 +153,22 @@ func TestABellThatIsBeingRungIsLeftOut(t *testing.T) {
 	}
 }
 
+// Who is told to wait no longer before the first look has found nothing, and no error.
+func TestAClaimThatMayNotWait(t *testing.T) {
+	t.Parallel()
+	s, _, hub := newHeard(t)
+	insert(t, s, "l", "a")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	w := checklists.NewWaiter(s, hub)
+	if c, err := w.Claim(ctx, "l", "w", 1, time.Minute, time.Minute); err != nil || c.Items == nil || len(c.Items) != 0 {
+		t.Errorf("Claim = %+v, %v, want no items and no error", c, err)
+	}
+	if c, err := w.Claim(ctx, "l", "w", 1, time.Minute, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("Claim that does not wait = %+v, %v, want Canceled", c, err)
+	}
+}
+
 func TestAWaitingClaim(t *testing.T) {
 	t.Parallel()
 	ctx := within(t, patience)
@@ -247,7 +263,7 @@ func TestAWaitingClaimThatIsGivenUp(t *testing.T) {
 	ctx, stop = context.WithCancel(t.Context())
 	group.Go(func() error {
 		c, err := w.Claim(ctx, "l", "w", 1, time.Minute, time.Minute)
-		if !errors.Is(err, context.Canceled) || len(c.Items) > 0 {
+		if err != nil || len(c.Items) > 0 {
 			return fmt.Errorf("%+v, %v", c, err)
 		}
 		return nil
@@ -290,15 +306,4 @@ func TestAWaitingClaimRefuses(t *testing.T) {
 	}
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ctx := within(t, patience)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not happen in time: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
+var eventually = pgtest.Until

@@ -81,7 +81,7 @@ func (w *Worker) check(ctx context.Context) error {
 	}
 	// Transactions that had all connections would leave none to extend the leases.
 	if pool, ok := w.store.db.(*pgxpool.Pool); ok && cfg.DoTx != nil && cfg.Parallel+2 > int(pool.Config().MaxConns) {
-		return pg.Refuse("Parallel", "%d transactions, and 2 connections for leases; the pool has %d (pool_max_conns)", cfg.Parallel, pool.Config().MaxConns)
+		return pg.Refuse("Parallel", "%d, and 2 connections for leases; pool_max_conns is %d", cfg.Parallel, pool.Config().MaxConns)
 	}
 	if err := checkLease(cfg.Lease); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (w *Worker) check(ctx context.Context) error {
 // configuration cannot be, ErrPlain on a plain table, that of the database where it
 // refuses (Denied), or says how many calls of Do did not end when they were told to.
 func (w *Worker) Run(ctx context.Context) error {
-	const op = "checklists: work"
+	const op = "checklists: worker"
 	if err := w.check(ctx); err != nil {
 		return pg.Wrap(op, err)
 	}

@@ -68,6 +68,8 @@ const (
 // together makes calls that a Writer gathers in their order, in batches of at most
 // so many, and returns the answers.
 func together(ctx context.Context, t interface{ Fatal(...any) }, s *checklists.Store, batch int, calls []oneCall) []string {
+	ctx, over := context.WithTimeout(ctx, patience)
+	defer over()
 	w := checklists.NewWriter(s, checklists.WriterConfig{MaxBatch: batch})
 	w.Gather()
 	answers := make([]string, len(calls))
@@ -281,12 +283,10 @@ func TestWriterPassesOverLocks(t *testing.T) {
 		}
 	}
 	// They wait, each by itself.
-	for waits := 0; waits < 3; {
-		if err := pool.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-			AND pg_backend_pid() <> pid AND $1 = ANY(pg_blocking_pids(pid))`, other.Conn().PgConn().PID()).Scan(&waits); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pgtest.UntilSQL(t, pool, "three wait for the other", `
+		SELECT count(*) >= 3
+		FROM pg_stat_activity
+		WHERE datname = current_database() AND pg_backend_pid() <> pid AND $1 = ANY(pg_blocking_pids(pid))`, other.Conn().PgConn().PID())
 	if _, err := other.Exec(ctx, `UPDATE lists SET attempts = 5 WHERE item = 'locked'`); err != nil {
 		t.Fatal(err)
 	}

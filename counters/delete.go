@@ -79,7 +79,7 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 	for _, g := range g {
 		heads = append(heads, head{key, g})
 	}
-	t.inOrder(heads)
+	t.inLockOrder(heads)
 	all := make([]span, len(heads))
 	for i, h := range heads {
 		all[i] = within(h)

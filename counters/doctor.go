@@ -113,7 +113,7 @@ func (s *Store) doctorRows(ctx context.Context, found *examined, say sayer) erro
 	}
 	if e.Twins > 0 {
 		say("twin-buckets", warning, found.table.name, "let only howdah, or programs in UTC, write it; what is there stays, in the bucket that does not begin at midnight it is not shown",
-			"%d days, months or longer are there twice, such as %s: another program took the UTC offset of each event", e.Twins, e.TwinSuch)
+			"days, months or longer that are there twice: %d, such as %s: another program took the UTC offset of each event", e.Twins, e.TwinSuch)
 	}
 	return nil
 }
@@ -174,10 +174,11 @@ func (s *Store) doctorBeside(ctx context.Context, found *examined, say sayer) er
 			AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
 		found.table.name, foldTask).Scan(&yes)
 	if yes {
-		cure := keeperCure + "; howdah counters fold does it now"
-		if !slices.Equal(s.cfg.Table, defaultTable) { // a server keeps that one
-			cure = "howdah counters fold --table " + found.catalog.name() + " now and then, or run a counters.Keeper of it"
+		cure := keeperCure
+		if found.table.recorded == nil && !slices.Equal(s.cfg.Table, defaultTable) {
+			cure = "record it (howdah adopt trifle, howdah counters setup), and " + cure
 		}
+		cure += "; howdah counters fold --table " + found.catalog.name() + " does it now"
 		say("slots-unfolded", warning, found.table.name, cure,
 			"what was counted waits in slots, and nobody has moved it to the rows for 5 minutes: other programs do not see it")
 	}

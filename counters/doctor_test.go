@@ -1,8 +1,10 @@
 package counters_test
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -90,6 +92,31 @@ func TestDoctorFinds(t *testing.T) {
 				t.Errorf("(-want +found):\n%s", diff)
 			}
 		})
+	}
+}
+
+// Servers keep the tables that are recorded, which doctor says of those that are not.
+func TestDoctorSaysWhoKeepsATable(t *testing.T) {
+	t.Parallel()
+	pool := newPool(t)
+	s := counters.New(pool, counters.Config{Table: pgx.Identifier{"own"}})
+	for _, tc := range []struct{ sql, cure string }{
+		{`SELECT howdah.counters_setup('own', 'own_ping', 'full')`, "record it (howdah adopt trifle, howdah counters setup), and run howdah serve"},
+		{`INSERT INTO howdah.counter_tables SELECT quote_ident(current_schema()) || '.own', '{}'`, "run howdah serve"},
+	} {
+		execute(t, pool, tc.sql)
+		s.Age(time.Hour)
+		if err := s.Track(t.Context(), "k", at, counters.Values{"n": 1}); err != nil {
+			t.Fatal(err)
+		}
+		findings, err := s.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(findings, func(f counters.Finding) bool { return f.Code == "slots-unfolded" })
+		if i < 0 || !strings.HasPrefix(findings[i].Cure, tc.cure) {
+			t.Errorf("after %s: %+v, want the cure %s", tc.sql, findings, tc.cure)
+		}
 	}
 }
 

@@ -190,3 +190,16 @@ func (s *Store) WaitingKeys(ctx context.Context) ([]string, error) {
 func (s *Store) Turn(ctx context.Context, name string, every time.Duration) (bool, error) {
 	return s.turn(ctx, task{name: name, every: every})
 }
+
+// HeadsOf returns the granularities in which there are rows of a metric.
+func (s *Store) HeadsOf(ctx context.Context, name string) (all []Granularity, err error) {
+	t, err := s.table(ctx)
+	if err != nil {
+		return nil, err
+	}
+	heads, err := s.headsOf(ctx, t, name)
+	for _, h := range heads {
+		all = append(all, h.g)
+	}
+	return all, err
+}

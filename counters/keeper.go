@@ -3,15 +3,22 @@ package counters
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
 // KeeperConfig says how often a [Keeper] does its work.
 type KeeperConfig struct {
+	All  bool          // keep every table of the database that is recorded, beside that of the Store
 	Fold time.Duration // between two folds of slots; default 10 s
 	Drop time.Duration // between two looks for what is old; default 10 min
 	Log  *slog.Logger  // default slog.Default
@@ -22,17 +29,22 @@ type KeeperConfig struct {
 // is no longer to be kept. Any number may run on one table, in one process or several:
 // each turn is one's.
 type Keeper struct {
-	store *Store
-	cfg   KeeperConfig
-	log   *slog.Logger
+	store    *Store
+	cfg      KeeperConfig
+	log      *slog.Logger
+	recorded bool // its table is one that another Keeper found in the records
+
+	mu   sync.Mutex
+	said map[string]string // what is wrong, and logged, by the tasks that met it
 }
 
-// NewKeeper returns a Keeper of the table of s, which is not in a transaction.
+// NewKeeper returns a Keeper of the table of s, which is not in a transaction, or of all
+// tables of its database.
 func NewKeeper(s *Store, cfg KeeperConfig) *Keeper {
 	cfg.Fold = cmp.Or(cfg.Fold, 10*time.Second)
 	cfg.Drop = cmp.Or(cfg.Drop, 10*time.Minute)
 	cfg.Log = cmp.Or(cfg.Log, slog.Default())
-	return &Keeper{store: s, cfg: cfg, log: cfg.Log.With("table", s.cfg.Table.Sanitize())}
+	return &Keeper{store: s, cfg: cfg, log: cfg.Log.With("table", s.cfg.Table.Sanitize()), said: map[string]string{}}
 }
 
 // task is something that is done every so often.
@@ -44,11 +56,14 @@ type task struct {
 
 // Run keeps the table until ctx is done, and then folds once more, so that others see
 // all that was counted. A database that is away, or that has no such table, is waited
-// for; what goes wrong is logged. It returns an error only where the Config of the Store
-// cannot be.
+// for; what goes wrong is logged, once. It returns an error only where the Config of the
+// Store cannot be.
+//
+// With [KeeperConfig.All] it looks for recorded tables whenever it folds. One that is
+// gone, or that the role may not write, is logged and keeps it from no other.
 func (k *Keeper) Run(ctx context.Context) error {
 	if k.store.bad != nil {
-		return pg.Wrap("counters: keep", k.store.bad)
+		return pg.Wrap("counters: keeper", k.store.bad)
 	}
 	fold := task{foldTask, k.cfg.Fold, func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
 	var group sync.WaitGroup
@@ -60,11 +75,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 	} {
 		group.Go(func() { k.repeat(ctx, t) })
 	}
+	if k.cfg.All {
+		group.Go(func() { k.keepRecorded(ctx) })
+	}
 	group.Wait()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFold)
 	defer cancel()
 	if t, err := k.store.tableIfAny(last); err == nil && t != nil {
-		if err := fold.do(last); err != nil {
+		if err := fold.do(last); err != nil && k.said[foldTask] == "" {
 			k.log.Warn("what is in slots will be folded by the next keeper", "error", err)
 		}
 	}
@@ -79,32 +97,76 @@ const lastFold = 5 * time.Second
 
 // repeat does a task whenever it is this keeper's turn, until ctx is done.
 func (k *Keeper) repeat(ctx context.Context, t task) {
-	said := "" // what is wrong, and logged
 	for {
-		mine, err := k.store.turn(ctx, t)
+		mine, err := k.turn(ctx, t)
 		if mine {
 			err = t.do(ctx)
 		}
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
-		case err != nil:
-			if text := err.Error(); text != said {
-				said = text
-				k.log.Warn("a task of the counters' keeper failed; trying again", "task", t.name, "error", err)
-			}
-		case mine && said != "":
-			said = ""
-			k.log.Info("the counters' keeper is at work again", "task", t.name)
 		}
-		wait := time.NewTimer(t.every)
-		select {
-		case <-ctx.Done():
-			wait.Stop()
+		if mine || err != nil {
+			k.tell(t.name, err)
+		}
+		if !pause(ctx, t.every) {
 			return
-		case <-wait.C:
 		}
 	}
+}
+
+// pause waits, and returns false where ctx ends before.
+func pause(ctx context.Context, d time.Duration) bool {
+	wait := time.NewTimer(d)
+	defer wait.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-wait.C:
+		return true
+	}
+}
+
+// tell logs what came of a task: once what is wrong, whichever tasks meet it, and once
+// that it is over.
+func (k *Keeper) tell(name string, err error) {
+	if k.recorded && pg.KindOf(err) == fault.Unavailable {
+		return // so are all tables, and the keeper that found this one says it
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	known := func(why string) bool { return slices.Contains(slices.Collect(maps.Values(k.said)), why) }
+	if err == nil {
+		why, failed := k.said[name]
+		if delete(k.said, name); failed && !known(why) {
+			k.log.Info("the counters' keeper is at work again", "task", name)
+		}
+		return
+	}
+	why := err.Error()
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) {
+		why = pgErr.Message // the same, whatever was to be done
+	}
+	if !known(why) {
+		k.log.Warn("a task of the counters' keeper failed; trying again", "task", name, "error", err)
+	}
+	k.said[name] = why
+}
+
+var errGone = errors.New("it is recorded, and not there; if it is to stay so, delete it from howdah.counter_tables and howdah.counter_slots")
+
+// turn is that of the Store; a table that was recorded has to be there.
+func (k *Keeper) turn(ctx context.Context, of task) (mine bool, err error) {
+	if k.recorded {
+		t, err := k.store.tableIfAny(ctx)
+		if err == nil && t == nil {
+			err = errGone
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return k.store.turn(ctx, of)
 }
 
 // turn reports whether it is time for a task, and nobody else's: who is told so is on

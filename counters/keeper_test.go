@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
@@ -36,18 +35,6 @@ func (j *journal) count(text string) int {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return strings.Count(j.text.String(), text)
-}
-
-// until asks the database, with a pause, until ok.
-func until(t testing.TB, pool *pgxpool.Pool, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	for !ok() {
-		if _, err := pool.Exec(ctx, `SELECT pg_sleep(0.01)`); err != nil {
-			t.Fatalf("%s: %v", what, err)
-		}
-	}
 }
 
 // keep runs a keeper, and returns what stops it.
@@ -95,10 +82,10 @@ func TestKeeper(t *testing.T) {
 	if err := s.Track(ctx, "hot", at, counters.Values{"n": 1}); err != nil {
 		t.Fatal(err)
 	}
-	until(t, direct, "the fold", func() bool {
+	pgtest.Until(t, "the fold", func() bool {
 		return scalar[int](t, direct, `SELECT count(*) FROM shop WHERE key = 'hot::1h::1746522000' AND data = '{"n": 1}'`) == 1
 	})
-	until(t, direct, "old IDs", func() bool {
+	pgtest.Until(t, "old IDs", func() bool {
 		n := scalar[int](t, direct, `SELECT count(*) FROM howdah.counter_events`)
 		if n < 2 {
 			t.Fatal("IDs that are not old are gone")
@@ -113,9 +100,9 @@ func TestKeeper(t *testing.T) {
 	}
 	proxy.Refuse(true)
 	proxy.Cut()
-	until(t, direct, "a warning", func() bool { return said.count("level=WARN") > 0 })
+	pgtest.Until(t, "a warning", func() bool { return said.count("level=WARN") > 0 })
 	proxy.Refuse(false)
-	until(t, direct, "the end of it", func() bool { return said.count("at work again") > 0 })
+	pgtest.Until(t, "the end of it", func() bool { return said.count("at work again") > 0 })
 	if n := said.count("task=fold"); n > 10 {
 		t.Errorf("logged %d times", n)
 	}

@@ -138,13 +138,11 @@ func (s *Store) following(ctx context.Context, t *table, after string) (from str
 	if t.mode == Separated {
 		return after + "\x01", nil // no text is between the two
 	}
-	w := t.within(after)
-	for w.limit = 1; ; w.limit = min(2*w.limit, maxPart) {
-		found, next, err := s.walk(ctx, t, w)
+	for labels := 1; ; labels *= 2 {
+		own, more, err := s.someHeadsOf(ctx, t, after, labels)
 		if err != nil {
 			return "", err
 		}
-		own := slices.DeleteFunc(found, func(h head) bool { return h.name != after })
 		extents, err := s.extents(ctx, t, own)
 		if err != nil {
 			return "", err
@@ -154,10 +152,9 @@ func (s *Store) following(ctx context.Context, t *table, after string) (from str
 				return t.past(h), nil
 			}
 		}
-		if next == "" {
+		if !more {
 			return after + t.separator, nil
 		}
-		w.from = next
 	}
 }
 
@@ -165,8 +162,7 @@ func (s *Store) following(ctx context.Context, t *table, after string) (from str
 // from a key to the next. Between the heads of a metric there may be those of others:
 // http::1h, http::404::1h, http::5m. One that is not from end to end in what was walked
 // through is looked up: what is beyond may be of any granularity. These are few, of each
-// end those whose names the key there begins with; but it goes through all metrics whose
-// names go on with digits there.
+// end those whose names the key there begins with.
 func (s *Store) headsOfAll(ctx context.Context, t *table, some, found []head, from, next string) (all []head, err error) {
 	if t.mode == Separated {
 		return some, nil
@@ -209,7 +205,7 @@ func (s *Store) infos(ctx context.Context, t *table, found, all []head) ([]KeyIn
 	for _, h := range found {
 		heads := own[h.name] // none where it went away meanwhile, or was told
 		delete(own, h.name)
-		if t.inOrder(heads); len(heads) > 0 && (heads[0] == h || t.mode == Separated) {
+		if t.inByteOrder(heads); len(heads) > 0 && (heads[0] == h || t.mode == Separated) {
 			infos = append(infos, infoOf(heads, extents))
 		}
 	}

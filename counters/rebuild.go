@@ -172,7 +172,7 @@ func (r *rollup) data() string { return string(appendFields(nil, r.result(), OpP
 
 // lock locks rows, in the order in which all do, and makes those that are missing.
 func (s *Store) lock(ctx context.Context, t *table, rows []rowID) error {
-	rows = slices.Compact(slices.SortedFunc(slices.Values(rows), rowID.compare))
+	rows = inOrder(slices.Values(rows))
 	data := make([]string, len(rows))
 	for i := range data {
 		data[i] = "{}"

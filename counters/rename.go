@@ -62,7 +62,7 @@ func (s *Store) rename(ctx context.Context, from, to string) (int64, error) {
 	if len(there) > 0 {
 		return 0, fmt.Errorf("%w: %q has buckets of %s", ErrExists, shorten(to), there[0].g)
 	}
-	t.inOrder(heads)
+	t.inLockOrder(heads)
 	renamed := int64(0)
 	for _, h := range heads {
 		for n := int64(maxSwept); n == maxSwept; renamed += n {

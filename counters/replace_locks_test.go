@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // Replace takes the slots of the finest buckets before those of coarser ones where they
@@ -95,13 +96,6 @@ func begun(t testing.TB, pool *pgxpool.Pool) pgx.Tx {
 // waitsFor waits until one transaction waits for another.
 func waitsFor(t testing.TB, pool *pgxpool.Pool, one, other pgx.Tx) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	for waits := false; !waits; {
-		if err := pool.QueryRow(ctx, `
-			SELECT $2::int = ANY (pg_blocking_pids($1::int))
-			FROM pg_sleep(0.01)`, one.Conn().PgConn().PID(), other.Conn().PgConn().PID()).Scan(&waits); err != nil {
-			t.Fatal(err)
-		}
-	}
+	pgtest.UntilSQL(t, pool, "one waits for the other", `SELECT $2::int = ANY (pg_blocking_pids($1::int))`,
+		one.Conn().PgConn().PID(), other.Conn().PgConn().PID())
 }

@@ -132,7 +132,7 @@ func (s *Store) prune(ctx context.Context, now time.Time) (pruned int64, err err
 		if err != nil {
 			return pruned, err
 		}
-		t.inOrder(found)
+		t.inLockOrder(found)
 		var old []span
 		for _, h := range found {
 			if cutoff, ages := t.cutoff(h.g, now); ages && cutoff > firstRanged {

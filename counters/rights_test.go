@@ -23,8 +23,11 @@ func as(t testing.TB, pool *pgxpool.Pool, name string, grants ...string) *pgxpoo
 	t.Helper()
 	ctx := t.Context()
 	cfg := pool.Config()
-	schema := pgx.Identifier{cfg.ConnConfig.RuntimeParams["search_path"]}.Sanitize()
-	role := pgx.Identifier{name + "_" + cfg.ConnConfig.RuntimeParams["search_path"]}.Sanitize()
+	own := cfg.ConnConfig.RuntimeParams["search_path"]
+	if own == "" {
+		own = "public"
+	}
+	schema, role := pgx.Identifier{own}.Sanitize(), pgx.Identifier{name + "_" + own}.Sanitize()
 	sql := `CREATE ROLE ` + role + `; GRANT USAGE ON SCHEMA ` + schema + ` TO ` + role
 	for _, grant := range grants {
 		sql += `; GRANT ` + grant + ` TO ` + role

@@ -1,6 +1,7 @@
 package counters
 
 import (
+	"maps"
 	"slices"
 )
 
@@ -246,11 +247,4 @@ func merge(earlier, later *field) (one field, ok bool, problem string) {
 }
 
 // sorted are the rows in the order in which they are locked.
-func (f *fold) sorted() []rowID {
-	ids := make([]rowID, 0, len(f.rows))
-	for id := range f.rows {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, rowID.compare)
-	return ids
-}
+func (f *fold) sorted() []rowID { return inOrder(maps.Keys(f.rows)) }

@@ -1,7 +1,6 @@
 package counters
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,10 +22,6 @@ type rowID struct {
 	key         string
 	granularity string
 	at          int64 // unix seconds
-}
-
-func (a rowID) compare(b rowID) int {
-	return cmp.Or(strings.Compare(a.key, b.key), strings.Compare(a.granularity, b.granularity), cmp.Compare(a.at, b.at))
 }
 
 // layout is the SQL of a mode: how rows are named by arrays.

@@ -20,7 +20,7 @@ import (
 // row adds up what its slots hold, in the same statement, so that what is folded
 // meanwhile is seen once.
 //
-// Locks are taken in one order: rows by their bytes, then slots of metrics by theirs,
+// Locks are taken in one order: rows in that of order.go, then slots of metrics by theirs,
 // then slots of system rows. Who folds holds the row first, and passes over slots that
 // others hold: with a slot in hand it waits for nobody.
 
@@ -364,7 +364,7 @@ func (s *Store) held(ctx context.Context, tx pg.DB, t *table, rows []rowID) (g g
 	if err != nil || !some {
 		return g, err
 	}
-	rows = slices.Compact(slices.SortedFunc(slices.Values(rows), rowID.compare))
+	rows = inOrder(slices.Values(rows))
 	return s.hold(ctx, tx, t, rows, rows, waiting)
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // known returns a new store on a table whose striped names were recorded so long ago
@@ -371,21 +372,20 @@ func TestPutsWaitForSlots(t *testing.T) {
 // pid.
 func waits(t testing.TB, pool *pgxpool.Pool, event string) (pid int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
-	for {
+	pgtest.Until(t, "somebody waits for "+event, func() bool {
 		err := pool.QueryRow(ctx, `
 			SELECT pid
-			FROM pg_stat_activity, pg_sleep(0.01)
+			FROM pg_stat_activity
 			WHERE datname = current_database() AND wait_event = $1
 				AND pid IN (SELECT l.pid FROM pg_locks l JOIN pg_class c ON c.oid = l.relation WHERE c.relnamespace = quote_ident(current_schema())::regnamespace)`, event).Scan(&pid)
-		if err == nil {
-			return pid
-		}
-		if !errors.Is(err, pgx.ErrNoRows) {
+		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 			t.Fatal(err)
 		}
-	}
+		return err == nil
+	})
+	return pid
 }
 
 // Nobody uses slots of a name before all can know to look there, and all do so after it

@@ -1,7 +1,6 @@
 package counters
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"math"
@@ -172,17 +171,17 @@ func (s *Store) sweepUnordered(ctx context.Context, t *table, all []span) (swept
 			return swept, err
 		}
 		more = false
-		slices.Sort(doomed)
+		slices.SortFunc(doomed, func(a, b string) int { return rowID{key: a}.compare(rowID{key: b}) })
 		for part := range slices.Chunk(doomed, maxSwept) {
 			var n int64
 			err := pg.Retry(ctx, s.db, func() error {
 				gone, err := s.db.Exec(ctx, s.names.SQL(`
 					WITH doomed AS MATERIALIZED (
-						SELECT key
-						FROM {table}
-						WHERE key = ANY ($1)
-						ORDER BY key COLLATE "C"
-						FOR UPDATE)
+						SELECT t.key
+						FROM unnest($1::text[]) WITH ORDINALITY AS k(key, n)
+						JOIN {table} t ON t.key = k.key
+						ORDER BY k.n
+						FOR UPDATE OF t)
 					DELETE FROM {table} t
 					USING doomed k
 					WHERE t.key = k.key`), part)
@@ -270,20 +269,18 @@ func (s *Store) there(ctx context.Context, t *table, all []span) ([][]rowID, err
 // bucketPattern is the regular expression of the keys of buckets in a mode Full table;
 // what it returns is the prefix.
 func (t *table) bucketPattern() string {
-	var separator strings.Builder
-	for _, r := range t.separator {
-		if strings.ContainsRune(`\^$.[]|()?*+{}-`, r) {
-			separator.WriteByte('\\')
-		}
-		separator.WriteRune(r)
-	}
-	sep := separator.String()
+	sep := quoted(t.separator)
 	return `^(.*` + sep + `[0-9]+(?:s|m|h|d|w|mo|q|y)` + sep + `)(?:` + seconds + `)$`
 }
 
-// inOrder sorts heads as their rows are locked.
-func (t *table) inOrder(heads []head) {
-	slices.SortFunc(heads, func(a, b head) int {
-		return cmp.Or(strings.Compare(t.prefix(a), t.prefix(b)), strings.Compare(string(a.g), string(b.g)))
-	})
+// quoted is the regular expression of a text.
+func quoted(text string) string {
+	var quoted strings.Builder
+	for _, r := range text {
+		if strings.ContainsRune(`\^$.[]|()?*+{}-`, r) {
+			quoted.WriteByte('\\')
+		}
+		quoted.WriteRune(r)
+	}
+	return quoted.String()
 }

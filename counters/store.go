@@ -98,7 +98,7 @@ var defaultTable = pgx.Identifier{"trifle_stats"}
 
 func namesOf(table pgx.Identifier) pg.Names {
 	names := map[string]pgx.Identifier{"table": table}
-	if last := len(table) - 1; last >= 0 {
+	if last := len(table) - 1; last == 0 || last == 1 { // else the error is of the table
 		names["ping"] = append(table[:last:last], table[last]+"_ping")
 	}
 	return pg.NewNames(names)

@@ -2,7 +2,6 @@ package counters
 
 import (
 	"context"
-	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -141,16 +140,6 @@ func (s *Store) walk(ctx context.Context, t *table, w walk) (found []head, next 
 		next = t.past(head{name, g})
 	}
 	return found, next, nil
-}
-
-// headsOf returns the heads of one metric.
-func (s *Store) headsOf(ctx context.Context, t *table, name string) ([]head, error) {
-	w := t.within(name)
-	if !t.bytewise && t.mode != Separated {
-		w = walk{}
-	}
-	found, _, err := s.walk(ctx, t, w)
-	return slices.DeleteFunc(found, func(h head) bool { return h.name != name }), err
 }
 
 // eachOfAll calls each with every head, its first and its last bucket, in one pass over

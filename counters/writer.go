@@ -128,7 +128,7 @@ func (w *Writer) Run(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil && w.missed > 0 {
-		err = fmt.Errorf("%d events that were taken were not written: %w", w.missed, err)
+		err = fmt.Errorf("events that were taken and not written: %d: %w", w.missed, err)
 	}
 	return pg.Wrap(op, err)
 }
@@ -270,7 +270,7 @@ func (w *Writer) Flush(ctx context.Context) error {
 	if n == 0 {
 		return nil
 	}
-	return pg.Wrap(op, fmt.Errorf("%d events were not written, the first of them: %w", n, first))
+	return pg.Wrap(op, fmt.Errorf("events that were not written: %d, the first of them: %w", n, first))
 }
 
 // failed hears of a load that a Fast Writer took and that was not written.

@@ -156,9 +156,7 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 			}
 		})
 	}
-	for told.Load() < 500 {
-		<-time.After(time.Millisecond)
-	}
+	pgtest.Until(t, "500 have been told", func() bool { return told.Load() >= 500 })
 	if err := syscall.Kill(server.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -168,9 +166,7 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, w := range writers {
-		for w.Stats().Retries < 5 {
-			<-time.After(time.Millisecond)
-		}
+		pgtest.Until(t, "it has tried five times", func() bool { return w.Stats().Retries >= 5 })
 		if got := w.Stats().Pending; got == 0 || got > 66 { // 16 callers of the one, 50 events of the other and 16 who wait
 			t.Errorf("%d events are in memory", got)
 		}
@@ -275,12 +271,8 @@ func TestWriterWhoseProcessIsKilled(t *testing.T) {
 // ended waits for transactions whose client is gone.
 func ended(t testing.TB, url string) {
 	t.Helper()
-	pool := pgtest.Pool(t, url)
-	for open := 1; open > 0; {
-		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity
-			WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL`).Scan(&open)
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	pgtest.UntilSQL(t, pgtest.Pool(t, url), "they end", `
+		SELECT NOT EXISTS (
+			SELECT FROM pg_stat_activity
+			WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xid IS NOT NULL)`)
 }

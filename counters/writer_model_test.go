@@ -247,8 +247,9 @@ func TestWriterIsTheStore(t *testing.T) {
 	})
 	t.Run("slots", func(t *testing.T) { // into which anything can be added
 		t.Parallel()
-		cfg.Striped = []string{"*"}
-		s, _ := newStriped(t, cfg)
+		striped := cfg // the other uses it at the same time
+		striped.Striped = []string{"*"}
+		s, _ := newStriped(t, striped)
 		writerIsTheStore(t, s, numericLeaf)
 	})
 }
@@ -315,6 +316,8 @@ func writerIsTheStore(t *testing.T, s *counters.Store, leaf *rapid.Generator[any
 
 // together makes n calls that a Writer takes in their order before it begins to write.
 func together(ctx context.Context, t interface{ Fatal(...any) }, w *counters.Writer, n int, call func(i int)) {
+	ctx, over := context.WithTimeout(ctx, pgtest.Patience)
+	defer over()
 	w.Gather()
 	called := make(chan struct{}, n)
 	for i := range n {

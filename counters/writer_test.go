@@ -18,6 +18,7 @@ import (
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // counting is what a Store and a Writer have in common.
@@ -40,11 +41,7 @@ func running(t testing.TB, w *counters.Writer) (stop func() error) {
 	go func() { ran <- w.Run(ctx) }()
 	stop = sync.OnceValue(func() error { cancel(); return <-ran })
 	t.Cleanup(func() { stop() })
-	for !w.Running() {
-		if ctx.Err() != nil {
-			t.Fatal("it does not run")
-		}
-	}
+	pgtest.Until(t, "it runs", w.Running)
 	return stop
 }
 
@@ -233,7 +230,7 @@ func TestWriterApplyEach(t *testing.T) {
 func TestFastWriter(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
-	s, pool := newStore(t, counters.Config{})
+	s, _ := newStore(t, counters.Config{})
 	if err := s.Assert(ctx, "k", at, counters.Values{"note": "text"}); err != nil {
 		t.Fatal(err)
 	}
@@ -250,7 +247,7 @@ func TestFastWriter(t *testing.T) {
 	waiting, giveUp := context.WithCancel(ctx)
 	full := make(chan error, 1)
 	go func() { full <- w.Track(waiting, "k", at, values) }()
-	until(t, pool, "it waits for room", func() bool { return w.Stats().Blocked == 1 })
+	pgtest.Until(t, "it waits for room", func() bool { return w.Stats().Blocked == 1 })
 	giveUp()
 	if err := <-full; !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "no room for more than 3 events") {
 		t.Errorf("Track of a full Writer: %v, want Exhausted", err)
@@ -259,7 +256,7 @@ func TestFastWriter(t *testing.T) {
 		t.Errorf("Track of what cannot be: %v, want Invalid", err)
 	}
 	stop := running(t, w)
-	if err := w.Flush(ctx); !errors.Is(err, counters.ErrNotNumber) || !strings.Contains(err.Error(), "1 events were not written, the first of them: ") {
+	if err := w.Flush(ctx); !errors.Is(err, counters.ErrNotNumber) || !strings.Contains(err.Error(), "events that were not written: 1, the first of them: ") {
 		t.Errorf("Flush = %v", err)
 	}
 	if err := w.Flush(ctx); err != nil {
@@ -332,7 +329,7 @@ func TestWriterThatCannotDrain(t *testing.T) {
 	done, cancel := context.WithCancel(ctx)
 	cancel()
 	_ = w.Run(done)
-	if err := w.Flush(ctx); err == nil || !strings.Contains(err.Error(), "2 events were not written") {
+	if err := w.Flush(ctx); err == nil || !strings.Contains(err.Error(), "events that were not written: 2, ") {
 		t.Errorf("Flush = %v", err)
 	}
 	if n := strings.Count(log.String(), "event was not written"); n != 2 {

@@ -65,7 +65,7 @@ func TestPages(t *testing.T) {
 			for _, item := range page.Items {
 				got = append(got, item.Item)
 			}
-			if page.Next == nil {
+			if page.Next == nil || len(got) > len(all) {
 				break
 			}
 			query = "&after=" + url.QueryEscape(*page.Next)

@@ -217,14 +217,14 @@ func (a *api) waitConsumer(ctx context.Context, in *waitInput) (*positionOutput,
 	// The database's time to answer comes after the waiting.
 	ctx, cancel := context.WithTimeout(ctx, timeout+a.cfg.Timeout)
 	defer cancel()
-	stop := a.untilEnding(cancel)
-	defer stop()
 	upTo, err := a.positionNamed(ctx, "position", in.Body.Position)
 	if err != nil {
 		return nil, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
+	stop := a.untilEnding(cancel)
+	defer stop()
 	err = a.client.Changes.Wait(waiting, in.Name, upTo)
 	if err != nil && waiting.Err() != nil {
 		err = newProblem(statuses[fault.Unavailable], "%s has not handled all up to %s yet", in.Name, upTo)

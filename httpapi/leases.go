@@ -44,8 +44,10 @@ func (a *api) claimItems(ctx context.Context, in *claimInput) (*claimOutput, err
 	// The database's time to answer comes after the waiting.
 	ctx, cancel := context.WithTimeout(ctx, max(wait, 0)+a.cfg.Timeout)
 	defer cancel()
-	stop := a.untilEnding(cancel)
-	defer stop()
+	if wait > 0 {
+		stop := a.untilEnding(cancel)
+		defer stop()
+	}
 	claim, err := a.waiter.Claim(ctx, in.List, in.Body.Worker, in.Body.Count, d, wait)
 	out := new(claimOutput)
 	out.Body.Lease, out.Body.Until, out.Body.Paused, out.Body.Limited, out.Body.Items = claim.Token, claim.Until, claim.Paused, claim.Limited, claim.Items

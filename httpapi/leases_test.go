@@ -100,6 +100,11 @@ func TestAClaimThatWaits(t *testing.T) {
 	claim("1m")
 	close(ending)
 	wantJSON(t, <-answer, nothing)
+	claim("1m") // that came while the server was about to stop
+	wantJSON(t, <-answer, nothing)
+	wantJSON(t, s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m"}`), nothing)
+	s.sql(`INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('idle', 1, '{*}')`)
+	wantProblem(t, s.post("/v1/changes/consumers/idle/wait", `{"position":"5","timeout":"1m"}`), 503, "idle has not handled all")
 	for wait, what := range map[string]string{"soon": "want a duration", "61s": "want 0s to 1m", "-1s": "want 0s to 1m"} {
 		wantProblem(t, s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m","wait":"`+wait+`"}`), 400, what, "body.wait")
 	}

@@ -48,6 +48,11 @@ func serveHandler(t testing.TB, url string, cfg httpapi.Config, handler func(*ho
 	s.Config.ErrorLog = slog.NewLogLogger(cfg.Log.Handler(), slog.LevelError)
 	s.Start()
 	t.Cleanup(s.Close)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the server's log:\n%s", s.log)
+		}
+	})
 	s.client = s.Client()
 	s.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return s
@@ -194,15 +199,4 @@ func wantProblem(t testing.TB, r response, status int, what string, locations ..
 	return p
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ctx := within(t)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not happen in time: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
+var eventually = pgtest.Until

@@ -101,7 +101,7 @@ func TestImportRefuses(t *testing.T) {
 		"half a surrogate": {"application/x-ndjson", "{\"item\":\"\\ud800\"}", 400, "line 1: item: half a surrogate pair", []string{"line 1"}},
 		"NUL in JSON":      {"application/x-ndjson", "{\"item\":\"\\u0000\"}", 400, "line 1: a NUL byte", []string{"line 1"}},
 		"no column item":   {"text/csv", "name\na\n", 400, "line 1: the header has no column item", []string{"line 1"}},
-		"a ragged row":     {"text/csv", "item,size\na,1\nb\n", 400, "line 3: 1 fields; the header has 2", []string{"line 3"}},
+		"a ragged row":     {"text/csv", "item,size\na,1\nb\n", 400, "line 3: fields: 1; the header has 2", []string{"line 3"}},
 		"an open quote":    {"text/csv", "item\n\"a\n", 400, "line 2: column 4: extraneous or missing", []string{"line 2"}},
 		"no number":        {"application/x-ndjson", `{"item":"a","priority":"high"}`, 400, "line 1: priority: a string; want a whole number", []string{"line 1"}},
 		"too high":         {"application/x-ndjson", `{"item":"a","priority":6}`, 400, "line 1: priority 6; want -5 to 5", []string{"line 1"}},

@@ -109,19 +109,7 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline, again := soon(t), time.NewTicker(time.Millisecond)
-	defer again.Stop()
-	for !ok() {
-		select {
-		case <-deadline.Done():
-			t.Fatalf("never: %s", what)
-		case <-again.C:
-		}
-	}
-}
+var eventually = pgtest.Until
 
 // gate is a Flush that can be held: it says that it has begun and waits.
 type gate struct {

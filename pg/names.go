@@ -36,8 +36,8 @@ func NewNames(ids map[string]pgx.Identifier) Names {
 	return n
 }
 
-// Err returns an Invalid error when a name is empty, longer than 63 bytes or
-// holds a NUL, else nil. Stores return it from every method.
+// Err returns an Invalid error when a name is empty, longer than 63 bytes, holds a NUL
+// or has more before it than a schema, else nil. Stores return it from every method.
 func (n Names) Err() error { return n.err }
 
 // SQL returns text with each {name} replaced by its quoted identifier.
@@ -57,6 +57,9 @@ func (n Names) Data() map[string]any {
 func checkIdentifier(name string, id pgx.Identifier) error {
 	if len(id) == 0 {
 		return &InputError{Field: name, Problem: "has no identifier"}
+	}
+	if len(id) > 2 {
+		return &InputError{Field: name, Problem: fmt.Sprintf("%d identifiers; want one, or a schema and one", len(id))}
 	}
 	for _, part := range id {
 		switch {

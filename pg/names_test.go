@@ -31,7 +31,7 @@ func TestNamesAreQuoted(t *testing.T) {
 
 func TestNamesThatCannotBe(t *testing.T) {
 	t.Parallel()
-	for _, id := range []pgx.Identifier{nil, {}, {""}, {"a", ""}, {strings.Repeat("é", 32)}, {"a\x00"}} {
+	for _, id := range []pgx.Identifier{nil, {}, {""}, {"a", ""}, {strings.Repeat("é", 32)}, {"a\x00"}, {"a", "b", "c"}} {
 		if err := pg.NewNames(map[string]pgx.Identifier{"table": id}).Err(); !errors.Is(err, fault.Invalid) || !strings.HasPrefix(err.Error(), "table: ") {
 			t.Errorf("%q: %v, want Invalid for table", id, err)
 		}

@@ -46,18 +46,19 @@ func newFixture(t *testing.T, setup string) *fixture {
 // yet that nobody reads it any more.
 func (f *fixture) dropSlot(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), pgtest.Patience)
 	defer cancel()
-	for {
+	pgtest.Until(t, "the slot is free", func() bool {
 		_, err := f.source.Exec(ctx, `SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()`)
 		var pgErr *pgconn.PgError
-		if !errors.As(err, &pgErr) || pgErr.Code != "55006" {
-			if err != nil {
-				t.Error(err)
-			}
-			return
+		if errors.As(err, &pgErr) && pgErr.Code == "55006" {
+			return false
 		}
-	}
+		if err != nil {
+			t.Error(err)
+		}
+		return true
+	})
 }
 
 // into puts the log into the database of url.
@@ -120,20 +121,7 @@ func (f *fixture) start(t *testing.T, db *pgxpool.Pool, cfg logical.Config) (sto
 	return stop
 }
 
-// eventually waits until something is the case.
-func eventually(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	ticks := time.NewTicker(5 * time.Millisecond)
-	defer ticks.Stop()
-	deadline := time.After(3 * time.Minute)
-	for !is() {
-		select {
-		case <-ticks.C:
-		case <-deadline:
-			t.Fatalf("not within a minute: %s", what)
-		}
-	}
-}
+var eventually = pgtest.Until
 
 // feed reads the feed up to the change that has this note, which it leaves out.
 func feed(t *testing.T, l *changes.Log, note string) (all []changes.Change) {

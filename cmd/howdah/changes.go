@@ -100,11 +100,7 @@ func (c *cli) changesCapture() *cobra.Command {
 func (c *cli) applied(steps []changes.Step, err error) error {
 	for _, step := range steps {
 		locked := step.Locked.Round(time.Millisecond)
-		triggers := "triggers"
-		if step.Triggers == 1 {
-			triggers = "trigger"
-		}
-		words := fmt.Sprintf("%s  %s  %d %s  (locked %d ms)", printable(step.Table), step.Action, step.Triggers, triggers, locked.Milliseconds())
+		words := fmt.Sprintf("%s  %s  %s  (locked %d ms)", printable(step.Table), step.Action, quantity(step.Triggers, "trigger"), locked.Milliseconds())
 		object := map[string]any{"table": step.Table, "action": step.Action, "triggers": step.Triggers, "locked_ms": locked.Milliseconds()}
 		if err := c.result(words, object); err != nil {
 			return err

@@ -43,6 +43,7 @@ func (c *cli) checklists() *cobra.Command {
 		c.checklistsFind(),
 		c.checklistsProgress(),
 		c.checklistsRecount(),
+		c.checklistsDoctor(),
 		c.checklistsSet(),
 		c.checklistsPause("pause", "Let claims get nothing; all else goes on", true),
 		c.checklistsPause("resume", "Let claims get what is ready again", false),

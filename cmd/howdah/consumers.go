@@ -38,7 +38,7 @@ func (c *cli) changesConsumers() *cobra.Command {
 						c.note(fmt.Sprintf("%s is %s: %s", s.Name, s.State, s.Reason))
 					}
 				}
-				return rows(c, []string{"NAME", "STATE", "SHARDS", "POSITION", "LAG", "BEHIND", "PARKED", "DEAD"}, func(s changes.Status) []any {
+				return rows(c, []string{"name", "state", "shards", "position", "lag", "behind", "parked", "dead"}, func(s changes.Status) []any {
 					behind := time.Duration(s.Behind * float64(time.Second)).Round(100 * time.Millisecond)
 					return []any{s.Name, s.State, s.Shards, s.Position, s.Lag, behind, s.Parked, s.Dead}
 				}, sequence(all))
@@ -161,7 +161,7 @@ it helps with the old shards until they are through. Those run with the old numb
 				if err != nil {
 					return err
 				}
-				words := fmt.Sprintf("%s has %d shards", s.Name, s.Shards)
+				words := fmt.Sprintf("%s has %s", s.Name, quantity(s.Shards, "shard"))
 				if s.NextShards > 0 {
 					words += fmt.Sprintf(", and will have %d once these have come to one place", s.NextShards)
 				}
@@ -253,7 +253,7 @@ func (c *cli) changesParked() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return rows(c, []string{"POSITION", "TABLE", "OP", "KEY", "ATTEMPTS", "STATE", "ERROR"}, func(p changes.Parked) []any {
+				return rows(c, []string{"position", "table", "op", "key", "attempts", "state", "error"}, func(p changes.Parked) []any {
 					state := "again at " + p.Next.Local().Format(time.TimeOnly)
 					switch {
 					case p.Waits:

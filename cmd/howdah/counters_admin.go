@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"iter"
 	"strings"
 	"time"
@@ -24,7 +23,7 @@ func (c *cli) countersKeys() *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				return rows(c, []string{"KEY", "GRANULARITIES", "FIRST", "LAST"}, metricCells, metrics(ctx, client.Reads().Counters, after, limit))
+				return rows(c, []string{"key", "granularities", "first", "last"}, metricCells, metrics(ctx, client.Reads().Counters, after, limit))
 			})
 		},
 	}
@@ -98,7 +97,7 @@ const wholeBucket = "included, as the whole bucket that it lies in"
 
 // changedRows is what a command on many rows prints.
 func (c *cli) changedRows(verb string, n int64) error {
-	return c.result(fmt.Sprintf("%s %s rows", verb, grouped(n)), map[string]int64{"rows": n})
+	return c.result(verb+" "+quantity(n, "row"), map[string]int64{"rows": n})
 }
 
 func (c *cli) countersDelete() *cobra.Command {

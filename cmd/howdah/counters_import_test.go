@@ -44,7 +44,9 @@ func TestKilledImports(t *testing.T) {
 		if err == nil {
 			break
 		}
-		kills++
+		if kills++; patience > pgtest.Patience {
+			t.Fatalf("not through after %d kills", kills)
+		}
 	}
 	if kills == 0 {
 		t.Error("it was never killed")

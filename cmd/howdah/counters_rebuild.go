@@ -130,7 +130,7 @@ func (c *cli) differences(all iter.Seq2[counters.Difference, error]) error {
 	if err != nil || !found {
 		return err
 	}
-	err = rows(c, []string{"AT", "PATH", "COARSE", "FINE"}, func(d counters.Difference) []any {
+	err = rows(c, []string{"at", "path", "coarse", "fine"}, func(d counters.Difference) []any {
 		return []any{d.At.Format(time.RFC3339), d.Path, d.Coarse, d.Fine}
 	}, func(yield func(counters.Difference, error) bool) {
 		for d, err, more := first, error(nil), true; more && yield(d, err); d, err, more = next() {

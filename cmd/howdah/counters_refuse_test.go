@@ -293,6 +293,14 @@ func refusals(db pg.DB) []refused {
 			kind: fault.Invalid, says: "howdah counters setup",
 		},
 		refused{
+			what: "a table of another database",
+			library: func(ctx context.Context, s *counters.Store) error {
+				return counters.New(db, counters.Config{Table: pgx.Identifier{"other", "public", "shop"}}).Track(ctx, "k", refusedAt, nil)
+			},
+			line: []string{"track", "k", "--table", "other.public.shop"},
+			kind: fault.Invalid, says: "table: 3 identifiers; want one, or a schema and one",
+		},
+		refused{
 			what:    "a name that is taken",
 			library: func(ctx context.Context, s *counters.Store) error { _, err := s.Rename(ctx, "k", "taken"); return err },
 			line:    []string{"rename", "k", "taken"}, request: `POST /keys/k/rename {"to":"taken"}`,

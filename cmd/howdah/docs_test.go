@@ -172,7 +172,10 @@ func TestCommandsOfTheDocuments(t *testing.T) {
 func makeRun(t *testing.T) {
 	t.Helper()
 	state := stateDir(t)
-	cmd := exec.CommandContext(t.Context(), "make", "-C", root, "run", "LISTEN=127.0.0.1:0")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "make", "-C", root, "run", "LISTEN=127.0.0.1:0")
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.Env = append(os.Environ(), "HOWDAH_STATE_DIR="+state, "DATABASE_URL=")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()

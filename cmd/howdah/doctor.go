@@ -4,18 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
 )
 
 // finding is what any service finds.
 type finding interface {
-	changes.Finding | counters.Finding
+	changes.Finding | checklists.Finding | counters.Finding
 }
 
 // diagnosis is a finding, and of which service it is.
@@ -28,7 +30,7 @@ func (c *cli) doctor() *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "What is wrong with any of the services, and what to do",
-		Long: `Asks every service that knows what may be wrong with it: changes and counters. It
+		Long: `Asks every service what is wrong with it: changes, checklists and counters. It
 changes nothing, and exits with 1 if a finding is an error and not only a warning.`,
 		Example: `  howdah doctor`,
 		Args:    cobra.NoArgs,
@@ -38,11 +40,15 @@ changes nothing, and exits with 1 if a finding is an error and not only a warnin
 				if err != nil {
 					return err
 				}
+				ofChecklists, err := diagnose(ctx, client, "checklists", askChecklists)
+				if err != nil {
+					return err
+				}
 				ofCounters, err := diagnose(ctx, client, "counters", askCounters)
 				if err != nil {
 					return err
 				}
-				return diagnosed(c, append(ofChanges, ofCounters...), []string{"service"}, func(d diagnosis) ([]any, counters.Finding) {
+				return diagnosed(c, slices.Concat(ofChanges, ofChecklists, ofCounters), []string{"service"}, func(d diagnosis) ([]any, counters.Finding) {
 					return []any{d.Service}, d.Finding
 				})
 			})
@@ -102,7 +108,7 @@ func diagnosed[D any](c *cli, all []D, columns []string, parts func(D) ([]any, c
 		return append(cells, f.Severity, f.Code, f.Object, f.Problem, f.Cure)
 	}, sequence(all))
 	if err == nil && severe > 0 {
-		err = fmt.Errorf("of %d findings %d are errors", len(all), severe)
+		err = fmt.Errorf("%s, %s", quantity(len(all), "finding"), quantity(severe, "error"))
 	}
 	return err
 }

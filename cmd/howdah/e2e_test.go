@@ -164,12 +164,12 @@ func TestPostgresKilled(t *testing.T) {
 		wait.Go(func() {
 			for {
 				item := fmt.Sprintf(`{"items":["%d-%06d"]}`, w, acknowledged[w])
-				for {
+				for deadline := time.Now().Add(patience); ; {
 					status, text := s.ask(t, "POST", "/v1/checklists/l/items", "application/json", strings.NewReader(item))
 					if status == 200 {
 						break
 					}
-					if status != 503 {
+					if status != 503 || time.Now().After(deadline) {
 						t.Errorf("%d %s", status, text)
 						return
 					}

@@ -194,7 +194,9 @@ func TestHelpExamplesWork(t *testing.T) {
 					line = "exec " + line // so that it is interrupted, and not its shell
 					output = untilItSpeaks
 				}
-				run := exec.CommandContext(t.Context(), "sh", "-c", line)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				run := exec.CommandContext(ctx, "sh", "-c", line)
 				var stderr bytes.Buffer
 				run.Dir, run.Env, run.Stderr = dir, env, &stderr
 				out, err := output(run)

@@ -68,7 +68,7 @@ func (c *cli) checklistsLists() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return rows(c, []string{"list", "total", "done", "left", "dead", "rate", "ETA", "paused"}, listCells, sequence(lists))
+				return rows(c, []string{"list", "total", "done", "left", "dead", "rate", "eta", "paused"}, listCells, sequence(lists))
 			})
 		},
 	}
@@ -101,7 +101,7 @@ func (c *cli) checklistsRename() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				if p, err := client.Checklists.Progress(ctx, args[0]); err == nil && p.Left+p.Dead > 100_000 { // else Rename tells what is wrong
-					c.note(fmt.Sprintf("rewriting %s items; until all of them are, nobody sees a difference", grouped(p.Left+p.Dead)))
+					c.note(fmt.Sprintf("rewriting %s; until all of them are, nobody sees a difference", quantity(p.Left+p.Dead, "item")))
 				}
 				n, err := client.Checklists.Rename(ctx, args[0], args[1])
 				if err != nil {
@@ -135,7 +135,7 @@ what it kept as done. It asks before it does.`,
 				if err != nil {
 					return err
 				}
-				return c.result(fmt.Sprintf("dropped %s with %s items", printable(args[0]), grouped(n)), map[string]int64{"deleted": n})
+				return c.result(fmt.Sprintf("dropped %s with %s", printable(args[0]), quantity(n, "item")), map[string]int64{"deleted": n})
 			})
 		},
 	}

@@ -51,7 +51,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 		return 0
 	}
 	if !c.started { // cobra's own errors: unknown commands and flags, wrong arguments
-		fmt.Fprintf(stderr, "howdah: %v%s\nusage: %s\nTry: %s --help\n", err, meant(cmd), cmd.UseLine(), cmd.CommandPath())
+		fmt.Fprintf(stderr, "howdah: %s%s\nusage: %s\nTry: %s --help\n", inOurWords(err), meant(cmd), cmd.UseLine(), cmd.CommandPath())
 		return exitUsage
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
@@ -166,6 +166,18 @@ func (c *cli) begin(cmd *cobra.Command, _ []string) error {
 
 // goWords are what Go's parsers say before they say what is wrong.
 var goWords = regexp.MustCompile(`: (?:strconv|time)\.?[A-Za-z]*: (?:parsing "[^"]*": )?(.*)$`)
+
+var (
+	argumentCount = regexp.MustCompile(`^(?:accepts|requires) (.*?) ?arg\(s\), (?:only )?received (\d+)$`)
+	requiredFlag  = regexp.MustCompile(`^required flag\(s\) "([^"]*)" not set$`)
+)
+
+// inOurWords says what cobra says of arguments and flags that are missing or too many
+// as everything else is said.
+func inOurWords(err error) string {
+	text := argumentCount.ReplaceAllString(err.Error(), "arguments: $2; want $1")
+	return requiredFlag.ReplaceAllString(text, "--$1: is missing")
+}
 
 // help is what a command that only groups others does: an unknown one is then
 // an error, not a page of help.

@@ -115,6 +115,14 @@ func printable(s string) string {
 	return s
 }
 
+// quantity is a number of things, "1 row" or "2,000 rows".
+func quantity[N int | int64](n N, one string) string {
+	if n != 1 {
+		one += "s"
+	}
+	return grouped(int64(n)) + " " + one
+}
+
 // sequence makes a sequence of a slice that was read whole.
 func sequence[T any](all []T) iter.Seq2[T, error] {
 	return func(yield func(T, error) bool) {

@@ -50,6 +50,7 @@ var apart = map[string]string{
 	"command checklists resume":     "Pause, undone",
 	"command checklists work":       "Worker.Run, which is not of the Store",
 	"method checklists.Settings":    "howdah checklists set without flags",
+	"method checklists.Doctor":      "howdah checklists doctor; over HTTP its path would be that of a list by this name",
 	"method checklists.Find":        "checklists-page with a state or an error",
 	"method checklists.Pause":       "checklists-set with paused",
 	"method checklists.Change":      "checklists-set and howdah checklists set: some settings",

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // patience fails a test that hangs; it is long for a machine that is busy.
@@ -179,19 +181,7 @@ func (l *lines) await(ctx context.Context, ended <-chan struct{}, what string) b
 	return true
 }
 
-// eventually waits until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not happen in time: %s", what)
-		case <-time.After(2 * time.Millisecond):
-		}
-	}
-}
+var eventually = pgtest.Until
 
 // firstLine is the first line of a file.
 func firstLine(t *testing.T, path string) string {

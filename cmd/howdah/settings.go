@@ -109,6 +109,14 @@ func (c *cli) checklistsRecount() *cobra.Command {
 	}
 }
 
+func (c *cli) checklistsDoctor() *cobra.Command {
+	return doctorOf(c, "checklists", "What is wrong with the table and its counts, and what to do", askChecklists)
+}
+
+func askChecklists(ctx context.Context, client *howdah.Client) ([]checklists.Finding, error) {
+	return client.Checklists.Doctor(ctx)
+}
+
 func (c *cli) checklistsSet() *cobra.Command {
 	var set checklists.Settings
 	cmd := &cobra.Command{

@@ -87,7 +87,7 @@ func Schema(t testing.TB) *pgxpool.Pool {
 		_, err := pool.Exec(ctx, "DROP SCHEMA "+schema+" CASCADE")
 		return err
 	})
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	if _, err := pool.Exec(ctx, "CREATE SCHEMA "+schema); err != nil {
 		t.Fatalf("pgtest: create schema: %v", err)
@@ -108,14 +108,14 @@ func Pool(t testing.TB, url string) *pgxpool.Pool {
 // open returns a pool that at the end of the test is cleaned and closed.
 func open(t testing.TB, cfg *pgxpool.Config, clean func(context.Context, *pgxpool.Pool) error) *pgxpool.Pool {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		t.Fatalf("pgtest: %v", err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		defer cancel()
 		if clean != nil {
 			if err := clean(ctx, pool); err != nil {
@@ -149,7 +149,7 @@ func dropKept() error {
 // execute runs one statement on a connection of its own, so that nothing which
 // a test could see stays open.
 func execute(url, sql string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {

@@ -1,3 +1,6 @@
 package pgtest
 
-var RemoveDead = removeDead
+var (
+	RemoveDead = removeDead
+	UntilIn    = until
+)

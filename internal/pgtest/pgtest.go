@@ -24,16 +24,11 @@ import (
 	"strconv"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/howdah-db/howdah/internal/localpg"
 )
-
-// patience bounds every single step of this package. It is there to fail a
-// test that hangs, and long enough for a machine that is busy.
-const patience = 3 * time.Minute
 
 // shared is the server of this test process.
 var shared struct {
@@ -86,7 +81,7 @@ func startShared() {
 	for _, parent := range parents() {
 		removeDead(parent)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	shared.server, shared.err = localpg.Start(ctx, localpg.Config{
 		Dir:  newDir(fastParent()),
@@ -112,7 +107,7 @@ func startShared() {
 }
 
 func stopShared() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	err := dropKept()
 	if shared.server == nil {
@@ -134,14 +129,14 @@ func Server(t testing.TB, opts ...func(*localpg.Config)) *localpg.Server {
 	for _, opt := range opts {
 		opt(&cfg)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	server, err := localpg.Start(ctx, cfg)
 	if err != nil {
 		t.Fatalf("pgtest: no server: %v", err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		defer cancel()
 		if err := server.Stop(ctx); err != nil {
 			t.Errorf("pgtest: %v", err)

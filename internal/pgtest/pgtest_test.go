@@ -209,7 +209,7 @@ func TestProxyTraps(t *testing.T) {
 				t.Fatal("the commit was acknowledged through a cut")
 			}
 			// The backend ends when it sees the cut: after that nothing changes.
-			eventually(t, func() bool {
+			pgtest.Until(t, "the server notices that its client is gone", func() bool {
 				return ask[bool](t, direct, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", pid)
 			})
 			if got := ask[bool](t, direct, "SELECT EXISTS (SELECT FROM done)"); got != test.want {
@@ -264,17 +264,5 @@ func TestProxyWithoutServer(t *testing.T) {
 	proxy := pgtest.NewProxy(t, "postgres://nobody@"+address+"/nothing")
 	if _, err := pgx.Connect(within(t), proxy.URL()); err == nil {
 		t.Error("connected to nothing")
-	}
-}
-
-func eventually(t *testing.T, ok func() bool) {
-	t.Helper()
-	ctx := within(t)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatal("it did not happen in time")
-		case <-time.After(5 * time.Millisecond):
-		}
 	}
 }

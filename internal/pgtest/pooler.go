@@ -107,7 +107,7 @@ func (p *Pooler) close() {
 
 // connect adds a server connection.
 func (p *Pooler) connect() error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	conn, err := pgconn.ConnectConfig(ctx, p.server)
 	if err != nil {

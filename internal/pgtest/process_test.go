@@ -80,8 +80,8 @@ func TestKilledProcessLeavesNothing(t *testing.T) {
 		t.Errorf("the directory of a living process: %v", err)
 	}
 	_ = cmd.Process.Kill()
-	_ = cmd.Wait()              // tells that it was killed
-	eventually(t, func() bool { // the server takes a moment to end
+	_ = cmd.Wait() // tells that it was killed
+	pgtest.Until(t, "the server has ended", func() bool {
 		pgtest.RemoveDead(filepath.Dir(dir))
 		_, err := os.Stat(dir)
 		return errors.Is(err, os.ErrNotExist)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -25,7 +24,7 @@ func Pair(t testing.TB) (primary, standby *localpg.Server) {
 	settings := map[string]string{"wal_level": "replica"}
 	first := Server(t, func(cfg *localpg.Config) { cfg.Settings = settings })
 	base := filepath.Join(t.TempDir(), "base")
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
 	if err := first.Stop(ctx); err != nil {
 		t.Fatalf("pgtest: %v", err)
@@ -63,17 +62,7 @@ func Replayed(t testing.TB, primary, standby *pgxpool.Pool) {
 	if err := primary.QueryRow(t.Context(), `SELECT pg_current_wal_flush_lsn()::text`).Scan(&lsn); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		var there *bool
-		if err := standby.QueryRow(t.Context(), `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, lsn).Scan(&there); err != nil {
-			t.Fatal(err)
-		}
-		if there != nil && *there {
-			return
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-	t.Fatalf("pgtest: the standby never came to %s", lsn)
+	UntilSQL(t, standby, "the standby has "+lsn, `SELECT pg_last_wal_replay_lsn() >= $1::pg_lsn`, lsn)
 }
 
 // clone copies a state directory, without what belongs to a running server.

@@ -30,7 +30,7 @@ func (p *Template) Database(t testing.TB) string {
 }
 
 func (p *Template) make(server string) error {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	p.name = uniqueName()
 	if err := execute(server, createDatabase(p.name, template0)); err != nil {
