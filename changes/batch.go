@@ -137,19 +137,20 @@ func (b *batch) standing() (st standing, err error) {
 }
 
 // cutOff ends the transaction of an instance that has the shard and does not read what it
-// is sent, for longer than a batch may take: it was stopped, or its network is gone. Such a
-// transaction is not idle, so that PostgreSQL would wait for ever.
+// is sent, or was to send more, for longer than a batch may take: it was stopped, or its
+// network is gone. Such a transaction is not idle, so that PostgreSQL would wait for ever.
 func (b *batch) cutOff() error {
 	ended, err := b.tx.Exec(b.ctx, `
 		SELECT pg_terminate_backend(a.pid)
 		FROM pg_locks k
 		JOIN pg_stat_activity a ON a.pid = k.pid
+		JOIN pg_roles r ON r.oid = a.usesysid
 		CROSS JOIN (SELECT `+lockOf("$2::int")+` AS id) s
 		WHERE k.locktype = 'advisory' AND k.granted AND k.objsubid = 1
 			AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 			AND k.classid = (s.id >> 32 & 4294967295)::oid AND k.objid = (s.id & 4294967295)::oid
-			AND a.wait_event = 'ClientWrite' AND a.state_change < clock_timestamp() - $3::interval
-			AND pg_has_role(a.usesysid, 'USAGE')`, b.cfg.Name, b.n, b.cfg.Timeout+b.pace.grace)
+			AND a.state = 'active' AND a.wait_event IN ('ClientRead', 'ClientWrite') AND a.state_change < clock_timestamp() - $3::interval
+			AND pg_has_role(r.oid, 'USAGE') AND (NOT r.rolsuper OR current_setting('is_superuser')::boolean)`, b.cfg.Name, b.n, b.cfg.Timeout+b.pace.grace)
 	if err == nil && ended.RowsAffected() > 0 {
 		slog.WarnContext(b.parent, "an instance of a consumer of changes that had stopped was cut off", "consumer", b.cfg.Name, "shard", b.n)
 	}

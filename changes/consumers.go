@@ -21,7 +21,7 @@ var ErrParked = fmt.Errorf("a change could not be handled and is parked: howdah 
 // Status is how a consumer stands.
 type Status struct {
 	Name       string    `json:"name" example:"billing"`
-	State      string    `json:"state" example:"paused"`                             // running, away (no instance was seen for 5 minutes), stalled (nothing succeeds; it is tried again), paused or expired
+	State      string    `json:"state" example:"paused" doc:"running, away (nothing was heard of it for 5 minutes), stalled (nothing succeeds; it is tried again), paused or expired"`
 	Reason     string    `json:"reason,omitempty" example:"prices are being mended"` // why it is not running, or the error that stalls it
 	Shards     int       `json:"shards" example:"1"`
 	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
@@ -113,7 +113,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 		}, `
 			SELECT c.name, CASE WHEN c.state <> 'running' THEN c.state WHEN `+away+` THEN 'away' WHEN s.stalls THEN 'stalled' ELSE 'running' END,
 				CASE WHEN c.state <> 'running' THEN c.reason
-				WHEN `+away+` THEN 'no instance was seen since ' || date_trunc('second', c.seen_at AT TIME ZONE 'UTC') || '+00'
+				WHEN `+away+` THEN 'nothing was heard of it since ' || date_trunc('second', c.seen_at AT TIME ZONE 'UTC') || '+00'
 				ELSE coalesce((
 					SELECT p.error
 					FROM howdah.change_parked p

@@ -158,7 +158,7 @@ const doctorTables = `
 		SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relpersistence = 'u')
 	UNION ALL
 	SELECT 'prepared-transactions', 'warning', 'max_prepared_transactions',
-		'prepared transactions are possible here, and one that writes ' || min(t.name) || CASE count(*) WHEN 1 THEN '' ELSE ', or another of the ' || count(*) || ' tables that notify,' END || ' cannot be prepared: its trigger notifies',
+		'prepared transactions are possible here, and one that writes ' || min(t.name) || CASE count(*) WHEN 1 THEN '' ELSE ', or one of ' || count(*) - 1 || ' more that notify,' END || ' cannot be prepared: its trigger notifies',
 		'capture tables that are written in them with --wake poll'
 	FROM captured t
 	WHERE t.spec ->> 'wake' = 'notify' AND current_setting('max_prepared_transactions')::int > 0
@@ -180,6 +180,12 @@ const doctorServer = `
 		'end that session: one whose transaction in pg_stat_activity is old'
 	FROM pg_notification_queue_usage() AS q
 	WHERE q > $2::float8
+	UNION ALL
+	SELECT 'not-looked-at', 'warning', 'transactions of others', 'other roles are connected, and their transactions are not shown to ' || current_user || ': how old they are is not known',
+		'GRANT pg_read_all_stats TO ' || quote_ident(current_user)
+	WHERE NOT pg_has_role('pg_read_all_stats', 'USAGE') AND EXISTS (
+		SELECT FROM pg_stat_activity
+		WHERE datname = current_database() AND usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE'))
 	UNION ALL
 	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
 		'reset it, or capture with --always'
@@ -236,6 +242,9 @@ const doctorConsumers = `
 	FROM howdah.change_parked
 	GROUP BY consumer, dead`
 
+// unheard is how long a ring may take; a busy server takes its time.
+const unheard = 5 * time.Second
+
 // silent rings, and listens where a Hub does: on a connection of its own. Through a
 // pooler in transaction mode nobody hears but, sometimes, who rings.
 func (l *Log) silent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
@@ -259,7 +268,7 @@ func (l *Log) silent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error)
 		}
 		return nil, err
 	}
-	within, cancel := context.WithTimeout(ctx, time.Second)
+	within, cancel := context.WithTimeout(ctx, unheard)
 	defer cancel()
 	switch _, err := conn.WaitForNotification(within); {
 	case err == nil || ctx.Err() != nil:

@@ -22,8 +22,9 @@ func (c *Consumer) Hurry() { c.pace = hurried() }
 // Grace is what a batch has beside its handler, and who holds one up is cut off after.
 func (c *Consumer) Grace(d time.Duration) { c.pace.grace = d }
 
-// Between is how long a Keeper waits, and Soon for how long the leaf that is next is spared.
-var Between, Soon = between, soon
+// Between is how long a Keeper waits, Soon for how long the leaf that is next is spared, and
+// Leaf for how long one is written to.
+var Between, Soon, Leaf = between, soon, leaf
 
 // Seen is how often an instance says that it runs.
 func (c *Consumer) Seen(d time.Duration) { c.pace.seen = d }

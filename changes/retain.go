@@ -18,7 +18,7 @@ import (
 
 // Retention is for how long the log keeps changes.
 type Retention struct {
-	Keep time.Duration // changes are kept for this long, and up to a third longer
+	Keep time.Duration // changes are kept for this long, and up to a third and 8 s longer
 	Hold time.Duration // and for consumers that are behind, for this long; then they expire
 }
 
@@ -166,7 +166,7 @@ func empty(ctx context.Context, tx pgx.Tx, slot int) error {
 	var now, soon int
 	err := tx.QueryRow(ctx, `
 		SELECT howdah.change_slot(),
-			extract(epoch FROM clock_timestamp() + least(retention / 24, '10 s'))::bigint / greatest(extract(epoch FROM retention)::bigint / 6, 1) % 8
+			extract(epoch FROM clock_timestamp() + least(retention / 24, '10 s'))::bigint / ceil(extract(epoch FROM retention) / 6)::bigint % 8
 		FROM howdah.change_state`).Scan(&now, &soon)
 	if err != nil || slot == now || slot == soon {
 		return err
@@ -257,10 +257,16 @@ const (
 // soon is how long before a leaf is written to again it is not emptied any more: see empty.
 func soon(keep time.Duration) time.Duration { return min(keep/24, 10*time.Second) }
 
+// leaf is for how long a leaf of the log takes changes: howdah.change_retain has it so.
+func leaf(keep time.Duration) time.Duration {
+	return (keep/6 + time.Second - 1).Truncate(time.Second)
+}
+
 // between is how long a Keeper waits from one time to the next: it has to come by while a
-// leaf, which takes a sixth of the retention, is old and not yet the next.
+// leaf is old and not yet the next. Where nobody else numbers what commits, that begins a
+// pause later.
 func between(keep time.Duration) time.Duration {
-	return min((keep/6-soon(keep))/2, time.Minute)
+	return min((7*leaf(keep)-keep-soon(keep))/3, time.Minute)
 }
 
 // Keeper tends the log of a database for as long as it runs.

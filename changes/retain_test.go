@@ -390,9 +390,14 @@ func TestRetain(t *testing.T) {
 	if r, err := l.Retention(t.Context()); err != nil || r != (changes.Retention{Keep: time.Minute, Hold: 7 * 24 * time.Hour}) {
 		t.Errorf("Retention() = %v, %v", r, err)
 	}
-	var body string
-	if err := pool.QueryRow(t.Context(), `SELECT pg_get_functiondef('howdah.change_slot'::regproc)`).Scan(&body); err != nil || !strings.Contains(body, "/ 10") {
-		t.Errorf("a leaf takes the changes of 10 s, want: %s, %v", body, err)
+	for _, keep := range []time.Duration{time.Minute, 6 * time.Second, 15 * time.Second, 24 * time.Hour} {
+		if err := l.Retain(t.Context(), keep, 0); err != nil {
+			t.Fatal(err)
+		}
+		var body string
+		if err := pool.QueryRow(t.Context(), `SELECT pg_get_functiondef('howdah.change_slot'::regproc)`).Scan(&body); err != nil || !strings.Contains(body, fmt.Sprintf("/ %d)", int(changes.Leaf(keep).Seconds()))) {
+			t.Errorf("of a retention of %v a leaf takes the changes of %v: %s, %v", keep, changes.Leaf(keep), body, err)
+		}
 	}
 }
 
@@ -416,9 +421,14 @@ func TestTendNotInATransaction(t *testing.T) {
 // again: a Keeper comes by in between, however short the retention.
 func TestKeeperMissesNoLeaf(t *testing.T) {
 	t.Parallel()
-	for _, keep := range []time.Duration{6 * time.Second, 15 * time.Second, time.Minute, 8 * time.Minute, 10 * time.Minute, time.Hour, 24 * time.Hour, 1000 * time.Hour} {
-		leaf := keep / 6
-		if pause, window := changes.Between(keep), leaf-changes.Soon(keep); pause > window*3/4 || pause > time.Minute || pause < 100*time.Millisecond {
+	kept := []time.Duration{6500 * time.Millisecond, 8 * time.Minute, 10 * time.Minute, time.Hour, 24 * time.Hour, 1000 * time.Hour}
+	for keep := 6 * time.Second; keep < 3*time.Minute; keep += time.Second {
+		kept = append(kept, keep)
+	}
+	for _, keep := range kept {
+		// From when the last change of a leaf is old until the leaf is nearly the next, of eight.
+		window := 7*changes.Leaf(keep) - keep - changes.Soon(keep)
+		if pause := changes.Between(keep); pause > window/2 || pause > time.Minute || pause < 100*time.Millisecond {
 			t.Errorf("with a retention of %v it tends every %v, and a leaf may be emptied for %v", keep, pause, window)
 		}
 	}

@@ -113,7 +113,7 @@ func TestDoctorWithFewRights(t *testing.T) {
 	url, _, pool := consumed(t)
 	exec(t, pool, `ALTER TABLE a DISABLE TRIGGER "!howdah_insert"`)
 	_, theirs := as(t, url, pool, `GRANT USAGE ON SCHEMA howdah TO app; GRANT SELECT ON howdah.change_spec, howdah.change_pattern, howdah.change_tick TO app`)
-	want := []string{"trigger-disabled public.a", "not-looked-at consumers", "not-looked-at log", "not-looked-at unread changes"}
+	want := []string{"trigger-disabled public.a", "not-looked-at consumers", "not-looked-at log", "not-looked-at transactions of others", "not-looked-at unread changes"}
 	if diff := cmp.Diff(want, codes(t, changes.New(theirs, changes.Config{}))); diff != "" {
 		t.Errorf("(-want +found):\n%s", diff)
 	}

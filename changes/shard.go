@@ -69,7 +69,7 @@ type shard struct {
 	tried   bool          // a parked change, just now: the feed is next, however many are due
 	probe   time.Duration // the last pause of a shard that stalls
 	rivals  time.Duration // the last pause because another instance was at it
-	since   time.Time     // another instance was found at it, or was last tried to be cut off
+	since   time.Time     // another instance was found at it, and a little later for each try to cut it off
 	away    trouble
 }
 
@@ -145,7 +145,7 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 		}
 		s.rivals = min(max(2*s.rivals, briefly), s.pace.rival)
 		if time.Since(s.since) > s.cfg.Timeout+s.pace.grace {
-			s.since = time.Now()
+			s.since = s.since.Add(s.pace.grace) // then again
 			return pause{d: s.rivals}, b.cutOff()
 		}
 		return pause{d: s.rivals}, nil

@@ -56,13 +56,12 @@ func (w *Waiter) Claim(ctx context.Context, list, worker string, n int, d, wait 
 		return err
 	}
 	err := look()
-	if wait == 0 {
-		return last, err
-	}
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	switch {
+	case errors.Is(err, errOver) && wait > 0:
 		return last, nil
-	}
-	if err != nil || len(last.Items) > 0 {
+	case errors.Is(err, errOver):
+		return last, pg.Wrap(op, ctx.Err())
+	case err != nil || len(last.Items) > 0 || wait == 0:
 		return last, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, wait)
@@ -86,18 +85,22 @@ func (w *Waiter) Claim(ctx context.Context, list, worker string, n int, d, wait 
 		b.looking()
 		err = look()
 	}
-	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+	if errors.Is(err, errOver) {
 		err = nil
 	}
 	return last, err
 }
 
+// errOver is of a look that came to nothing because the context of the claim ended; of the
+// database it says nothing.
+var errOver = errors.New("over")
+
 // look claims once. A client that goes away in the middle of it would cost the
 // items an attempt and the time of the lease: what it did not live to see is
 // given back.
 func (w *Waiter) look(ctx context.Context, list, worker string, n int, d time.Duration) (Claim, error) {
-	if err := ctx.Err(); err != nil {
-		return Claim{}, pg.Wrap("checklists: claim", err)
+	if ctx.Err() != nil {
+		return Claim{}, errOver
 	}
 	if pg.InTx(w.store.db) {
 		return w.store.Claim(ctx, list, worker, n, d)
@@ -111,7 +114,7 @@ func (w *Waiter) look(ctx context.Context, list, worker string, n int, d time.Du
 	if _, err := w.store.Release(calm, c.Lease); err != nil && !errors.Is(err, ErrLost) {
 		return Claim{}, err
 	}
-	return Claim{}, pg.Wrap("checklists: claim", ctx.Err())
+	return Claim{}, errOver
 }
 
 // patience is how long a statement may take of which the outcome is to be known.

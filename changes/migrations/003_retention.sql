@@ -13,6 +13,6 @@ BEGIN
 	-- In the function and not in the row: it is asked for every change.
 	EXECUTE format('CREATE OR REPLACE FUNCTION howdah.change_slot() RETURNS smallint
 		LANGUAGE sql VOLATILE
-		RETURN (extract(epoch FROM clock_timestamp())::bigint / %s %% 8)::smallint', greatest(extract(epoch FROM keep)::bigint / 6, 1));
+		RETURN (extract(epoch FROM clock_timestamp())::bigint / %s %% 8)::smallint', ceil(extract(epoch FROM keep) / 6)::bigint); -- upwards: eight have to take more than is kept
 END $$;
 COMMENT ON FUNCTION howdah.change_retain(interval, interval) IS 'Sets for how long changes are kept: each leaf of the log takes those of a sixth of it.';
