@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
@@ -59,36 +61,18 @@ func (s *Store) turn(ctx context.Context, of task) (*turn, error) {
 	}
 	var role string
 	var lacking []string
-	var at, before *time.Time
+	var before *time.Time
 	err := pg.Retry(ctx, s.db, func() error {
 		return s.db.QueryRow(ctx, `
-			WITH lacking AS (
-				SELECT coalesce(array_agg(may), '{}') AS rights
-				FROM unnest($4::text[]) AS may
-				WHERE NOT CASE may
-					WHEN 'DELETE' THEN has_table_privilege(to_regclass(nullif($1, '')), may)
-					ELSE has_any_column_privilege(to_regclass(nullif($1, '')), may)
-				END
-			), before AS (
-				SELECT at
-				FROM howdah.counter_turns
-				WHERE tbl = $1 AND task = $2
-			), taken AS (
-				INSERT INTO howdah.counter_turns AS t (tbl, task, at)
-				SELECT $1, $2, clock_timestamp()
-				FROM lacking
-				WHERE NOT rights && coalesce($5::text[], '{}')
-				ON CONFLICT (tbl, task) DO UPDATE
-				SET at = EXCLUDED.at
-				WHERE abs(extract(epoch FROM EXCLUDED.at - t.at)) >= $3 -- whatever the clock did
-				RETURNING at
-			)
-			SELECT quote_ident(current_user), lacking.rights, taken.at, before.at
-			FROM lacking
-			LEFT JOIN taken ON true
-			LEFT JOIN before ON true`,
-			mine.tbl, of.name, 0.9*of.every.Seconds(), wanted, of.needs). // one that comes a moment early has its turn
-			Scan(&role, &lacking, &at, &before)
+			SELECT quote_ident(current_user),
+				ARRAY(SELECT may
+					FROM unnest($3::text[]) AS may
+					WHERE NOT CASE may
+						WHEN 'DELETE' THEN has_table_privilege(to_regclass(nullif($1, '')), may)
+						ELSE has_any_column_privilege(to_regclass(nullif($1, '')), may)
+					END),
+				(SELECT at FROM howdah.counter_turns WHERE tbl = $1 AND task = $2)`,
+			mine.tbl, of.name, wanted).Scan(&role, &lacking, &before)
 	})
 	if err != nil {
 		return nil, s.told(err)
@@ -97,12 +81,25 @@ func (s *Store) turn(ctx context.Context, of task) (*turn, error) {
 		missing := strings.Join(lacking, ", ")
 		return nil, fmt.Errorf("%w: role %s may not %s there; GRANT %s ON %s TO %s", fault.Denied, role, missing, missing, mine.tbl, role)
 	}
-	if at == nil {
-		return nil, nil
-	}
-	mine.at, mine.before = *at, time.Unix(0, 0)
+	mine.before = time.Unix(0, 0)
 	if before != nil {
 		mine.before = *before
+	}
+	err = pg.Retry(ctx, s.db, func() error {
+		return s.db.QueryRow(ctx, `
+			INSERT INTO howdah.counter_turns AS t (tbl, task, at)
+			VALUES ($1, $2, clock_timestamp())
+			ON CONFLICT (tbl, task) DO UPDATE
+			SET at = EXCLUDED.at
+			WHERE abs(extract(epoch FROM EXCLUDED.at - t.at)) >= $3
+			RETURNING at`, // whatever the clock did
+			mine.tbl, of.name, 0.9*of.every.Seconds()).Scan(&mine.at) // one that comes a moment early has its turn
+	})
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, s.told(err)
 	}
 	return mine, nil
 }
