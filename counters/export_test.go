@@ -188,8 +188,20 @@ func (s *Store) WaitingKeys(ctx context.Context) ([]string, error) {
 }
 
 func (s *Store) Turn(ctx context.Context, name string, every time.Duration) (bool, error) {
-	return s.turn(ctx, task{name: name, every: every})
+	mine, err := s.turn(ctx, task{name: name, every: every})
+	return mine != nil, err
 }
+
+// FailTurn has a turn, and gives it back.
+func (s *Store) FailTurn(ctx context.Context, name string, every time.Duration) (bool, error) {
+	mine, err := s.turn(ctx, task{name: name, every: every})
+	if mine != nil {
+		mine.giveBack(ctx)
+	}
+	return mine != nil, err
+}
+
+func OfTheServer(err error) bool { return ofTheServer(err) }
 
 // HeadsOf returns the granularities in which there are rows of a metric.
 func (s *Store) HeadsOf(ctx context.Context, name string) (all []Granularity, err error) {

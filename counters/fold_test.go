@@ -171,7 +171,7 @@ func TestFoldBesideOthers(t *testing.T) {
 	if _, err := s.WithTx(tx).Inc(ctx, []counters.Key{{"s1", "1h", "1746522000"}}, counters.Values{"n": 1}); err != nil { // holds the row
 		t.Fatal(err)
 	}
-	if _, err := tx.Exec(ctx, `SELECT FROM howdah.counter_slots WHERE key = 's2::1h::1746522000' FOR UPDATE`); err != nil { // and the slots of another
+	if _, err := tx.Exec(ctx, `SELECT FROM howdah.counter_slots WHERE tbl = quote_ident(current_schema()) || '.trifle_stats' AND key = 's2::1h::1746522000' FOR UPDATE`); err != nil { // and the slots of another
 		t.Fatal(err)
 	}
 	if n, err := s.Fold(ctx); n != 1 || err != nil {

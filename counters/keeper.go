@@ -6,13 +6,14 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -27,12 +28,13 @@ type KeeperConfig struct {
 // Keeper does what a table needs now and then: it folds slots into their rows, drops the
 // IDs of events, and the receipts of Writers, that are older than 7 days, and prunes what
 // is no longer to be kept. Any number may run on one table, in one process or several:
-// each turn is one's.
+// each turn is one's, and who fails leaves it to the next.
 type Keeper struct {
 	store    *Store
 	cfg      KeeperConfig
 	log      *slog.Logger
-	recorded bool // its table is one that another Keeper found in the records
+	recorded bool          // its table is one that another Keeper found in the records
+	spread   time.Duration // within which its tasks begin, each at a time of its own
 
 	mu   sync.Mutex
 	said map[string]string // what is wrong, and logged, by the tasks that met it
@@ -49,9 +51,11 @@ func NewKeeper(s *Store, cfg KeeperConfig) *Keeper {
 
 // task is something that is done every so often.
 type task struct {
-	name  string
-	every time.Duration
-	do    func(context.Context) error
+	name   string
+	every  time.Duration
+	do     func(context.Context) error
+	needs  []string // rights on the table without which it cannot be done
+	common bool     // it is done for all tables at once
 }
 
 // Run keeps the table until ctx is done, and then folds once more, so that others see
@@ -65,14 +69,17 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if k.store.bad != nil {
 		return pg.Wrap("counters: keeper", k.store.bad)
 	}
-	fold := task{foldTask, k.cfg.Fold, func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
+	fold := task{name: foldTask, every: k.cfg.Fold, needs: []string{"SELECT", "INSERT", "UPDATE"},
+		do: func(ctx context.Context) error { _, err := k.store.Fold(ctx); return err }}
+	tasks := []task{fold, {name: pruneTask, every: k.cfg.Drop, needs: []string{"SELECT", "DELETE"},
+		do: func(ctx context.Context) error { _, err := k.store.Prune(ctx, time.Now()); return err }}}
+	if !k.recorded { // the keeper that found it does these
+		tasks = append(tasks,
+			task{name: "drop ids", every: k.cfg.Drop, do: k.store.dropIDs, common: true},
+			task{name: "drop receipts", every: k.cfg.Drop, do: k.store.dropReceipts, common: true})
+	}
 	var group sync.WaitGroup
-	for _, t := range []task{
-		fold,
-		{"drop ids", k.cfg.Drop, k.store.dropIDs},
-		{"drop receipts", k.cfg.Drop, k.store.dropReceipts},
-		{"prune", k.cfg.Drop, func(ctx context.Context) error { _, err := k.store.Prune(ctx, time.Now()); return err }},
-	} {
+	for _, t := range tasks {
 		group.Go(func() { k.repeat(ctx, t) })
 	}
 	if k.cfg.All {
@@ -89,23 +96,28 @@ func (k *Keeper) Run(ctx context.Context) error {
 	return nil
 }
 
-// foldTask is the name of the turns in which slots are folded.
-const foldTask = "fold"
+// Names of turns: those in which slots are folded, and buckets pruned.
+const foldTask, pruneTask = "fold", "prune"
 
 // lastFold bounds the fold on the way out.
 const lastFold = 5 * time.Second
 
 // repeat does a task whenever it is this keeper's turn, until ctx is done.
 func (k *Keeper) repeat(ctx context.Context, t task) {
+	if first := min(k.spread, t.every); first > 0 && !pause(ctx, rand.N(first)) {
+		return
+	}
 	for {
 		mine, err := k.turn(ctx, t)
-		if mine {
-			err = t.do(ctx)
+		if mine != nil {
+			if err = t.do(ctx); err != nil {
+				mine.giveBack(ctx)
+			}
 		}
 		if ctx.Err() != nil {
 			return
 		}
-		if mine || err != nil {
+		if mine != nil || err != nil {
 			k.tell(t.name, err)
 		}
 		if !pause(ctx, t.every) {
@@ -129,8 +141,8 @@ func pause(ctx context.Context, d time.Duration) bool {
 // tell logs what came of a task: once what is wrong, whichever tasks meet it, and once
 // that it is over.
 func (k *Keeper) tell(name string, err error) {
-	if k.recorded && pg.KindOf(err) == fault.Unavailable {
-		return // so are all tables, and the keeper that found this one says it
+	if k.recorded && ofTheServer(err) {
+		return // so it is for all tables, and the keeper that found this one says it
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -153,42 +165,12 @@ func (k *Keeper) tell(name string, err error) {
 	k.said[name] = why
 }
 
-var errGone = errors.New("it is recorded, and not there; if it is to stay so, delete it from howdah.counter_tables and howdah.counter_slots")
-
-// turn is that of the Store; a table that was recorded has to be there.
-func (k *Keeper) turn(ctx context.Context, of task) (mine bool, err error) {
-	if k.recorded {
-		t, err := k.store.tableIfAny(ctx)
-		if err == nil && t == nil {
-			err = errGone
-		}
-		if err != nil {
-			return false, err
-		}
-	}
-	return k.store.turn(ctx, of)
-}
-
-// turn reports whether it is time for a task, and nobody else's: who is told so is on
-// it. A turn that is not finished is somebody's again next time. There is no turn where
-// there is no table, or nothing of howdah's.
-func (s *Store) turn(ctx context.Context, of task) (mine bool, err error) {
-	t, err := s.tableIfAny(ctx)
-	if err != nil || t == nil || !t.migrated {
-		return false, err
-	}
-	err = pg.Retry(ctx, s.db, func() error {
-		tag, err := s.db.Exec(ctx, `
-			INSERT INTO howdah.counter_turns AS t (tbl, task, at)
-			VALUES ($1, $2, clock_timestamp())
-			ON CONFLICT (tbl, task) DO UPDATE
-			SET at = EXCLUDED.at
-			WHERE abs(extract(epoch FROM EXCLUDED.at - t.at)) >= $3`, // whatever the clock did
-			t.name, of.name, 0.9*of.every.Seconds()) // one that comes a moment early has its turn
-		mine = tag.RowsAffected() == 1
-		return err
-	})
-	return mine, s.told(err)
+// ofTheServer reports whether err says that nothing can be done there just now, whatever
+// the table; what else may be over in a moment is of one table.
+func ofTheServer(err error) bool {
+	var pgErr *pgconn.PgError
+	return pg.LostConnection(err) || errors.Is(err, context.DeadlineExceeded) ||
+		errors.As(err, &pgErr) && strings.HasPrefix(pgErr.Code, "53") // no room, memory or connection
 }
 
 // maxDropped is how many IDs are dropped at a time.

@@ -3,11 +3,16 @@ package counters
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/pg"
 )
+
+// stagger is how far from each other tables begin to be kept, on average: many that did so
+// at once would keep all connections from those who count, now and every time after.
+const stagger = 100 * time.Millisecond
 
 // keepRecorded has a keeper for each recorded table, but that of k, for as long as it is
 // recorded. Each is on its own: what one waits for, or cannot do, is nothing to the others.
@@ -36,6 +41,7 @@ func (k *Keeper) keepRecorded(ctx context.Context) {
 				cfg.All = false
 				other := NewKeeper(New(k.store.db, Config{Table: table}), cfg)
 				other.recorded = true
+				other.spread = time.Duration(len(tables)) * stagger
 				keeping, stop := context.WithCancel(ctx)
 				kept[name] = stop
 				group.Go(func() {

@@ -218,7 +218,7 @@ func (s *Store) fill(b *pgx.Batch, t *table, f *fold, rows []rowID) {
 		INSERT INTO howdah.counter_slots AS t (tbl, key, slot, data)
 		SELECT $1, key, slot, data
 		FROM unnest($2::text[], $3::smallint[], $4::jsonb[]) AS k(key, slot, data)
-		ON CONFLICT (key, tbl, slot) DO UPDATE
+		ON CONFLICT (tbl, key, slot) DO UPDATE
 		SET data = `+merges[OpAdd]+`
 		WHERE EXCLUDED.data <> '{}'`, t.name, keys, slots, data)
 }

@@ -129,7 +129,7 @@ func (s *Store) lockSlots(ctx context.Context, t *table, rows []rowID) error {
 		SELECT $1, k.key, slot, '{}'
 		FROM unnest($2::text[]) WITH ORDINALITY AS k(key, n), generate_series(0, $3 - 1) AS slot
 		ORDER BY k.n, slot
-		ON CONFLICT (key, tbl, slot) DO UPDATE
+		ON CONFLICT (tbl, key, slot) DO UPDATE
 		SET data = t.data`, t.name, keys, t.slots)
 	return err
 }

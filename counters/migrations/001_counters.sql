@@ -13,7 +13,7 @@ CREATE TABLE howdah.counter_slots (
 	key  text     COLLATE "C" NOT NULL,
 	slot smallint NOT NULL,
 	data jsonb    NOT NULL,
-	CONSTRAINT counter_slots_pk PRIMARY KEY (key, tbl, slot)
+	CONSTRAINT counter_slots_pk PRIMARY KEY (tbl, key, slot)
 ) WITH (fillfactor = 70);
 COMMENT ON TABLE howdah.counter_slots IS 'Increments that are not yet added to the rows of their keys.';
 

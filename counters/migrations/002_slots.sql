@@ -16,4 +16,4 @@ CREATE TABLE howdah.counter_turns (
 	at   timestamptz NOT NULL,
 	CONSTRAINT counter_turns_pk PRIMARY KEY (tbl, task)
 );
-COMMENT ON TABLE howdah.counter_turns IS 'When a keeper last began a task, so that of several processes one does it.';
+COMMENT ON TABLE howdah.counter_turns IS 'When a keeper last began a task that it finished or is on, so that of several processes one does it. Tasks for all tables at once have none.';
