@@ -74,8 +74,14 @@ func lastGranularity(key string) Granularity {
 // inLockOrder sorts heads as their rows are locked.
 func (t *table) inLockOrder(heads []head) {
 	slices.SortFunc(heads, func(a, b head) int {
-		return cmp.Or(cmp.Compare(rankOf(a.name, a.g), rankOf(b.name, b.g)), t.byBytes(a, b))
+		return cmp.Or(cmp.Compare(t.rank(a), t.rank(b)), t.byBytes(a, b))
 	})
+}
+
+// rank is that of the rows of a head, whatever the separator makes of their keys.
+func (t *table) rank(h head) int64 {
+	id, _ := t.bucket(h.name, h.g, firstRanged)
+	return id.rank()
 }
 
 // inByteOrder sorts heads as their rows lie in the table.

@@ -36,3 +36,21 @@ func TestOrderOfLocks(t *testing.T) {
 		}
 	}
 }
+
+// Rows have the rank of their heads, also where the separator looks like a part of a label.
+func TestRankOfHeads(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []Mode{Full, Partial, Separated} {
+		for _, separator := range []string{"::", "o", "s", "d", "x", "m", "0", "-"} {
+			of := &table{mode: mode, separator: separator}
+			for _, g := range defaultGranularities {
+				for _, at := range []int64{1746522000, 60, -60} {
+					id, _ := of.bucket("k", g, at)
+					if row, head := id.rank(), of.rank(head{"k", g}); row != head {
+						t.Errorf("%s, separator %q: %q has the rank %d, its head %d", mode, separator, id.key, row, head)
+					}
+				}
+			}
+		}
+	}
+}

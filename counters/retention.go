@@ -106,7 +106,9 @@ func (t *table) kept(g Granularity, second int64, now time.Time) bool {
 // Prune deletes the buckets that at now are no longer to be kept, of all metrics and of
 // the system rows, and returns how many: those that ended so long ago as [Config] says
 // of their granularity. Only those with ten digits in their seconds age, from 2001 on.
-// It deletes 10,000 rows at a time, on a pool each time in a transaction of its own.
+// It deletes 10,000 rows at a time, on a pool each time in a transaction of its own. In
+// one of the caller's it holds what it deleted of some metrics while it goes on to others,
+// in no order that those who count keep to.
 func (s *Store) Prune(ctx context.Context, now time.Time) (pruned int64, err error) {
 	err = s.whole(ctx, func(s *Store) (err error) {
 		pruned, err = s.prune(ctx, now)

@@ -141,20 +141,14 @@ const (
 // its rows in one order, and the others find them held.
 func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 	b := new(pgx.Batch)
+	shared := map[*field][len(ops)]string{} // by the first field of an event: its rows are far from each other
 	for round, all := 0, f.sorted(); len(all) > 0; round++ {
 		var rows [len(ops)][]rowID
 		var data [len(ops)][]string
-		var texts [len(ops)]string
-		var of *field // the first of those that texts are of
 		more := all[:0:0]
 		for _, id := range all {
 			rounds := f.rows[id].rounds
-			if r := &rounds[round]; !r.shared || len(r.fields) == 0 || of != &r.fields[0] {
-				texts, of = r.texts(), nil
-				if r.shared && len(r.fields) > 0 {
-					of = &r.fields[0] // rows of one event are beside each other
-				}
-			}
+			texts := rounds[round].textsOnce(shared)
 			for i, op := range ops {
 				text := texts[i]
 				if round == 0 && op == OpAdd {
@@ -177,6 +171,19 @@ func (s *Store) batch(t *table, f *fold) *pgx.Batch {
 		all = more
 	}
 	return b
+}
+
+// textsOnce are texts, which rounds that share the fields of an event have in common.
+func (r *round) textsOnce(shared map[*field][len(ops)]string) [len(ops)]string {
+	if !r.shared || len(r.fields) == 0 {
+		return r.texts()
+	}
+	texts, ok := shared[&r.fields[0]]
+	if !ok {
+		texts = r.texts()
+		shared[&r.fields[0]] = texts
+	}
+	return texts
 }
 
 // texts are the objects that the operations of a round write, "" of those that it has not.
