@@ -227,6 +227,13 @@ func (c *Consumer) join(ctx context.Context) (shards int, err error) {
 	return shards, err
 }
 
+// noteSeen passes over a consumer that somebody is pausing, say, in a transaction that stays
+// open: what commits has to be numbered and handled meanwhile.
+const noteSeen = `
+	UPDATE howdah.change_consumer
+	SET seen_at = clock_timestamp()
+	WHERE name = (SELECT name FROM howdah.change_consumer WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED)`
+
 // seen notes that an instance was seen, unless it differs from the others. It reports
 // whether they are to take over its patterns, which are what differs.
 func (c *Consumer) seen(ctx context.Context) (shards int, adopts bool, err error) {
@@ -235,10 +242,10 @@ func (c *Consumer) seen(ctx context.Context) (shards int, adopts bool, err error
 	var saved, paused bool
 	err = c.log.begin(ctx, func(tx pgx.Tx) error {
 		err := tx.QueryRow(ctx, `
-			UPDATE howdah.change_consumer
-			SET seen_at = clock_timestamp()
-			WHERE name = $1
-			RETURNING shards, next_shards, patterns, sink IS NOT NULL, state = 'paused'`, c.cfg.Name).
+			WITH noted AS (`+noteSeen+`)
+			SELECT shards, next_shards, patterns, sink IS NOT NULL, state = 'paused'
+			FROM howdah.change_consumer
+			WHERE name = $1`, c.cfg.Name).
 			Scan(&shards, &next, &patterns, &saved, &paused)
 		if errors.Is(err, pgx.ErrNoRows) {
 			return ErrNoConsumer
@@ -355,10 +362,7 @@ func (c *Consumer) look(ctx context.Context, bell *bell) error {
 		head, err := c.log.tick(ctx, false)
 		if err == nil && time.Since(seen) > c.pace.seen {
 			seen = time.Now()
-			_, err = c.pool.Exec(ctx, `
-				UPDATE howdah.change_consumer
-				SET seen_at = clock_timestamp()
-				WHERE name = (SELECT name FROM howdah.change_consumer WHERE name = $1 FOR NO KEY UPDATE SKIP LOCKED) -- what commits has to be numbered meanwhile`, c.cfg.Name)
+			_, err = c.pool.Exec(ctx, noteSeen, c.cfg.Name)
 		}
 		switch {
 		case ctx.Err() != nil:

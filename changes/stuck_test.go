@@ -175,12 +175,8 @@ func TestC5InstanceThatIsStuck(t *testing.T) {
 func TestPausedInATransactionThatStaysOpen(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) {
-		c.Hurry()
-		c.Seen(10 * time.Millisecond)
-		c.Handle("*", effect("c"))
-	})
-	handled(t, l, "c")
+	exec(t, pool, `INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('c', 1, '{*}')`)
+	exec(t, pool, `INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id) VALUES ('c', 0, 1, 0, 0)`)
 	tx, err := pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -189,6 +185,11 @@ func TestPausedInATransactionThatStaysOpen(t *testing.T) {
 	if err := l.WithTx(tx).Pause(t.Context(), "c", "for a while"); err != nil {
 		t.Fatal(err)
 	}
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Seen(10 * time.Millisecond)
+		c.Handle("*", effect("c"))
+	})
 	for i := range 3 { // nobody else numbers what commits
 		exec(t, pool, `INSERT INTO a VALUES ($1, 1)`, i)
 		eventually(t, "it is handled", func() bool { return len(effectsOf(t, pool, "c")) == i+1 })
