@@ -135,18 +135,25 @@ func TestS5OneRinger(t *testing.T) {
 	t.Error("a hundred times two transactions began in different seconds")
 }
 
-// Whoever writes and stays open mutes nobody.
-func TestBellBesideAnOpenWriter(t *testing.T) {
-	t.Parallel()
-	m := newAudited(t)
+// listens returns a connection that listens.
+func (m *auditedLog) listens(t *testing.T, sql string) *pgx.Conn {
+	t.Helper()
 	conn, err := pgx.Connect(t.Context(), m.url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	if _, err := conn.Exec(t.Context(), `LISTEN howdah_changes`); err != nil {
+	t.Cleanup(func() { conn.Close(context.WithoutCancel(t.Context())) })
+	if _, err := conn.Exec(t.Context(), sql); err != nil {
 		t.Fatal(err)
 	}
+	return conn
+}
+
+// Whoever writes and stays open mutes nobody.
+func TestBellBesideAnOpenWriter(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	conn := m.listens(t, `LISTEN howdah_changes`)
 	m.in(t, m.begin(t), `INSERT INTO chk.a VALUES (0, 1)`)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -173,14 +180,7 @@ func TestBellBesideAnOpenWriter(t *testing.T) {
 func TestS5Doorbell(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)
-	conn, err := pgx.Connect(t.Context(), m.url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close(context.WithoutCancel(t.Context()))
-	if _, err := conn.Exec(t.Context(), `LISTEN howdah_changes; LISTEN howdah_feed`); err != nil {
-		t.Fatal(err)
-	}
+	conn := m.listens(t, `LISTEN howdah_changes; LISTEN howdah_feed`)
 	exec(t, m.pool, `INSERT INTO chk.a SELECT g, 1 FROM generate_series(1, 100) g`)
 	m.sync(t)
 	m.sync(t) // nothing new: rings nobody
