@@ -10,8 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
@@ -45,11 +47,11 @@ func ICUDatabase(t testing.TB, locale string) (url string, ok bool) {
 func database(t testing.TB, template, options string) string {
 	t.Helper()
 	name := uniqueName()
-	if err := execute(URL(t), createDatabase(name, template)+options); err != nil {
+	if err := alone(URL(t), createDatabase(name, template)+options); err != nil {
 		t.Fatalf("pgtest: create database: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := execute(URL(t), dropDatabase(name)); err != nil {
+		if err := alone(URL(t), dropDatabase(name)); err != nil {
 			t.Errorf("pgtest: drop database: %v", err)
 		}
 	})
@@ -141,7 +143,7 @@ func dropKept() error {
 	}
 	var errs []error
 	for _, name := range kept.names {
-		errs = append(errs, execute(shared.url, dropDatabase(name)))
+		errs = append(errs, alone(shared.url, dropDatabase(name)))
 	}
 	return errors.Join(errs...)
 }
@@ -158,6 +160,18 @@ func execute(url, sql string) error {
 	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, sql)
 	return err
+}
+
+// alone is execute of what waits until nobody is connected to a database, which
+// PostgreSQL does for five seconds: on a busy machine some need more to leave.
+func alone(url, sql string) (err error) {
+	for end := time.Now().Add(Patience); ; {
+		err = execute(url, sql)
+		var inUse *pgconn.PgError
+		if !errors.As(err, &inUse) || inUse.Code != "55006" || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // template0 is empty, and nobody can be connected to it: a copy of template1 fails

@@ -14,5 +14,5 @@ func ForExample() (url string, drop func()) {
 	}
 	must(shared.err)
 	must(execute(shared.url, createDatabase(name, template0)))
-	return withDatabase(shared.url, name), func() { must(execute(shared.url, dropDatabase(name))) }
+	return withDatabase(shared.url, name), func() { must(alone(shared.url, dropDatabase(name))) }
 }

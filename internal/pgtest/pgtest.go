@@ -24,6 +24,7 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -54,12 +55,25 @@ func Run(m *testing.M) int {
 	}
 	// A test that failed may well leave something; that is not the news then.
 	if code == 0 {
-		if err := goleak.Find(); err != nil {
+		if err := leaked(); err != nil {
 			fmt.Fprintln(os.Stderr, "pgtest:", err)
 			code = 1
 		}
 	}
 	return code
+}
+
+// leakPatience is longer than a connection that a test has let go of may take for its
+// last words.
+var leakPatience = 30 * time.Second
+
+// leaked tells of goroutines that do not end.
+func leaked() (err error) {
+	for end := time.Now().Add(leakPatience); ; { // Find itself waits for half a second: on a busy machine that is nothing
+		if err = goleak.Find(); err == nil || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 // URL returns the URL of the test server's maintenance database. Tests share

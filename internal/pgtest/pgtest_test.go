@@ -2,7 +2,6 @@ package pgtest_test
 
 import (
 	"context"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -21,7 +20,7 @@ func TestMain(m *testing.M) {
 // within bounds a step of a test.
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -92,6 +91,27 @@ func TestDatabaseIsDroppedUnderItsUsers(t *testing.T) {
 	}
 }
 
+// Who is slow to leave a database holds up its end, which comes.
+func TestDatabaseIsDroppedOnceItIsLeft(t *testing.T) {
+	t.Parallel()
+	conn := connect(t, pgtest.Database(t))
+	drop, own := `DROP DATABASE `+conn.Config().Database+` WITH (FORCE)`, `'of `+conn.Config().Database+`'`
+	for _, sql := range []string{`BEGIN`, `CREATE TABLE t ()`, `PREPARE TRANSACTION ` + own} {
+		if _, err := conn.Exec(within(t), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := connect(t, pgtest.URL(t)).Exec(within(t), drop); err == nil {
+		t.Fatal("it is dropped under a transaction that is prepared")
+	}
+	dropped := make(chan error, 1)
+	go func() { dropped <- pgtest.Alone(pgtest.URL(t), drop) }()
+	_, _ = conn.Exec(within(t), `ROLLBACK PREPARED `+own) // whose answer may be cut off
+	if err := pgtest.Receive(t, dropped, "the end of the database"); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOwnServerIsDurable(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
@@ -153,7 +173,7 @@ func TestProxyStall(t *testing.T) {
 	case <-time.After(50 * time.Millisecond): // long for a loopback, and a slow machine only makes it truer
 	}
 	proxy.Stall(false)
-	if err := <-answer; err != nil {
+	if err := pgtest.Receive(t, answer, "the answer after the stall"); err != nil {
 		t.Errorf("after the stall: %v", err)
 	}
 }
@@ -170,7 +190,7 @@ func TestProxyCutWhileStalled(t *testing.T) {
 		answer <- err
 	}()
 	proxy.Cut()
-	if err := <-answer; err == nil {
+	if err := pgtest.Receive(t, answer, "the end of the statement"); err == nil {
 		t.Error("a statement on a cut connection succeeded")
 	}
 }
@@ -255,13 +275,7 @@ func TestProxyRewrite(t *testing.T) {
 
 func TestProxyWithoutServer(t *testing.T) {
 	t.Parallel()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	_ = listener.Close()
-	proxy := pgtest.NewProxy(t, "postgres://nobody@"+address+"/nothing")
+	proxy := pgtest.NewProxy(t, "postgres://nobody@127.0.0.1:1/nothing") // where nobody ever listens
 	if _, err := pgx.Connect(within(t), proxy.URL()); err == nil {
 		t.Error("connected to nothing")
 	}

@@ -21,6 +21,7 @@ const specialVar = "HOWDAH_PGTEST_SPECIAL"
 // prepare does the special thing.
 func prepare() {
 	if os.Getenv(specialVar) == "leak" {
+		pgtest.LeakPatience(0)
 		go func() { select {} }()
 	}
 }

@@ -34,6 +34,25 @@ func until(t testing.TB, patience time.Duration, what string, ok func() bool) {
 	}
 }
 
+// Receive returns what comes from c, nothing once c is closed; what says what is waited
+// for. The test ends where neither is so within [Patience].
+func Receive[T any](t testing.TB, c <-chan T, what string) T {
+	t.Helper()
+	return receive(t, Patience, c, what)
+}
+
+func receive[T any](t testing.TB, patience time.Duration, c <-chan T, what string) (v T) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	select {
+	case v = <-c:
+	case <-deadline.C:
+		t.Fatalf("waited %s in vain: %s", patience, what)
+	}
+	return v
+}
+
 // UntilSQL waits as [Until] does until sql, asked of db, answers true: not false, NULL
 // or no row.
 func UntilSQL(t testing.TB, db interface {

@@ -60,3 +60,25 @@ func TestUntilSQL(t *testing.T) {
 		t.Errorf("it says %q, want %q", f.said, want)
 	}
 }
+
+func TestReceiveEnds(t *testing.T) {
+	t.Parallel()
+	c := make(chan string, 1)
+	c <- "a word"
+	if got := pgtest.Receive(t, c, "a word"); got != "a word" {
+		t.Errorf("it is %q", got)
+	}
+	f, ended := &failing{TB: t}, make(chan struct{})
+	go func() {
+		defer close(ended)
+		pgtest.ReceiveIn(f, time.Millisecond, c, "another")
+	}()
+	<-ended
+	if want := "waited 1ms in vain: another"; f.said != want {
+		t.Errorf("it says %q, want %q", f.said, want)
+	}
+	close(c)
+	if got := pgtest.Receive(t, c, "the end"); got != "" {
+		t.Errorf("after the end it is %q", got)
+	}
+}
