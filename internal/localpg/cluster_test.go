@@ -158,7 +158,7 @@ func TestLongDirectory(t *testing.T) {
 // The server never is root, whoever we are.
 func TestAccount(t *testing.T) {
 	t.Parallel()
-	server := start(t, localpg.Config{Dir: stateDir(t), Tied: true})
+	server := start(t, localpg.Config{Dir: clusterDir(t), Tied: true})
 	uid := userOf(t, server.PID())
 	if uid == 0 || uid != uidOf(t, server.Data()) {
 		t.Errorf("the server runs as %d, its data is of %d, want the same and not 0", uid, uidOf(t, server.Data()))
@@ -276,7 +276,7 @@ func TestLeftoversOfCreating(t *testing.T) {
 // A cluster of another major version is named with both, and not touched.
 func TestOtherMajorVersion(t *testing.T) {
 	t.Parallel()
-	dir := stateDir(t)
+	dir := clusterDir(t)
 	server := start(t, localpg.Config{Dir: dir, Tied: true})
 	bin, version := server.BinDir(), server.Version()
 	stop(t, server)
@@ -378,7 +378,7 @@ func TestLogIsRotated(t *testing.T) {
 func TestServerThatDoesNotStart(t *testing.T) {
 	t.Parallel()
 	for _, tied := range []bool{true, false} {
-		dir := stateDir(t)
+		dir := clusterDir(t)
 		cfg := localpg.Config{Dir: dir, Tied: tied, Log: quiet, Settings: map[string]string{"shared_buffers": "many"}}
 		_, err := localpg.Start(within(t), cfg)
 		if err == nil || !strings.Contains(err.Error(), "shared_buffers") {

@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/howdah-db/howdah/fault"
 )
@@ -35,8 +36,9 @@ type Config struct {
 	// Log gets starts, stops and repairs. Default: slog.Default().
 	Log *slog.Logger
 
-	places   *places  // where to look for binaries; tests replace it
-	accounts []string // who may run the server for root; tests replace it
+	places   *places       // where to look for binaries; tests replace it
+	accounts []string      // who may run the server for root; tests replace it
+	others   time.Duration // that they get to leave a tied server; 0 = othersPatience; tests replace it
 }
 
 func (c Config) withDefaults() (Config, error) {

@@ -15,7 +15,6 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -235,7 +234,7 @@ func programDir(t *testing.T) string {
 
 func within(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), pgtest.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -287,18 +286,7 @@ func run(t *testing.T, url, sql string) {
 	}
 }
 
-// eventually waits for what other processes do in their own time.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	ctx := within(t)
-	for !ok() {
-		select {
-		case <-ctx.Done():
-			t.Fatalf("it did not happen in time: %s", what)
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
-}
+var eventually = pgtest.Until
 
 func kill9(t *testing.T, pid int) {
 	t.Helper()
@@ -311,6 +299,10 @@ func write(t *testing.T, path, content string, mode os.FileMode) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)
+	}
+	if mode&0o111 != 0 {
+		pgtest.Program(t, path, []byte(content))
+		return
 	}
 	if err := os.WriteFile(path, []byte(content), mode); err != nil {
 		t.Fatal(err)
@@ -347,11 +339,7 @@ func asNobody(t *testing.T) func(*exec.Cmd) {
 		}
 		cmd.Dir = programDir(t)
 		cmd.Path = filepath.Join(cmd.Dir, "worker")
-		// Nobody forks meanwhile: the child would have the file open until it execs, and
-		// what is open for writing is too busy to be run.
-		syscall.ForkLock.RLock()
-		write(t, cmd.Path, string(binary), 0o755)
-		syscall.ForkLock.RUnlock()
+		pgtest.Program(t, cmd.Path, binary)
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/internal/localpg"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // supervise runs server.Run until the returned function is called.
@@ -19,7 +20,7 @@ func supervise(t *testing.T, server *localpg.Server) (end func()) {
 	return func() {
 		t.Helper()
 		cancel()
-		if err := <-result; err != nil {
+		if err := pgtest.Receive(t, result, "the end of Run"); err != nil {
 			t.Errorf("Run = %v", err)
 		}
 		if localpg.Running(server.PID()) {
@@ -66,7 +67,7 @@ func TestRunBringsTheServerBack(t *testing.T) {
 			kill9(t, old)
 			eventually(t, "there is another server", func() bool { return server.PID() != old })
 			t.Logf("tied %v: back %v after it was noticed", tied, answers(t, url))
-			if err := <-ended; err == nil {
+			if err := pgtest.Receive(t, ended, "the end of the statement"); err == nil {
 				t.Error("a statement survived its server")
 			}
 			_ = busy.Close(context.Background())
@@ -106,7 +107,7 @@ func TestRunEndsWithStop(t *testing.T) {
 	result := make(chan error, 1)
 	go func() { result <- server.Run(context.Background()) }()
 	stop(t, server)
-	if err := <-result; err != nil {
+	if err := pgtest.Receive(t, result, "the end of Run"); err != nil {
 		t.Errorf("Run = %v", err)
 	}
 	if localpg.Running(server.PID()) {
@@ -126,7 +127,7 @@ func TestStopWhileRunStarts(t *testing.T) {
 			kill9(t, server.PID())
 			<-time.After(wait) // to meet another moment each time; any will do
 			stop(t, server)
-			if err := <-result; err != nil {
+			if err := pgtest.Receive(t, result, "the end of Run"); err != nil {
 				t.Errorf("Run = %v", err)
 			}
 			if left := localpg.Servers(server.Data()); len(left) > 0 {

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/internal/localpg"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // stranger starts a process that is not PostgreSQL but, if we are root, runs
@@ -123,7 +124,7 @@ func TestOrphanedBackends(t *testing.T) {
 	if again.Reused() || localpg.Running(busy) {
 		t.Errorf("Reused %v, orphan runs %v, want neither", again.Reused(), localpg.Running(busy))
 	}
-	if err := <-ended; err == nil {
+	if err := pgtest.Receive(t, ended, "the end of the orphan's statement"); err == nil {
 		t.Error("the statement of the orphan ended well")
 	}
 	if n := ask[int](t, again.URL(), "SELECT n FROM kept"); n != 7 {

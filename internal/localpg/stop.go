@@ -3,6 +3,7 @@
 package localpg
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -68,7 +69,7 @@ func (s *Server) stop(ctx context.Context) error {
 	last, err := tryLock(s.users, syscall.LOCK_EX)
 	if child {
 		if !last && err == nil {
-			some, cancel := context.WithTimeout(ctx, othersPatience)
+			some, cancel := context.WithTimeout(ctx, cmp.Or(s.cfg.others, othersPatience))
 			_ = poll(some, func() (bool, error) {
 				last, err = tryLock(s.users, syscall.LOCK_EX)
 				return last, err
