@@ -54,7 +54,7 @@ func TestBatcherRejectedAfterAnUnknownCommit(t *testing.T) {
 		proxy.CutOn([]byte("commit"))
 		run(t, b)
 		for i := range n {
-			if a := <-answers[i]; !errors.Is(a.err, pg.ErrOutcomeUnknown) {
+			if a := answered(t, answers[i]); !errors.Is(a.err, pg.ErrOutcomeUnknown) {
 				t.Errorf("%d values: answer %d is %v, want ErrOutcomeUnknown", n, i, a.err)
 			}
 		}
@@ -104,10 +104,10 @@ func TestBatcherKnowsItsConnectionFromOthers(t *testing.T) {
 	b := pg.NewBatcher(cfg)
 	bad, good := put(soon(t), b, "bad", "x"), put(soon(t), b, "good", "x")
 	run(t, b)
-	if a := <-good; a.err != nil {
+	if a := answered(t, good); a.err != nil {
 		t.Errorf("good: %v", a.err)
 	}
-	if a := <-bad; !errors.Is(a.err, io.ErrUnexpectedEOF) {
+	if a := answered(t, bad); !errors.Is(a.err, io.ErrUnexpectedEOF) {
 		t.Errorf("bad: %v", a.err)
 	}
 }

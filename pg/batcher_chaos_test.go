@@ -102,14 +102,14 @@ func TestBatcherModel(t *testing.T) {
 			}
 		}
 		stop()
-		if err := <-ran; err != nil {
+		if err := pgtest.Receive(t, ran, "the end of Run"); err != nil {
 			rt.Fatalf("Run = %v", err)
 		}
 		for i, a := range answers {
 			if a == nil {
 				continue
 			}
-			got := <-a
+			got := answered(t, a)
 			if ops[i].Poison != (got.err != nil) || got.err == nil && got.n != lengths[i] {
 				rt.Errorf("Put %d = %v, want %d, poisoned: %v", i, got, lengths[i], ops[i].Poison)
 			}
@@ -144,7 +144,7 @@ func TestBatcherUnderChaos(t *testing.T) {
 	b := pg.NewBatcher(cfg)
 	stop := run(t, b)
 
-	ctx, over := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, over := context.WithTimeout(context.Background(), 5*patience) // of all of it
 	defer over()
 	var stir, callers sync.WaitGroup
 	calm := make(chan struct{})
@@ -299,7 +299,7 @@ func TestBatcherSaysWhatNobodyKnows(t *testing.T) {
 	if err := stop(); err == nil || !strings.Contains(err.Error(), "of 1 it is unknown") {
 		t.Errorf("Run = %v, want 1 unknown", err)
 	}
-	if got := <-a; !errors.Is(got.err, pg.ErrOutcomeUnknown) {
+	if got := answered(t, a); !errors.Is(got.err, pg.ErrOutcomeUnknown) {
 		t.Errorf("Put = %v, want ErrOutcomeUnknown", got.err)
 	}
 }
@@ -424,7 +424,7 @@ func TestBatcherAcrossRestarts(t *testing.T) {
 		direct.Reset() // does not survive what comes
 		c.away()
 		proxy.Refuse(false)
-		if got := <-a; errors.Is(got.err, pg.ErrOutcomeUnknown) != c.unknown || got.err != nil && !c.unknown {
+		if got := answered(t, a); errors.Is(got.err, pg.ErrOutcomeUnknown) != c.unknown || got.err != nil && !c.unknown {
 			t.Errorf("%s: Put = %v, want unknown: %v", c.name, got, c.unknown)
 		}
 		if err := end(); err != nil {

@@ -92,7 +92,7 @@ func TestBatcherBlamesAtCommit(t *testing.T) {
 	}
 	run(t, b)
 	for i, k := range keys {
-		if got := <-answers[i]; errors.Is(got.err, fault.Conflict) != (k == "b") {
+		if got := answered(t, answers[i]); errors.Is(got.err, fault.Conflict) != (k == "b") {
 			t.Errorf("Put(%s) = %v", k, got)
 		}
 	}
@@ -174,7 +174,7 @@ func TestBatcherOutage(t *testing.T) {
 	cancel()
 	// It may be asked to leave in the moment between two repeats, or not; what it
 	// is told is true.
-	got := <-impatient
+	got := answered(t, impatient)
 	proxy.Refuse(false)
 	if err := stop(); err != nil {
 		t.Errorf("Run = %v", err)
@@ -207,7 +207,7 @@ func TestBatcherDrains(t *testing.T) {
 		t.Errorf("Run = %v", err)
 	}
 	for i, a := range answers {
-		if got := <-a; got != (answer{i + 1, nil}) {
+		if got := answered(t, a); got != (answer{i + 1, nil}) {
 			t.Errorf("Put %d = %v", i, got)
 		}
 	}
@@ -250,11 +250,11 @@ func TestBatcherSaysWhatItCouldNotDrain(t *testing.T) {
 		t.Errorf("Run = %v, want how many were not written", err)
 	}
 	for i, a := range answers {
-		if got := <-a; !errors.Is(got.err, fault.Unavailable) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
+		if got := answered(t, a); !errors.Is(got.err, fault.Unavailable) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
 			t.Errorf("Put %d = %v, want Unavailable and known", i, got)
 		}
 	}
-	<-posted // refused, or taken in the last moment and then told to Failed
+	pgtest.Receive(t, posted, "the end of Post") // refused, or taken in the last moment and then told to Failed
 	if got := logged(t, pool); len(got) != 0 {
 		t.Errorf("rows = %v, want none", got)
 	}
@@ -294,7 +294,7 @@ func TestBatcherFlushLeavesOut(t *testing.T) {
 	}
 	run(t, b)
 	for i, k := range keys {
-		if got := <-answers[i]; k == "b" && got.err != refused || k != "b" && (got.err != nil || got.n != 1) {
+		if got := answered(t, answers[i]); k == "b" && got.err != refused || k != "b" && (got.err != nil || got.n != 1) {
 			t.Errorf("Put(%q) = %+v", k, got)
 		}
 	}

@@ -85,7 +85,7 @@ func TestBatcherAcrossAPromotion(t *testing.T) {
 				t.Fatal(err)
 			}
 			failedOver.Store(true) // whoever is still on his way to the old one is refused
-			got := <-a
+			got := answered(t, a)
 			if errors.Is(got.err, pg.ErrOutcomeUnknown) != c.unknown || got.err != nil && !c.unknown {
 				t.Errorf("Put = %v, want unknown: %v", got, c.unknown)
 			}

@@ -96,7 +96,7 @@ func run(t testing.TB, b interface{ Run(context.Context) error }) (stop func() e
 	var err error
 	done := make(chan struct{})
 	go func() { defer close(done); err = b.Run(ctx) }()
-	stop = func() error { cancel(); <-done; return err }
+	stop = func() error { cancel(); pgtest.Receive(t, done, "the end of Run"); return err }
 	t.Cleanup(func() { _ = stop() })
 	return stop
 }
@@ -104,7 +104,7 @@ func run(t testing.TB, b interface{ Run(context.Context) error }) (stop func() e
 // soon bounds a step of a test on a machine that may be very busy.
 func soon(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -131,13 +131,7 @@ func (g *gate) flush(ctx context.Context, tx pgx.Tx, batch logbookBatch) error {
 
 func (g *gate) next(t testing.TB) logbookBatch {
 	t.Helper()
-	select {
-	case b := <-g.begun:
-		return b
-	case <-time.After(time.Minute):
-		t.Fatal("no flush began")
-		panic("unreachable")
-	}
+	return pgtest.Receive(t, g.begun, "a flush begins")
 }
 
 type answer struct {
@@ -153,6 +147,12 @@ func put(ctx context.Context, b *logbook, k, v string) <-chan answer {
 		c <- answer{n, err}
 	}()
 	return c
+}
+
+// answered waits for the answer to a put.
+func answered(t testing.TB, c <-chan answer) answer {
+	t.Helper()
+	return pgtest.Receive(t, c, "the answer to a Put")
 }
 
 // taken waits until b holds n values.
@@ -183,7 +183,7 @@ func TestBatcherGroupsWhatCameMeanwhile(t *testing.T) {
 		t.Errorf("Pending = %s, want %s", got, want)
 	}
 	g.open <- struct{}{}
-	if got := <-first; got != (answer{1, nil}) {
+	if got := answered(t, first); got != (answer{1, nil}) {
 		t.Errorf("first Put = %v", got)
 	}
 	var got []string
@@ -195,7 +195,7 @@ func TestBatcherGroupsWhatCameMeanwhile(t *testing.T) {
 	}
 	g.open <- struct{}{}
 	for i, want := range []int{1, 2, 1, 4} {
-		if got := <-answers[i]; got != (answer{want, nil}) {
+		if got := answered(t, answers[i]); got != (answer{want, nil}) {
 			t.Errorf("Put %d = %v, want %d", i, got, want)
 		}
 	}
@@ -219,7 +219,7 @@ func TestBatcherBlamesOnlyThePoisoned(t *testing.T) {
 	}
 	run(t, b)
 	for i, a := range answers {
-		got, bad := <-a, false
+		got, bad := answered(t, a), false
 		if i%2 == 0 {
 			bad = slices.Contains([]string{"poison", "panic", "\x00"}, values[i/2])
 		} else if values[i/2] == "\x00" {
@@ -265,10 +265,10 @@ func TestBatcherWithdrawsWhatNoFlushCarries(t *testing.T) {
 	waiting := put(ctx, b, "k", "waiting")
 	taken(t, b, 2)
 	cancel()
-	if got := <-flying; !errors.Is(got.err, context.Canceled) || !errors.Is(got.err, pg.ErrOutcomeUnknown) {
+	if got := answered(t, flying); !errors.Is(got.err, context.Canceled) || !errors.Is(got.err, pg.ErrOutcomeUnknown) {
 		t.Errorf("Put in a flush = %v, want canceled and outcome unknown", got.err)
 	}
-	if got := <-waiting; !errors.Is(got.err, context.Canceled) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
+	if got := answered(t, waiting); !errors.Is(got.err, context.Canceled) || errors.Is(got.err, pg.ErrOutcomeUnknown) {
 		t.Errorf("Put outside a flush = %v, want canceled, not written", got.err)
 	}
 	g.open <- struct{}{}
@@ -312,10 +312,10 @@ func TestBatcherBlocksWhenFull(t *testing.T) {
 	go func() { posted <- b.Post(ctx, "k", "up too") }()
 	blocked(2)
 	cancel()
-	if got := <-given; !errors.Is(got.err, context.Canceled) {
+	if got := answered(t, given); !errors.Is(got.err, context.Canceled) {
 		t.Errorf("blocked Put = %v, want canceled", got.err)
 	}
-	if err := <-posted; !errors.Is(err, context.Canceled) {
+	if err := pgtest.Receive(t, posted, "the end of Post"); !errors.Is(err, context.Canceled) {
 		t.Errorf("blocked Post = %v, want canceled", err)
 	}
 	ctx = soon(t)
@@ -324,10 +324,10 @@ func TestBatcherBlocksWhenFull(t *testing.T) {
 	go func() { posted <- b.Post(ctx, "k", "k") }()
 	blocked(2)
 	run(t, b)
-	if got := <-large; got != (answer{14, nil}) {
+	if got := answered(t, large); got != (answer{14, nil}) {
 		t.Errorf("Put = %v, want 14", got)
 	}
-	if err := <-posted; err != nil {
+	if err := pgtest.Receive(t, posted, "the end of Post"); err != nil {
 		t.Errorf("Post = %v", err)
 	}
 	if err := b.Sync(ctx); err != nil {

@@ -27,14 +27,14 @@ func TestHubEndsWhatNobodyHears(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer last.Close()
-	<-last.C() // the hub is at it
+	next(t, last) // the hub is at it
 	for i := range 300 {
 		s, err := h.Subscribe(fmt.Sprintf("c%d", i))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if i%3 == 0 {
-			<-s.C()
+			next(t, s)
 		}
 		s.Close()
 	}

@@ -51,16 +51,11 @@ func subscribe(t *testing.T, h *pg.Hub, channel string) *pg.Subscription {
 
 func next(t *testing.T, s *pg.Subscription) pg.Notice {
 	t.Helper()
-	select {
-	case n, ok := <-s.C():
-		if !ok {
-			t.Fatal("the subscription is closed")
-		}
-		return n
-	case <-time.After(patience):
-		t.Fatal("waited in vain for a notice")
+	n := pgtest.Receive(t, s.C(), "a notice")
+	if n == (pg.Notice{}) {
+		t.Fatal("the subscription is closed")
 	}
-	panic("unreachable")
+	return n
 }
 
 func wantGap(t *testing.T, s *pg.Subscription) {

@@ -15,10 +15,12 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // patience is how long a test waits for what has to come.
-const patience = time.Minute
+const patience = pgtest.Patience
 
 // journal is what happened, in order, for tests to wait on.
 type journal struct {

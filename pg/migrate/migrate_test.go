@@ -8,7 +8,6 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -43,7 +42,7 @@ func up(ctx context.Context, t *testing.T, url string, sets ...pg.Migrations) er
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, pgtest.Patience)
 	defer cancel()
 	return migrate.Up(ctx, cfg, slog.New(slog.DiscardHandler), sets...)
 }
