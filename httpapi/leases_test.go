@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 func TestLeases(t *testing.T) {
@@ -79,7 +80,7 @@ func TestAFailureDoesNotFail(t *testing.T) {
 func TestAClaimThatWaits(t *testing.T) {
 	t.Parallel()
 	ending := make(chan struct{})
-	s := serve(t, "", httpapi.Config{Ending: ending, BodyTimeout: 50 * time.Millisecond, Timeout: 5 * time.Second})
+	s := serve(t, "", httpapi.Config{Ending: ending, BodyTimeout: 50 * time.Millisecond, Timeout: 30 * time.Second})
 	hearing, deaf := context.WithCancel(context.Background())
 	var hub sync.WaitGroup
 	hub.Go(func() { s.db.Run(hearing) })
@@ -94,14 +95,15 @@ func TestAClaimThatWaits(t *testing.T) {
 	}
 	claim("1m")
 	wantJSON(t, s.post(someItems, `{"items":["a"]}`), `{"added":1,"skipped":0}`)
-	if r := <-answer; !strings.Contains(r.body, `"items":[{"item":"a","attempts":1}]`) {
+	answered := func() response { t.Helper(); return pgtest.Receive(t, answer, "the answer to a claim") }
+	if r := answered(); !strings.Contains(r.body, `"items":[{"item":"a","attempts":1}]`) {
 		t.Error(r.body)
 	}
 	claim("1m")
 	close(ending)
-	wantJSON(t, <-answer, nothing)
+	wantJSON(t, answered(), nothing)
 	claim("1m") // that came while the server was about to stop
-	wantJSON(t, <-answer, nothing)
+	wantJSON(t, answered(), nothing)
 	wantJSON(t, s.post("/v1/checklists/l/claim", `{"count":1,"lease":"1m"}`), nothing)
 	s.sql(`INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('idle', 1, '{*}')`)
 	wantProblem(t, s.post("/v1/changes/consumers/idle/wait", `{"position":"5","timeout":"1m"}`), 503, "idle has not handled all")

@@ -12,7 +12,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -61,7 +60,7 @@ func serveHandler(t testing.TB, url string, cfg httpapi.Config, handler func(*ho
 // within bounds a step of a test.
 func within(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

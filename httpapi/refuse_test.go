@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 const someItems = "/v1/checklists/l/items"
@@ -244,7 +245,7 @@ func TestBrokenTransfers(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		conn.SetDeadline(time.Now().Add(time.Minute))
+		conn.SetDeadline(time.Now().Add(pgtest.Patience))
 		fmt.Fprintf(conn, head+"%s", tc.verb, tc.contentType, tc.rest)
 		answer, err := io.ReadAll(conn)
 		if err != nil {

@@ -20,7 +20,7 @@ func background(t *testing.T, s *server) {
 	go func() { ran <- s.db.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-ran; err != nil {
+		if err := pgtest.Receive(t, ran, "the end of Run"); err != nil {
 			t.Error(err)
 		}
 	})
