@@ -85,7 +85,7 @@ func TestReadsGoToTheReplica(t *testing.T) {
 
 func TestRunHearsNotifications(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	c := open(t, howdah.Config{Database: pg.Config{URL: pgtest.Database(t)}})
 	running, stop := context.WithCancel(ctx)
@@ -96,22 +96,17 @@ func TestRunHearsNotifications(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer sub.Close()
-	if first := <-sub.C(); !first.Gap {
+	if first := pgtest.Receive(t, sub.C(), "the first notice"); !first.Gap {
 		t.Errorf("first notice %+v, want a gap", first)
 	}
 	if _, err := c.Pool.Exec(ctx, `SELECT pg_notify('my channel', 'hello')`); err != nil {
 		t.Fatal(err)
 	}
-	select {
-	case got := <-sub.C():
-		if got.Payload != "hello" {
-			t.Errorf("heard %+v", got)
-		}
-	case <-ctx.Done():
-		t.Error("heard nothing")
+	if got := pgtest.Receive(t, sub.C(), "hello"); got.Payload != "hello" {
+		t.Errorf("heard %+v", got)
 	}
 	stop()
-	if err := <-ran; err != nil {
+	if err := pgtest.Receive(t, ran, "the end of Run"); err != nil {
 		t.Errorf("Run = %v", err)
 	}
 }
@@ -133,7 +128,7 @@ func TestRunKeepsAllCounterTables(t *testing.T) {
 	go func() { ran <- c.Run(running) }()
 	pgtest.UntilSQL(t, c.Pool, "the fold", `SELECT NOT EXISTS (SELECT FROM howdah.counter_slots)`)
 	stop()
-	if err := <-ran; err != nil {
+	if err := pgtest.Receive(t, ran, "the end of Run"); err != nil {
 		t.Errorf("Run = %v", err)
 	}
 	var data string
@@ -154,7 +149,7 @@ func TestRunKeepsCounters(t *testing.T) {
 		t.Error(err)
 	}
 	stop()
-	if err := <-ran; err != nil {
+	if err := pgtest.Receive(t, ran, "the end of Run"); err != nil {
 		t.Errorf("Run = %v", err)
 	}
 	var data string

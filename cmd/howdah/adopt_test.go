@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -48,7 +47,7 @@ func adoptAsSaid(t *testing.T, system, tables string) {
 		}
 		for _, l := range transcripts(b) {
 			n++
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			got, err := onTerminal(ctx, l.typed, work, env)
 			cancel()
 			if diff := cmp.Diff(l.answer, got); err != nil || !l.answered(got) {

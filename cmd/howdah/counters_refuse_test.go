@@ -319,7 +319,7 @@ func refusals(db pg.DB) []refused {
 // alike, says what and where it is, and has written nothing.
 func TestCountersRefuse(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*patience) // of all of it
 	defer cancel()
 	env := map[string]string{"DATABASE_URL": pgtest.Database(t)}
 	cfg := howdah.Config{Log: slog.New(slog.DiscardHandler)}
@@ -334,7 +334,7 @@ func TestCountersRefuse(t *testing.T) {
 	go func() { wrote <- client.Writers.Counters.Run(writing) }()
 	defer func() {
 		stop()
-		if err := <-wrote; err != nil {
+		if err := pgtest.Receive(t, wrote, "the end of Run"); err != nil {
 			t.Error(err)
 		}
 	}()

@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 const oneItem = `{"items":["a.txt"]}`
@@ -264,7 +266,7 @@ func TestInterruptDuringAnImport(t *testing.T) {
 		t.Errorf("%v: %s", s.err, s.stderr)
 	}
 	w.Close()
-	if err := <-answer; err == nil {
+	if err := pgtest.Receive(t, answer, "the end of the request"); err == nil {
 		t.Error("the client was told that all is well")
 	}
 	gone(t, dir, pid)

@@ -152,9 +152,7 @@ func TestHelpExamplesWork(t *testing.T) {
 					}
 				}
 				captures := []byte(`{"captures":[{"table":"public.orders","payload":"diff"}]}`)
-				if err := os.WriteFile(filepath.Join(dir, "reindex"), []byte("#!/bin/sh\nexec cat\n"), 0o755); err != nil {
-					t.Fatal(err)
-				}
+				pgtest.Program(t, filepath.Join(dir, "reindex"), []byte("#!/bin/sh\nexec cat\n"))
 				if err := os.WriteFile(filepath.Join(dir, "captures.json"), captures, 0o644); err != nil {
 					t.Fatal(err)
 				}

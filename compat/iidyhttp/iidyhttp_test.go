@@ -293,7 +293,7 @@ func TestBrokenTransfers(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(time.Minute))
+			conn.SetDeadline(time.Now().Add(pgtest.Patience))
 			fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: localhost\r\n%s", method, batch, tc.rest)
 			answer, err := io.ReadAll(conn) // the server closes it
 			if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 "+tc.status) {

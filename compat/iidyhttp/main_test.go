@@ -9,7 +9,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/httpapi"
@@ -39,7 +38,7 @@ func serve(t testing.TB, url string, cfg httpapi.Config) *server {
 
 func within(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }

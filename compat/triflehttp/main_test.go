@@ -11,7 +11,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/httpapi"
@@ -48,7 +47,7 @@ func serve(t testing.TB, cfg httpapi.Config) *server {
 
 func within(t testing.TB) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
