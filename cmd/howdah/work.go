@@ -103,7 +103,8 @@ func (w *work) check() error {
 
 // work runs a worker whose handler is the command.
 func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
-	if _, err := client.Checklists.Progress(ctx, w.list); err != nil {
+	begun, err := client.Checklists.Progress(ctx, w.list)
+	if err != nil {
 		return err // a worker would wait for the database
 	}
 	screen := &screen{out: c.err, live: !c.quiet && isTerminal(c.err)}
@@ -138,9 +139,11 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 	watching, seen := context.WithCancel(context.WithoutCancel(ctx))
 	var watcher sync.WaitGroup
 	if screen.live {
+		begun.Rate = 0 // whatever was done before
+		screen.show(progressWords(begun))
 		watcher.Go(func() { watchWork(watching, client.Checklists, w.list, screen) })
 	}
-	err := worker.Run(working)
+	err = worker.Run(working)
 	seen()
 	watcher.Wait()
 	screen.clear()
