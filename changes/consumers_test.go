@@ -135,7 +135,7 @@ func TestPatternsChangeInAPause(t *testing.T) {
 		t.Fatal(err)
 	}
 	start(t, url, changes.ConsumerConfig{Name: "c"}, func(c *changes.Consumer) { c.Hurry(); c.Handle("public.b", effect("c")) })
-	if err := <-old.done; !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), `c has the patterns ["public.b"], this one ["public.a"]`) {
+	if err := pgtest.Receive(t, old.done, "the end of Run"); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), `c has the patterns ["public.b"], this one ["public.a"]`) {
 		t.Errorf("the old one ended with %v", err)
 	}
 	if err := l.Resume(t.Context(), "c"); err != nil {
@@ -284,7 +284,7 @@ func TestForget(t *testing.T) {
 	if err := l.Forget(t.Context(), "c"); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-r.done; !errors.Is(err, changes.ErrNoConsumer) {
+	if err := pgtest.Receive(t, r.done, "the end of Run"); !errors.Is(err, changes.ErrNoConsumer) {
 		t.Errorf("Run: %v, want ErrNoConsumer", err)
 	}
 	var left int
@@ -360,7 +360,7 @@ func TestC1C3Reshard(t *testing.T) {
 		}
 		// The one with the new number helps until all have come as far, and then goes on.
 		next := start(t, url, changes.ConsumerConfig{Name: "c", Batch: 3, Shards: n}, all("c"))
-		if err := <-present.done; !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), ", this one ") {
+		if err := pgtest.Receive(t, present.done, "the end of Run"); !errors.Is(err, fault.Conflict) || !strings.Contains(err.Error(), ", this one ") {
 			t.Fatalf("the old one ended with %v", err)
 		}
 		present = next
@@ -407,7 +407,7 @@ func TestC5CutOffInTheMiddle(t *testing.T) {
 			return nil
 		})
 	})
-	<-called
+	pgtest.Receive(t, called, "the handler is called")
 	proxy.Stall(true)
 	start(t, url, cfg, all("c"))
 	handled(t, l, "c")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 func TestExec(t *testing.T) {
@@ -80,7 +81,7 @@ func TestExecEndsTheGroup(t *testing.T) {
 			t.Fatal(err)
 		}
 		cancel()
-		if err := <-done; !errors.Is(err, context.Canceled) {
+		if err := pgtest.Receive(t, done, "the end of the handler"); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if rest, err := io.ReadAll(alive); err != nil || len(rest) != 0 { // returns when none is left

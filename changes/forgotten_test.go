@@ -93,7 +93,7 @@ func TestSavedConsumerIsNotAProgramsOwn(t *testing.T) {
 	running := start(t, url, changes.ConsumerConfig{Name: "c"}, all("other"))
 	handled(t, l, "c")
 	exec(t, pgtest.Pool(t, url), `UPDATE howdah.change_consumer SET sink = '{"notify": true}'`)
-	if err := <-running.done; !errors.Is(err, fault.Conflict) {
+	if err := pgtest.Receive(t, running.done, "the end of Run"); !errors.Is(err, fault.Conflict) {
 		t.Errorf("Run: %v", err)
 	}
 }
@@ -220,7 +220,7 @@ func TestSeekAndTendAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !ended {
-		if err := <-tended; err != nil {
+		if err := pgtest.Receive(t, tended, "the end of Tend"); err != nil {
 			t.Error(err)
 		}
 	}
@@ -252,7 +252,7 @@ func TestSkipUnderAnotherIsolation(t *testing.T) {
 	exec(t, pool, `UPDATE howdah.change_parked SET next_at = '2100-01-01'`)
 	first := parked(t, l, "c")[0].Change.Position
 	exec(t, pool, `BEGIN; INSERT INTO a VALUES (2, 1); UPDATE a SET v = 2 WHERE id = 1; COMMIT`)
-	<-in // a batch that is going to park the second change of 1 behind the first
+	pgtest.Receive(t, in, "the handler is called") // a batch that is going to park the second change of 1 behind the first
 	cfg := pool.Config()
 	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "repeatable read"
 	strict, err := pgxpool.NewWithConfig(t.Context(), cfg)
@@ -267,7 +267,7 @@ func TestSkipUnderAnotherIsolation(t *testing.T) {
 	}()
 	eventually(t, "it waits for the shard", func() bool { return waits(t, pool) })
 	out <- struct{}{}
-	if err := <-skipped; err != nil {
+	if err := pgtest.Receive(t, skipped, "the end of Skip"); err != nil {
 		t.Error(err)
 	}
 	eventually(t, "the second is parked", func() bool {
@@ -323,7 +323,7 @@ func TestPatternsChangeBetweenBatches(t *testing.T) {
 		if err := batch.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := <-changed; err != nil {
+		if err := pgtest.Receive(t, changed, "the end of the change"); err != nil {
 			t.Error(err)
 		}
 		if s := status(t, l, name); s.Patterns[0] != "public.b" {

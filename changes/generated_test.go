@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // What a row has that is computed from its other columns is told as it is, or not at all
@@ -115,7 +116,7 @@ func TestF3GeneratedColumns(t *testing.T) {
 		return nil
 	}))
 	filled(t, m, "fill")
-	c := <-read
+	c := pgtest.Receive(t, read, "the row that is read")
 	logged, _ := readAll(t, m.log, changes.Position{}, 1000, changes.Filter{Patterns: patterns(t, "public.g"), Ops: []changes.Op{changes.Insert}})
 	if diff := cmp.Diff(objectOf(t, logged[len(logged)-1].New), objectOf(t, c.New)); diff != "" {
 		t.Errorf("a row that is read: -logged +read\n%s", diff)

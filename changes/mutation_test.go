@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // A test of the tests: each mistake that the tick avoids is put into it, and the
@@ -225,10 +226,10 @@ func twoTickers(t *testing.T, m *auditedLog) error {
 		second <- err
 	}()
 	if err := waiting(t.Context(), m.pool, 1752135524); err != nil {
-		return errors.Join(err, first.Rollback(t.Context()), <-second)
+		return errors.Join(err, first.Rollback(t.Context()), pgtest.Receive(t, second, "the end of the second"))
 	}
 	m.commit(t, first)
-	return <-second
+	return pgtest.Receive(t, second, "the end of the second")
 }
 
 // commitsMeanwhile: a transaction commits while the tick halts.
@@ -244,12 +245,12 @@ func commitsMeanwhile(t *testing.T, m *auditedLog) error {
 		ticked <- err
 	}()
 	if err := waiting(t.Context(), m.pool, 9); err != nil {
-		return errors.Join(err, holder.Rollback(t.Context()), <-ticked)
+		return errors.Join(err, holder.Rollback(t.Context()), pgtest.Receive(t, ticked, "the end of the tick"))
 	}
 	m.commit(t, a)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (3, 1)`)
 	m.commit(t, holder)
-	return <-ticked
+	return pgtest.Receive(t, ticked, "the end of the tick")
 }
 
 // commitsBeforeTheExport: a transaction commits while the tick of a snapshot halts. What
@@ -270,11 +271,11 @@ func commitsBeforeTheExport(t *testing.T, m *auditedLog) error {
 		})
 	}()
 	if err := waiting(t.Context(), m.pool, 9); err != nil {
-		return errors.Join(err, holder.Rollback(t.Context()), <-read)
+		return errors.Join(err, holder.Rollback(t.Context()), pgtest.Receive(t, read, "the end of Snapshot"))
 	}
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
 	m.commit(t, holder)
-	if err := <-read; err != nil {
+	if err := pgtest.Receive(t, read, "the end of Snapshot"); err != nil {
 		return err
 	}
 	if _, err := m.log.Sync(t.Context()); err != nil {
@@ -317,12 +318,12 @@ func (m *auditedLog) beginsMeanwhile(t *testing.T, id int) error {
 		ticked <- err
 	}()
 	if err := waiting(t.Context(), m.pool, 9); err != nil {
-		return errors.Join(err, holder.Rollback(t.Context()), <-ticked)
+		return errors.Join(err, holder.Rollback(t.Context()), pgtest.Receive(t, ticked, "the end of the tick"))
 	}
 	a := m.begin(t)
 	m.in(t, a, `INSERT INTO chk.a VALUES ($1, 1)`, id+1)
 	m.commit(t, holder)
-	if err := <-ticked; err != nil {
+	if err := pgtest.Receive(t, ticked, "the end of the tick"); err != nil {
 		return err
 	}
 	m.commit(t, a)

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // What was wrong with the way of the talk; a test for each number of DESIGN.md.
@@ -171,7 +172,7 @@ func TestBellBesideAnOpenWriter(t *testing.T) {
 		t.Errorf("nobody rings beside an open writer: %v", err)
 	}
 	cancel()
-	if err := <-written; err != nil {
+	if err := pgtest.Receive(t, written, "the end of the writer"); err != nil {
 		t.Error(err)
 	}
 }

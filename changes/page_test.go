@@ -10,6 +10,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // F4, F6: wherever the feed is cut into pages, and wherever a reader goes on, the
@@ -76,7 +77,7 @@ func TestPageShowsWhatIsCommitted(t *testing.T) {
 	}()
 	err = waiting(t.Context(), m.pool, 1752135524)
 	m.commit(t, other)
-	if page := <-paged; len(page) != 1 || err != nil {
+	if page := pgtest.Receive(t, paged, "the page"); len(page) != 1 || err != nil {
 		t.Errorf("%d changes, want 1 (%v)", len(page), err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // patient is a handler that fails on what is bad, notes what it is called with, and
@@ -345,7 +346,7 @@ func TestHowHandlersFail(t *testing.T) {
 					c.Grace(500 * time.Millisecond)
 				}
 				c.Handle("*", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
-					if err := effect(name)(ctx, tx, []changes.Change{c}); err != nil {
+					if err := effect(name)(context.WithoutCancel(ctx), tx, []changes.Change{c}); err != nil { // not this is to take long
 						return err
 					}
 					return test.does(ctx, tx)
@@ -443,7 +444,7 @@ func TestEndIsNoFailure(t *testing.T) {
 			return ctx.Err()
 		})
 	})
-	<-called
+	pgtest.Receive(t, called, "the handler is called")
 	r.stop()
 	if s := status(t, l, "c"); s.Parked != 0 || s.Position != (changes.Position{}) || len(called) != 0 {
 		t.Errorf("%+v", s)
@@ -457,7 +458,7 @@ func TestEndIsNoFailure(t *testing.T) {
 			return err
 		})
 	})
-	<-called
+	pgtest.Receive(t, called, "the handler is called")
 	r.stop()
 	if diff := cmp.Diff(positions(t, l, changes.Filter{}), effectsOf(t, pool, "c")); diff != "" {
 		t.Error(diff)

@@ -96,7 +96,7 @@ func TestThroughAPooler(t *testing.T) {
 		t.Fatal(err)
 	}
 	handled(t, l, "c")
-	<-seen
+	pgtest.Receive(t, seen, "the watcher has seen all")
 	feed, head := readAll(t, l, end, 50, changes.Filter{})
 	var want []string
 	for _, c := range feed {

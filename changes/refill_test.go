@@ -11,6 +11,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // half is a log of table t with 20 rows, of which consumer "fill" has been handed seven
@@ -250,7 +251,7 @@ func TestSeekWhileAShardExpires(t *testing.T) {
 	}))
 	eventually(t, "it is there", func() bool { return registered(l, "c") })
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
-	<-entered
+	pgtest.Receive(t, entered, "the handler is called")
 	exec(t, pool, `INSERT INTO a VALUES (2, 2)`)
 	end, err := l.Sync(t.Context())
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // age makes what is in the log two days older, and puts it into the leaf that is the
@@ -225,7 +226,7 @@ func TestTendSeesWhoWasJustMoved(t *testing.T) {
 		})
 		return nil
 	})
-	if err := errors.Join(err, <-tended); err != nil {
+	if err := errors.Join(err, pgtest.Receive(t, tended, "the end of Tend")); err != nil {
 		t.Fatal(err)
 	}
 	if s, err := m.log.Consumer(t.Context(), "slow"); err != nil || s.State != "running" {

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // rivalTick is a transaction that numbers what has committed, and takes its time.
@@ -57,7 +58,7 @@ func TestBehindUnderARivalTick(t *testing.T) {
 		if err := rival.Commit(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if all := <-answer; len(all) != 1 || all[0].Lag != want {
+		if all := pgtest.Receive(t, answer, "the answer"); len(all) != 1 || all[0].Lag != want {
 			t.Errorf("%s() = %+v, want a lag of %d", ask, all, want)
 		}
 	}

@@ -98,7 +98,14 @@ func TestRunner(t *testing.T) {
 		// connections of their own.
 		exec(t, pool, `UPDATE howdah.change_checkpoint SET n = n - 1 WHERE consumer = 'c' AND shard = 0`)
 		save(t, l, changes.ConsumerConfig{Name: "c", Shards: shards}, effectSink("second"), "public.a", "public.b")
-		eventually(t, "it has connections for the greater number of shards", func() bool { return <-opened == 6 })
+		eventually(t, "it has connections for the greater number of shards", func() bool {
+			select {
+			case conns := <-opened:
+				return conns == 6
+			default:
+				return false
+			}
+		})
 		if err := l.Resume(t.Context(), "c"); err != nil {
 			t.Fatal(err)
 		}

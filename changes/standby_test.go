@@ -129,7 +129,7 @@ func TestStandbyAndPromotion(t *testing.T) {
 			return effect("c")(ctx, tx, cs)
 		})
 	})
-	<-began
+	pgtest.Receive(t, began, "a batch begins")
 	err = primary.Stop(ctx)
 	close(gone)
 	if err != nil {

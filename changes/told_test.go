@@ -8,12 +8,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -243,13 +243,8 @@ func TestF9RestoredUnderAConsumer(t *testing.T) {
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	handled(t, l, "c")
 	exec(t, pool, `UPDATE howdah.change_state SET database = 1`)
-	select {
-	case err := <-running.done:
-		if !errors.Is(err, changes.ErrRestored) {
-			t.Errorf("Run: %v, want ErrRestored", err)
-		}
-	case <-time.After(patience):
-		t.Error("it runs in a copy")
+	if err := pgtest.Receive(t, running.done, "the end of Run in a copy"); !errors.Is(err, changes.ErrRestored) {
+		t.Errorf("Run: %v, want ErrRestored", err)
 	}
 }
 

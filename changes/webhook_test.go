@@ -22,6 +22,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 const (
@@ -300,9 +301,9 @@ func TestWebhookBlackHole(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.hand(ctx, changes.Webhook(hole.config()), cs) }()
-	<-arrived
+	pgtest.Receive(t, arrived, "the request")
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := pgtest.Receive(t, done, "the end of the handler"); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 

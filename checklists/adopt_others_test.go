@@ -176,7 +176,7 @@ func poorRole(t *testing.T, pool *pgxpool.Pool) (role string, as *pgxpool.Pool) 
 	execute(t, pool, `CREATE ROLE `+role+` LOGIN PASSWORD 'secret'; GRANT USAGE ON SCHEMA iidy TO `+role+`;
 		GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON iidy.lists TO `+role)
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), pgtest.Patience)
 		defer cancel()
 		if _, err := pool.Exec(ctx, `DROP OWNED BY `+role+` CASCADE; DROP ROLE `+role); err != nil {
 			t.Error(err)

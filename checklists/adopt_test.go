@@ -75,7 +75,7 @@ func mustSurvey(t testing.TB, s *checklists.Store) checklists.Survey {
 
 func mustAdopt(t testing.TB, s *checklists.Store) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	if err := s.Adopt(ctx, nil); err != nil {
 		t.Fatal(err)

@@ -113,7 +113,7 @@ func TestAWorkerThatWasFrozen(t *testing.T) {
 	s, _ := newList(t, url, 1)
 	began := make(chan string, 8)
 	p := startWorker(t, url, "ask", func(line string) { began <- line })
-	<-began
+	pgtest.Receive(t, began, "an attempt begins")
 	if err := p.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestAWorkerThatWasFrozen(t *testing.T) {
 	if n, err := s.Done(ctx, mine.Lease); n != 1 || err != nil {
 		t.Errorf("Done = %d, %v", n, err)
 	}
-	if err := <-p.ended; err != nil {
+	if err := pgtest.Receive(t, p.ended, "the end of the worker"); err != nil {
 		t.Error(err)
 	}
 	if len(began) != 0 {

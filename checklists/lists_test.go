@@ -458,7 +458,7 @@ func TestChangesOfSettingsAreNotLost(t *testing.T) {
 
 func TestWatchTellsWhatChanged(t *testing.T) {
 	t.Parallel()
-	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	ctx, stop := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer stop()
 	s, _ := newStore(t)
 	var seen []int64

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -38,7 +37,7 @@ func newStore(t testing.TB) (*checklists.Store, *pgxpool.Pool) {
 
 func up(t testing.TB, pool *pgxpool.Pool, s *checklists.Store) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), s.Migrations()); err != nil {
 		t.Fatal(err)

@@ -36,14 +36,14 @@ func TestAWorkerKeepsWhatItCannotTell(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(within(t, patience)) }()
 	for range 3 {
-		<-began
+		pgtest.Receive(t, began, "an attempt begins")
 	}
 	proxy.Refuse(true)
 	proxy.Cut()
 	close(finish)
 	eventually(t, "it notices", func() bool { return strings.Contains(log.String(), "the database does not answer") })
 	proxy.Refuse(false)
-	if err := <-ended; err != nil {
+	if err := pgtest.Receive(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 	if got := progress(t, direct, "l"); got.Done != 3 || got.Left != 0 || did.Load() != 3 {
@@ -107,18 +107,18 @@ func TestAWorkerWithoutADatabase(t *testing.T) {
 	}))
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	<-began
-	<-began
+	pgtest.Receive(t, began, "an attempt begins")
+	pgtest.Receive(t, began, "an attempt begins")
 	proxy.Refuse(true)
 	proxy.Cut()
-	if cause := <-causes; !errors.Is(cause, checklists.ErrLost) {
+	if cause := pgtest.Receive(t, causes, "the end of an attempt"); !errors.Is(cause, checklists.ErrLost) {
 		t.Errorf("its ctx ended with %v", cause)
 	}
 	eventually(t, "it gives up", func() bool {
 		return strings.Contains(log.String(), `could not be recorded; it will come round again" list=l item=item-00001 outcome=done`)
 	})
 	stop()
-	if err := <-ended; err != nil {
+	if err := pgtest.Receive(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 	if n := strings.Count(log.String(), "the database does not answer"); n != 1 {

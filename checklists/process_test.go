@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -80,6 +81,7 @@ type process struct {
 	*exec.Cmd
 	in    io.WriteCloser
 	ended chan error // of the process, once its lines are read
+	busy  *atomic.Bool
 	log   lines
 }
 
@@ -167,7 +169,9 @@ func (c *crew) work(n int, kills int, pause time.Duration) {
 	ends := make(chan end)
 	running := []*process{}
 	start := func() {
-		p := startWorker(c.t, c.url, c.does, c.note)
+		busy := new(atomic.Bool)
+		p := startWorker(c.t, c.url, c.does, func(line string) { busy.Store(true); c.note(line) })
+		p.busy = busy
 		running = append(running, p)
 		go func() { ends <- end{p, <-p.ended} }()
 	}
@@ -177,12 +181,13 @@ func (c *crew) work(n int, kills int, pause time.Duration) {
 	victims := map[*process]bool{}
 	ticks := time.NewTicker(pause)
 	defer ticks.Stop()
-	deadline := within(c.t, 3*time.Minute)
+	deadline := within(c.t, 3*patience)
 	for len(running) > 0 {
 		select {
 		case <-ticks.C:
-			if c.killed < kills && len(running) == n {
-				victim := running[0] // the oldest
+			// The oldest, once it has begun something: where a process takes longer to start
+			// than the others to be killed nothing would ever be done.
+			if victim := running[0]; c.killed < kills && len(running) == n && victim.busy.Load() {
 				victims[victim] = true
 				c.killed++
 				victim.Process.Kill()

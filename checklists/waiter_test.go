@@ -45,7 +45,7 @@ func newHeard(t testing.TB) (*checklists.Store, *pgxpool.Pool, *pg.Hub) {
 }
 
 // patience is how long what must not take for ever may take, on a machine that is busy.
-const patience = 3 * time.Minute
+const patience = pgtest.Patience
 
 // within bounds what must not take for ever.
 func within(t testing.TB, d time.Duration) context.Context {
@@ -270,7 +270,8 @@ func TestAWaitingClaimThatIsGivenUp(t *testing.T) {
 	})
 	eventually(t, "the claim waits", func() bool {
 		var n int
-		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'iidy.lists'::regclass`).Scan(&n)
+		err := pool.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'iidy.lists'::regclass
+			AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`).Scan(&n)
 		return err == nil && n > 0
 	})
 	stop()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/howdah-db/howdah/checklists"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // quiet is a worker's configuration for a test.
@@ -162,11 +163,11 @@ func TestAWorkerThatIsStopped(t *testing.T) {
 	}}))
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	running := []string{<-began, <-began}
+	running := []string{pgtest.Receive(t, began, "an attempt begins"), pgtest.Receive(t, began, "another begins")}
 	stop()
 	eventually(t, "the rest is given back", func() bool { return progress(t, s, "l").Leased == 2 })
 	close(finish)
-	if err := <-ended; err != nil {
+	if err := pgtest.Receive(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 	if got := progress(t, s, "l"); got.Done != 2 || got.Left != 18 || got.Leased != 0 || len(began) != 0 {
@@ -203,10 +204,10 @@ func TestAWorkerWhoseGraceIsOver(t *testing.T) {
 	}}))
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
-	<-began
-	<-began
+	pgtest.Receive(t, began, "an attempt begins")
+	pgtest.Receive(t, began, "an attempt begins")
 	stop()
-	err := <-ended
+	err := pgtest.Receive(t, ended, "the end of Run")
 	if err == nil || !strings.Contains(err.Error(), "1 of the attempts under way did not end") {
 		t.Errorf("Run: %v", err)
 	}
@@ -245,7 +246,7 @@ func TestAWorkerExtendsItsLeases(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- w.Run(ctx) }()
 	for range 3 {
-		<-began
+		pgtest.Receive(t, began, "an attempt begins")
 	}
 	first := get(t, s, "l", "long").Due
 	if n, err := s.Kill(ctx, "l", "by hand", "killed"); n != 1 || err != nil {
@@ -264,7 +265,7 @@ func TestAWorkerExtendsItsLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	close(finish)
-	if err := <-ended; err != nil {
+	if err := pgtest.Receive(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 	for item, cause := range causes.Range {
@@ -365,12 +366,12 @@ func TestTheBellWakesAWorker(t *testing.T) {
 	go func() { ended <- w.Run(ctx) }()
 	for i := range 20 {
 		insert(t, s, "l", fmt.Sprint(i))
-		if got := <-did; got != fmt.Sprint(i) {
+		if got := pgtest.Receive(t, did, "an attempt"); got != fmt.Sprint(i) {
 			t.Errorf("%d: %s", i, got)
 		}
 	}
 	stop()
-	if err := <-ended; err != nil {
+	if err := pgtest.Receive(t, ended, "the end of Run"); err != nil {
 		t.Error(err)
 	}
 }

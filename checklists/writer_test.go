@@ -207,7 +207,7 @@ func running(t *testing.T, s *checklists.Store) *checklists.Writer {
 	go func() { ended <- w.Run(ctx) }()
 	t.Cleanup(func() {
 		stop()
-		if err := <-ended; err != nil {
+		if err := pgtest.Receive(t, ended, "the end of Run"); err != nil {
 			t.Error(err)
 		}
 	})

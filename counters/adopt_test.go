@@ -364,7 +364,7 @@ func TestAdoptionsAtOnceBesideWriters(t *testing.T) {
 	pool := newPool(t)
 	load(t, pool)
 	s := counters.New(pool, counters.Config{})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	errs := make(chan error)
 	const adopters, writers, events = 3, 4, 50
@@ -381,7 +381,7 @@ func TestAdoptionsAtOnceBesideWriters(t *testing.T) {
 		}()
 	}
 	for range adopters + writers {
-		if err := <-errs; err != nil {
+		if err := pgtest.Receive(t, errs, "the end of an adoption, or of a writer"); err != nil {
 			t.Error(err)
 		}
 	}

@@ -78,7 +78,7 @@ func TestFoldKilled(t *testing.T) {
 	if !scalar[bool](t, pool, `SELECT pg_terminate_backend($1)`, pid) {
 		t.Fatal("it is gone already")
 	}
-	if err := <-fold; err == nil {
+	if err := pgtest.Receive(t, fold, "the end of Fold"); err == nil {
 		t.Error("Fold went well without its connection")
 	}
 	if n := rowsOf(t, pool, "hot"); n > 0 {

@@ -45,7 +45,7 @@ func keep(t testing.TB, k *counters.Keeper) (stop func()) {
 	go func() { done <- k.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := pgtest.Receive(t, done, "the end of Run"); err != nil {
 			t.Errorf("Run = %v", err)
 		}
 	})
@@ -136,7 +136,7 @@ func TestTurns(t *testing.T) {
 		turns := 0
 		for range 8 {
 			group.Go(func() {
-				mine, err := counters.New(pool, counters.Config{}).Turn(ctx, "fold", 10*time.Second)
+				mine, err := counters.New(pool, counters.Config{}).Turn(ctx, "fold", 10*time.Minute)
 				if err != nil {
 					t.Error(err)
 				}
@@ -154,7 +154,7 @@ func TestTurns(t *testing.T) {
 	}
 	turn(1)
 	turn(0)
-	for _, ago := range []string{"9.5 seconds", "-1 hour"} {
+	for _, ago := range []string{"9.5 minutes", "-1 hour"} {
 		if _, err := pool.Exec(ctx, `UPDATE howdah.counter_turns SET at = clock_timestamp() - $1::text::interval WHERE tbl = quote_ident(current_schema()) || '.trifle_stats'`, ago); err != nil {
 			t.Fatal(err)
 		}

@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -36,7 +35,7 @@ func newPool(t testing.TB) *pgxpool.Pool {
 // migrated migrates a database, but makes no table in its search_path.
 func migrated(t testing.TB, pool *pgxpool.Pool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	conn := pool.Config().ConnConfig
 	conn.RuntimeParams["search_path"] = "nowhere" // or one test's schema would get the default table

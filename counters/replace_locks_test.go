@@ -55,13 +55,13 @@ func TestReplaceLocksSlotsInOrder(t *testing.T) {
 				if err := hour.Commit(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if err := <-replaced; err != nil {
+				if err := pgtest.Receive(t, replaced, "the end of Replace"); err != nil {
 					t.Fatal(err)
 				}
 				if err := replacing.Commit(ctx); err != nil {
 					t.Fatal(err)
 				}
-				if err := <-counted; err != nil {
+				if err := pgtest.Receive(t, counted, "the end of Apply"); err != nil {
 					t.Fatal(err)
 				}
 				if err := counting.Commit(ctx); err != nil {

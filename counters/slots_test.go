@@ -341,7 +341,7 @@ func TestPutsWaitForSlots(t *testing.T) {
 		put := make(chan error, 1)
 		go func() { put <- s.Assert(ctx, "hot", at, counters.Values{"n": 10}) }()
 		waits(t, pool, "transactionid")
-		if err := errors.Join(tx.Commit(ctx), <-put); err != nil {
+		if err := errors.Join(tx.Commit(ctx), pgtest.Receive(t, put, "the end of Assert")); err != nil {
 			t.Fatal(err)
 		}
 		if err := s.Track(ctx, "hot", at, counters.Values{"n": 1, "m": 1}); err != nil {

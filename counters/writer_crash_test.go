@@ -160,7 +160,7 @@ func TestWriterSurvivesItsServer(t *testing.T) {
 	if err := syscall.Kill(server.PID(), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	if err := server.Stop(ctx); err != nil { // or the other would wait for it at the end
 		t.Fatal(err)

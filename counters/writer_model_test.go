@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"maps"
+	"runtime"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -326,13 +327,18 @@ func together(ctx context.Context, t interface{ Fatal(...any) }, w *counters.Wri
 			if ctx.Err() != nil {
 				t.Fatal("it is not taken")
 			}
+			runtime.Gosched() // all that it waits for is its turn
 		}
 	}
 	running, stop := context.WithCancel(ctx)
 	ran := make(chan error, 1)
 	go func() { ran <- w.Run(running) }()
 	for range n {
-		<-called
+		select {
+		case <-called:
+		case <-ctx.Done():
+			t.Fatal("a call does not end")
+		}
 	}
 	stop()
 	if err := <-ran; err != nil {

@@ -39,7 +39,7 @@ func running(t testing.TB, w *counters.Writer) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	ran := make(chan error, 1)
 	go func() { ran <- w.Run(ctx) }()
-	stop = sync.OnceValue(func() error { cancel(); return <-ran })
+	stop = sync.OnceValue(func() error { cancel(); return pgtest.Receive(t, ran, "the end of Run") })
 	t.Cleanup(func() { stop() })
 	pgtest.Until(t, "it runs", w.Running)
 	return stop
@@ -249,7 +249,7 @@ func TestFastWriter(t *testing.T) {
 	go func() { full <- w.Track(waiting, "k", at, values) }()
 	pgtest.Until(t, "it waits for room", func() bool { return w.Stats().Blocked == 1 })
 	giveUp()
-	if err := <-full; !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "no room for more than 3 events") {
+	if err := pgtest.Receive(t, full, "the end of Track"); !errors.Is(err, fault.Exhausted) || !strings.Contains(err.Error(), "no room for more than 3 events") {
 		t.Errorf("Track of a full Writer: %v, want Exhausted", err)
 	}
 	if err := w.Track(ctx, "", at, nil); !errors.Is(err, fault.Invalid) {
@@ -300,7 +300,7 @@ func TestFastWriterKeepsOrder(t *testing.T) {
 	case <-time.After(100 * time.Millisecond):
 	}
 	running(t, w)
-	if err := <-applied; err != nil {
+	if err := pgtest.Receive(t, applied, "the end of Apply"); err != nil {
 		t.Fatal(err)
 	}
 	if got := hour(t, s, "k")["n"]; !got.(counters.Number).Equal(number(2)) {

@@ -90,7 +90,7 @@ func (f *fixture) hand(ctx context.Context, h changes.Handler, cs []changes.Chan
 func (f *fixture) produced(t *testing.T, n int, topics ...string) (all []*kgo.Record) {
 	t.Helper()
 	client := f.client(t, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
 	defer cancel()
 	for len(all) < n {
 		fetched := client.PollFetches(ctx)
@@ -243,9 +243,9 @@ func TestSinkBlackHole(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.hand(ctx, kafka.Sink(f.client(t), kafka.Config{Topic: "all"}), cs) }()
-	<-arrived
+	pgtest.Receive(t, arrived, "the request")
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := pgtest.Receive(t, done, "the end of the handler"); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	close(over)

@@ -106,7 +106,7 @@ func (f *fixture) start(t *testing.T, db *pgxpool.Pool, cfg logical.Config) (sto
 	go func() { done <- p.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-done; err != nil {
+		if err := pgtest.Receive(t, done, "the end of Run"); err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})

@@ -211,13 +211,13 @@ func TestSinkBlackHole(t *testing.T) {
 	if err == nil || !strings.HasSuffix(err.Error(), "no ack within 50ms") {
 		t.Errorf("timeout: %v", err)
 	}
-	<-arrived
+	pgtest.Receive(t, arrived, "the message")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- f.hand(ctx, nats.Sink(f.js, nats.Config{}), cs) }()
-	<-arrived
+	pgtest.Receive(t, arrived, "the message")
 	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := pgtest.Receive(t, done, "the end of the handler"); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
