@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -128,7 +129,10 @@ func (s *Server) expel(ctx context.Context) error {
 	for _, pid := range left {
 		_ = syscall.Kill(pid, syscall.SIGQUIT) // one that is gone already is as good
 	}
-	err := poll(ctx, func() (bool, error) { return len(servers(s.Data())) == 0, nil })
+	err := poll(ctx, func() (bool, error) {
+		there := func(pid int) bool { return serves(pid, s.Data()) } // on its way out, too
+		return len(servers(s.Data())) == 0 && !slices.ContainsFunc(left, there), nil
+	})
 	if err != nil {
 		return fmt.Errorf("processes of a killed server do not end: %w", err)
 	}
