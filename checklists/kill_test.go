@@ -154,7 +154,7 @@ func TestPostgresKilledUnderClaims(t *testing.T) {
 	t.Parallel()
 	const total, kills = 20_000, 3
 	server := pgtest.Server(t, func(c *localpg.Config) { c.Settings = map[string]string{"max_connections": "30"} })
-	ctx, stop := context.WithCancel(within(t, 3*time.Minute))
+	ctx, stop := context.WithCancel(within(t, 3*patience)) // of all of it
 	var supervisor sync.WaitGroup
 	defer supervisor.Wait()
 	defer stop()

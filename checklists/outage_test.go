@@ -94,7 +94,7 @@ func TestAWorkerWithoutADatabase(t *testing.T) {
 	causes := make(chan error, 1)
 	began := make(chan bool, 2)
 	w := checklists.NewWorker(s, quiet(checklists.WorkerConfig{
-		Lease: 2 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil)),
+		Lease: 3 * time.Second, Log: slog.New(slog.NewTextHandler(&log, nil)),
 		Do: func(ctx context.Context, item checklists.Item) error {
 			began <- true
 			<-ctx.Done()

@@ -155,7 +155,7 @@ func TestDoctorFindsBesideTheTable(t *testing.T) {
 // within waits until PostgreSQL has told its statistics, which it does as it likes.
 func within(t testing.TB, pool *pgxpool.Pool, done func() bool) {
 	t.Helper()
-	for range 400 {
+	for end := time.Now().Add(pgtest.Patience); time.Now().Before(end); {
 		pool.Reset() // a session that ends tells its own
 		if done() {
 			return
