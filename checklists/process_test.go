@@ -80,8 +80,8 @@ func workerProcess(url, does string) int {
 type process struct {
 	*exec.Cmd
 	in    io.WriteCloser
-	ended chan error // of the process, once its lines are read
-	busy  *atomic.Bool
+	ended chan error  // of the process, once its lines are read
+	began atomic.Bool // something
 	log   lines
 }
 
@@ -130,6 +130,7 @@ func startWorker(t testing.TB, url, does string, each func(line string)) *proces
 			if err != nil { // what is no whole line did not begin
 				break
 			}
+			p.began.Store(true)
 			each(strings.TrimSuffix(line, "\n"))
 		}
 		p.ended <- p.Wait()
@@ -169,9 +170,7 @@ func (c *crew) work(n int, kills int, pause time.Duration) {
 	ends := make(chan end)
 	running := []*process{}
 	start := func() {
-		busy := new(atomic.Bool)
-		p := startWorker(c.t, c.url, c.does, func(line string) { busy.Store(true); c.note(line) })
-		p.busy = busy
+		p := startWorker(c.t, c.url, c.does, c.note)
 		running = append(running, p)
 		go func() { ends <- end{p, <-p.ended} }()
 	}
@@ -187,7 +186,7 @@ func (c *crew) work(n int, kills int, pause time.Duration) {
 		case <-ticks.C:
 			// The oldest, once it has begun something: where a process takes longer to start
 			// than the others to be killed nothing would ever be done.
-			if victim := running[0]; c.killed < kills && len(running) == n && victim.busy.Load() {
+			if victim := running[0]; c.killed < kills && len(running) == n && victim.began.Load() {
 				victims[victim] = true
 				c.killed++
 				victim.Process.Kill()

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// Program writes a file that can be run at once. A process that were forked while it is
-// written would have it open until it execs, and what is open for writing is too busy to
-// be run: whoever forks waits.
+// Program writes a file that can be run at once. What is open for writing is too busy to
+// be run, and a process that was forked meanwhile would have it open until it execs:
+// whoever forks waits.
 func Program(t testing.TB, path string, content []byte) {
 	t.Helper()
 	syscall.ForkLock.RLock()
