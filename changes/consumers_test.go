@@ -391,7 +391,7 @@ func TestC5CutOffInTheMiddle(t *testing.T) {
 	url, l, pool := consumed(t)
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	proxy := pgtest.NewProxy(t, url)
-	called, goOn := make(chan struct{}), make(chan struct{})
+	called, goOn := make(chan struct{}, 1), make(chan struct{}) // it may be called before we wait for that
 	cfg := changes.ConsumerConfig{Name: "c", From: "start", Timeout: 500 * time.Millisecond}
 	start(t, proxy.URL(), cfg, func(c *changes.Consumer) {
 		c.Hurry()
