@@ -156,9 +156,9 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 }
 
 // Pause has a consumer stand still, on all shards, once what is being handled is;
-// reason is for those who wonder. In a transaction of the caller's it does not wait for
-// that, and whoever else pauses or moves the consumer waits until the transaction ends. Its changes are kept. It returns ErrNoConsumer,
-// and Conflict where it has expired.
+// reason is for those who wonder. It does not wait for that. Its changes are kept. In a
+// transaction of the caller's whoever else pauses or moves the consumer waits until that
+// ends. It returns ErrNoConsumer, and Conflict where it has expired.
 func (l *Log) Pause(ctx context.Context, name, reason string) error {
 	const op = "changes: pause"
 	if err := pg.CheckText("reason", reason); err != nil {
