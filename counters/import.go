@@ -151,7 +151,7 @@ func (s *Store) importPart(ctx context.Context, t *table, part []arriving, repor
 	}
 	err = s.together(ctx, func(s *Store) error {
 		if slotted := slices.DeleteFunc(slices.Clone(rows), func(id rowID) bool { return !t.slottedRow(id) }); len(slotted) > 0 {
-			if err := s.lock(ctx, t, rows); err != nil { // before any slot
+			if _, err := s.lock(ctx, t, rows); err != nil { // before any slot
 				return err
 			}
 			if err := s.discard(ctx, s.db, t, slotted...); err != nil {
