@@ -188,3 +188,32 @@ func TestInATransactionBesideTheOriginal(t *testing.T) {
 		}
 	}
 }
+
+// A Fold in a transaction makes no rows of what others hold, and leaves that to the next.
+func TestFoldInATransactionLeavesWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		ctx := t.Context()
+		s, pool := newStriped(t, counters.Config{Mode: mode, Striped: []string{"k", "l"}, Granularities: []counters.Granularity{"1h"}, System: counters.Off})
+		if _, err := s.Apply(ctx, counters.Event{Key: "k", At: at, Values: counters.Values{"n": 1}}, counters.Event{Key: "l", At: at, Values: counters.Values{"n": 1}}); err != nil {
+			t.Fatal(err)
+		}
+		ours, theirs := begun(t, pool), begun(t, pool)
+		if _, err := theirs.Exec(ctx, `SELECT FROM howdah.counter_slots WHERE tbl = quote_ident(current_schema()) || '.trifle_stats' AND key LIKE 'k::%' FOR UPDATE`); err != nil {
+			t.Fatal(err)
+		}
+		n, err := s.WithTx(ours).Fold(ctx)
+		if err := errors.Join(err, ours.Commit(ctx)); err != nil || n != 1 {
+			t.Errorf("%s: Fold = %d, %v, want 1", mode, n, err)
+		}
+		if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats`); n != 1 {
+			t.Errorf("%s: %d rows, want 1", mode, n)
+		}
+		if err := theirs.Rollback(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := s.Fold(ctx); err != nil || n != 1 {
+			t.Errorf("%s: Fold = %d, %v, want 1", mode, n, err)
+		}
+	}
+}
