@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
@@ -58,8 +59,11 @@ func TestStandbyAndPromotion(t *testing.T) {
 	if diff := cmp.Diff(numbered, shown); diff != "" || at != head {
 		t.Errorf("the standby's feed ends at %s, want %s:\n%s", at, head, diff)
 	}
-	if _, err := mirror.Sync(t.Context()); err == nil {
-		t.Error("Sync on a standby: no error, though it can number nothing")
+	if _, err := mirror.Sync(t.Context()); !errors.Is(err, fault.Unavailable) {
+		t.Errorf("Sync on a standby, where nothing can be numbered = %v, want Unavailable", err)
+	}
+	if now, err := mirror.Find(t.Context(), "now"); err != nil || now != head {
+		t.Errorf("now = %s, %v on a standby, want %s, the end of what has arrived", now, err, head)
 	}
 
 	// A Tail there follows what is numbered here.

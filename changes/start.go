@@ -8,7 +8,7 @@ import (
 )
 
 // Find returns the position that name stands for: "start", "now" (the end of the
-// feed, as Sync numbers it), a time as RFC 3339 writes it (see At), or a position
+// feed, as Sync numbers it; on a standby the end of what has arrived), a time as RFC 3339 writes it (see At), or a position
 // itself. What is none of these is Invalid.
 func (l *Log) Find(ctx context.Context, name string) (Position, error) {
 	return l.find(ctx, "position", name)
@@ -19,7 +19,11 @@ func (l *Log) find(ctx context.Context, field, name string) (Position, error) {
 	case "start":
 		return l.Start(ctx)
 	case "now":
-		return l.Sync(ctx)
+		p, err := l.Sync(ctx)
+		if readOnly(err) {
+			return l.end(ctx)
+		}
+		return p, err
 	}
 	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
 		return l.At(ctx, t)
@@ -44,6 +48,11 @@ func (l *Log) At(ctx context.Context, t time.Time) (Position, error) {
 	return l.position(ctx, "changes: at", `
 		SELECT greatest(floor, coalesce((SELECT n FROM howdah.change_tick WHERE at <= $1 ORDER BY at DESC, tick DESC LIMIT 1), 0))
 		FROM howdah.change_state`, t)
+}
+
+// end returns where what is numbered ends.
+func (l *Log) end(ctx context.Context) (Position, error) {
+	return l.position(ctx, "changes: end", `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
 }
 
 func (l *Log) position(ctx context.Context, op, sql string, args ...any) (p Position, err error) {

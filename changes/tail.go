@@ -82,7 +82,7 @@ func (t *Tail) wait(ctx context.Context) bool {
 func (t *Tail) follow(ctx context.Context, bell *bell) error {
 	at, err := t.log.Sync(ctx)
 	if readOnly(err) {
-		at, err = t.log.position(ctx, "changes: tail", `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
+		at, err = t.log.end(ctx)
 	}
 	if err != nil {
 		return err

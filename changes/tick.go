@@ -3,23 +3,29 @@ package changes
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
 // Sync numbers all that has committed and returns the end of the feed: whatever
 // had committed before the call stands at or before it. It waits for another
 // tick that runs. It returns ErrInTx in a transaction, where the snapshot is too
-// old to tell.
+// old to tell. On a standby, which can number nothing, it is Unavailable: what has
+// arrived there can be read, and Find tells where it ends.
 func (l *Log) Sync(ctx context.Context) (Position, error) {
 	const op = "changes: sync"
 	if pg.InTx(l.db) {
 		return Position{}, pg.Wrap(op, ErrInTx)
 	}
 	n, err := l.tick(ctx, true)
+	if readOnly(err) {
+		err = fmt.Errorf("a standby, or a transaction that only reads, can number nothing: ask the primary: %w: %w", fault.Unavailable, err)
+	}
 	if err != nil {
 		return Position{}, pg.Wrap(op, err)
 	}

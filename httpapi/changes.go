@@ -71,7 +71,7 @@ type positionOutput struct {
 }
 
 func (a *api) syncChanges(ctx context.Context, _ *struct{}) (*positionOutput, error) {
-	position, err := a.client.Changes.Sync(ctx)
+	position, err := a.client.Changes.Find(ctx, "now")
 	out := new(positionOutput)
 	out.Body.Position = position
 	return out, err

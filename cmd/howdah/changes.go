@@ -280,7 +280,7 @@ func (c *cli) changesPosition() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				p, err := client.Changes.Sync(ctx)
+				p, err := client.Changes.Find(ctx, "now")
 				if err != nil {
 					return err
 				}

@@ -60,7 +60,9 @@ func works(pid int, data string) (yes, sure bool) {
 		return argued(strings.Split(string(args), "\x00"), data)
 	}
 	if err != nil {
-		return false, true
+		// On its way out it has let go of its directory, and for a moment, on a
+		// busy machine a long one, it is there still: whoever waits for its end waits on.
+		return running(pid), false
 	}
 	return sameFile(cwd, data), true
 }

@@ -1,6 +1,7 @@
 package localpg_test
 
 import (
+	"os/exec"
 	"testing"
 
 	"github.com/howdah-db/howdah/internal/localpg"
@@ -43,5 +44,31 @@ func TestServesOfAnotherUser(t *testing.T) {
 		if got := w.report().Serves; got != test.want {
 			t.Errorf("Serves(%d, %s) as another user = %v, want %v", test.pid, one.Data(), got, test.want)
 		}
+	}
+}
+
+// A process on its way out lets go of its directory before it is gone. Until it
+// is, it counts: what waits for its end must not go on beside it.
+func TestServesUntilItIsGone(t *testing.T) {
+	t.Parallel()
+	data, ctx := t.TempDir(), within(t)
+	for range 100 {
+		// The name is what PostgreSQL's processes go by.
+		cmd := exec.Command("/bin/bash", "-c", "printf postgres > /proc/self/comm; kill -STOP $$")
+		cmd.Dir = data
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := cmd.Process.Pid
+		eventually(t, "it has its name", func() bool { return localpg.Serves(pid, data) })
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		for localpg.Serves(pid, data) && ctx.Err() == nil {
+		}
+		if localpg.Running(pid) {
+			t.Error("it counts as gone, and is there")
+		}
+		_ = cmd.Wait()
 	}
 }
