@@ -99,9 +99,6 @@ func (t *table) bucket(name string, g Granularity, at int64) (id rowID, problem 
 // identify returns the rows of keys as a caller writes them: their parts, or all of a
 // key in one.
 func (t *table) identify(keys []Key) ([]rowID, error) {
-	if len(keys) == 0 {
-		return nil, pg.Refuse("keys", "empty; want at least one")
-	}
 	rows := make([]rowID, len(keys))
 	for i, key := range keys {
 		field := "keys[" + strconv.Itoa(i) + "]"

@@ -151,7 +151,7 @@ func (a *api) scan(ctx context.Context, in *struct{ KeyPath }) (*beamOutput, err
 
 type keysInput struct {
 	Body struct {
-		Keys []counters.Key `json:"keys" nullable:"false" minItems:"1" maxItems:"10000" example:"[[\"test\",\"now\"]]" doc:"The parts of each key."`
+		Keys []counters.Key `json:"keys" nullable:"false" maxItems:"10000" example:"[[\"test\",\"now\"]]" doc:"The parts of each key."`
 	}
 }
 
