@@ -27,7 +27,7 @@ type ConsumerConfig struct {
 	Backfill []string      // tables whose rows a new one is handed, too, as they stand, beside what happens to them; they are captured and have a key
 	Chunk    int           // rows of a backfill that are read at once; default 1,000
 	Echo     bool          // show it what it caused itself, too
-	Timeout  time.Duration // for a handler; default 30 s; the same in all instances
+	Timeout  time.Duration // for a handler; default 30 s; the same in all instances, or the shortest may cut off who is sending for longer
 }
 
 var (

@@ -1,6 +1,7 @@
 package changes
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -155,8 +156,9 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 }
 
 // Pause has a consumer stand still, on all shards, once what is being handled is;
-// reason is for those who wonder. Its changes are kept. It returns ErrNoConsumer,
-// and Conflict where it has expired.
+// reason is for those who wonder. It does not wait for that. Its changes are kept. In a
+// transaction of the caller's whoever else pauses or moves the consumer waits until that
+// ends. It returns ErrNoConsumer, and Conflict where it has expired.
 func (l *Log) Pause(ctx context.Context, name, reason string) error {
 	const op = "changes: pause"
 	if err := pg.CheckText("reason", reason); err != nil {
@@ -223,25 +225,43 @@ func (l *Log) begin(ctx context.Context, fn func(tx pgx.Tx) error) error {
 	})
 }
 
+// errTaken reports that somebody else has, or had, the row of a consumer.
+var errTaken = errors.New("another changes the consumer")
+
 // alone runs fn in a transaction that moves the shards of a consumer, of which it
 // gets the number, while nobody else does: it waits for what is being handled. The row
-// of the consumer is locked after that, or who pauses it would wait, too.
+// of the consumer is locked after that, or who pauses it would wait, too. Where somebody
+// has it, he is waited for without the shards: he may be about to move them himself.
 func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
 	return pg.Retry(ctx, l.db, func() error {
-		return l.begin(ctx, func(tx pgx.Tx) error {
-			if err := hold(ctx, tx, name); err != nil {
+		for {
+			err := l.begin(ctx, func(tx pgx.Tx) error {
+				if err := hold(ctx, tx, name); err != nil {
+					return err
+				}
+				var shards int
+				err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE SKIP LOCKED`, name).Scan(&shards)
+				if errors.Is(err, pgx.ErrNoRows) {
+					return errTaken
+				}
+				if err != nil {
+					return err
+				}
+				return fn(tx, shards)
+			})
+			if err == errTaken {
+				err = l.begin(ctx, func(tx pgx.Tx) error { // ends with an error, so that it is rolled back: no lock stays
+					row, err := tx.Exec(ctx, `SELECT FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name)
+					if err == nil && row.RowsAffected() == 0 {
+						err = noConsumer(name)
+					}
+					return cmp.Or(err, errTaken)
+				})
+			}
+			if err != errTaken {
 				return err
 			}
-			var shards int
-			err := tx.QueryRow(ctx, `SELECT shards FROM howdah.change_consumer WHERE name = $1 FOR UPDATE`, name).Scan(&shards)
-			if errors.Is(err, pgx.ErrNoRows) {
-				return noConsumer(name)
-			}
-			if err != nil {
-				return err
-			}
-			return fn(tx, shards)
-		})
+		}
 	})
 }
 
@@ -277,7 +297,9 @@ const (
 // or a position; see [Log.Find]. Backwards it is handed again what it has handled,
 // and what is parked from there on is forgotten, as it comes again; rows that a backfill
 // read stay parked. Forwards it is never handed what lies between. One that has expired
-// goes on.
+// goes on. It waits for what is being handled. In a transaction in which the caller has
+// paused it before, that may be for a handler that pauses it, too, and waits for him:
+// PostgreSQL then ends one of the two (40P01), who begins anew. To move it first avoids that.
 func (l *Log) Seek(ctx context.Context, name, to string) error {
 	const op = "changes: seek"
 	p, err := l.find(ctx, "to", to)

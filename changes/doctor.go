@@ -25,10 +25,19 @@ type Finding struct {
 
 // Doctor looks at the captures and the log and returns what is wrong with them,
 // the worst first; what the role may not look at is a warning, too, and in a transaction
-// of the caller's Denied. It changes nothing.
+// of the caller's Denied. Where the log was never made that is all it finds. It changes nothing.
 func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 	const op = "changes: doctor"
 	findings := []Finding{}
+	var migrated, standby bool
+	err := l.db.QueryRow(ctx, `
+		SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'change' AND relnamespace = to_regnamespace('howdah')), pg_is_in_recovery()`).Scan(&migrated, &standby)
+	switch {
+	case err != nil:
+		return nil, pg.Wrap(op, err)
+	case !migrated:
+		return append(findings, Finding{"not-migrated", "error", "howdah.change", "the log is not there: nothing can be captured", "howdah migrate"}), nil
+	}
 	for _, look := range []struct {
 		at   string
 		sql  string
@@ -48,12 +57,17 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		}
 		findings = append(findings, some...)
 	}
-	if pool, ok := l.db.(*pgxpool.Pool); ok {
+	if pool, ok := l.db.(*pgxpool.Pool); ok && !standby { // there nobody rings
 		silent, err := l.silent(ctx, pool)
-		if err != nil {
-			return nil, pg.Wrap(op, err)
+		switch {
+		case ctx.Err() != nil:
+			return nil, pg.Wrap(op, ctx.Err())
+		case err != nil:
+			findings = append(findings, Finding{"not-looked-at", "warning", "notifications", err.Error() + ": whether they arrive is not known", "see that the URL that is listened on (--listen-url) leads to the database, and that the role may connect"})
+		case silent:
+			findings = append(findings, Finding{"doorbell-silent", "warning", "notifications", "they do not arrive, as through a pooler in transaction mode: readers find changes by looking, ten times a second",
+				"give the server a connection of its own to listen on: --listen-url"})
 		}
-		findings = append(findings, silent...)
 	}
 	sortFindings(findings)
 	return findings, nil
@@ -247,36 +261,29 @@ const unheard = 5 * time.Second
 
 // silent rings, and listens where a Hub does: on a connection of its own. Through a
 // pooler in transaction mode nobody hears but, sometimes, who rings.
-func (l *Log) silent(ctx context.Context, pool *pgxpool.Pool) ([]Finding, error) {
+func (l *Log) silent(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 	direct := l.cfg.Direct
 	if direct == nil {
 		direct = pool.Config().ConnConfig
 	}
 	conn, err := pgx.ConnectConfig(ctx, direct)
 	if err != nil {
-		return nil, err
+		return false, err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	const channel = "howdah_doctor"
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
-		return nil, err
+		return false, err
 	}
 	defer conn.Exec(context.WithoutCancel(ctx), "UNLISTEN "+channel) // or it stays with the pooler's connection
 	if _, err := pool.Exec(ctx, "NOTIFY "+channel); err != nil {
-		if readOnly(err) {
-			return nil, nil // on a standby nobody rings
-		}
-		return nil, err
+		return false, err
 	}
 	within, cancel := context.WithTimeout(ctx, unheard)
 	defer cancel()
-	switch _, err := conn.WaitForNotification(within); {
-	case err == nil || ctx.Err() != nil:
-		return nil, ctx.Err()
-	case within.Err() != nil:
-		return []Finding{{"doorbell-silent", "warning", "notifications", "they do not arrive, as through a pooler in transaction mode: readers find changes by looking, ten times a second",
-			"give the server a connection of its own to listen on: --listen-url"}}, nil
-	default:
-		return nil, err
+	_, err = conn.WaitForNotification(within)
+	if err != nil && within.Err() != nil {
+		return true, nil
 	}
+	return false, err
 }

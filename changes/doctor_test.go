@@ -109,6 +109,38 @@ func TestDoctorFindsThatTheDoorbellIsSilent(t *testing.T) {
 	}
 }
 
+// Where nobody may listen the rest is found all the same.
+func TestDoctorThatCannotListen(t *testing.T) {
+	t.Parallel()
+	_, pool := newLog(t)
+	nowhere := pool.Config().ConnConfig
+	nowhere.Database += "_gone"
+	if diff := cmp.Diff([]string{"not-looked-at notifications"}, codes(t, changes.New(pool, changes.Config{Direct: nowhere}))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Where nothing is installed that is all there is to find, for any role, and a transaction
+// of the caller's can go on.
+func TestDoctorBeforeTheMigration(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.Pool(t, pgtest.Database(t))
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	l := changes.New(pool, changes.Config{})
+	for _, l := range []*changes.Log{l, l.WithTx(tx)} {
+		if diff := cmp.Diff([]string{"not-migrated howdah.change"}, codes(t, l)); diff != "" {
+			t.Error(diff)
+		}
+	}
+	if _, err := tx.Exec(t.Context(), `SELECT 1`); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestDoctorFindsTablesWithoutAKey(t *testing.T) {
 	t.Parallel()
 	l, pool := newLog(t)

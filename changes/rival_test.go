@@ -107,3 +107,67 @@ func TestOnlyPatternsWaitForABatch(t *testing.T) {
 		t.Errorf("after Save gave up: %+v", s)
 	}
 }
+
+// Who has paused a consumer in a transaction of his own can move it there, too, whoever
+// else is about to: the other gives the shards back while he waits for the row.
+func TestPausedAndMovedInOneTransaction(t *testing.T) {
+	t.Parallel()
+	for name, own := range map[string]bool{"another by itself": false, "another in a transaction": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, l, pool := consumed(t)
+			saved(t, l, changes.ConsumerConfig{Name: "c"}, "*")
+			exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
+			if _, err := l.Sync(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			begin := func() pgx.Tx {
+				t.Helper()
+				tx, err := pool.Begin(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				return tx
+			}
+			mine, theirs := begin(), begin()
+			var other error
+			done := make(chan struct{})
+			defer func() {
+				mine.Rollback(context.WithoutCancel(t.Context()))
+				<-done
+				theirs.Rollback(context.WithoutCancel(t.Context()))
+			}()
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			_, err := mine.Exec(ctx, `SET LOCAL deadlock_timeout = '20ms'`)
+			if err == nil {
+				err = l.WithTx(mine).Pause(ctx, "c", "it is moved")
+			}
+			go func() {
+				defer close(done)
+				if !own {
+					other = l.Seek(ctx, "c", "start")
+				} else if other = l.WithTx(theirs).Seek(ctx, "c", "start"); other == nil {
+					other = theirs.Commit(ctx)
+				}
+			}()
+			if err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "the other waits", func() bool { return waits(t, pool) })
+			if err := l.WithTx(mine).Seek(ctx, "c", "1"); err != nil {
+				t.Fatalf("Seek after Pause: %v", err)
+			}
+			if err := mine.Commit(ctx); err != nil {
+				t.Fatal(err)
+			}
+			<-done
+			if other != nil {
+				t.Errorf("the other's Seek: %v", other)
+			}
+			if s := status(t, l, "c"); s.State != "paused" || s.Position.Commit != 0 {
+				t.Errorf("%+v, want it paused at the start, where the other has moved it", s)
+			}
+		})
+	}
+}

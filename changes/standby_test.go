@@ -66,6 +66,10 @@ func TestStandbyAndPromotion(t *testing.T) {
 		t.Errorf("now = %s, %v on a standby, want %s, the end of what has arrived", now, err, head)
 	}
 
+	if found := codes(t, mirror); len(found) > 0 {
+		t.Errorf("the doctor of a standby found %q", found)
+	}
+
 	// A Tail there follows what is numbered here.
 	tail := newTail(t, standby.URL())
 	if diff := cmp.Diff(numbered, watch(t, tail, changes.Position{}, changes.Filter{}, 3)); diff != "" {

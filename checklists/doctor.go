@@ -37,6 +37,9 @@ func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 	const op = "checklists: doctor"
 	findings := []Finding{}
 	full, err := s.full(ctx)
+	if unseen := s.unseen(s.table.Sanitize(), err); unseen != nil {
+		return append(findings, *unseen), nil
+	}
 	if err != nil {
 		return nil, pg.Wrap(op, err)
 	}
@@ -56,11 +59,10 @@ func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 			found, err = pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
 			return err
 		})
-		var pgErr *pgconn.PgError
-		switch {
-		case errors.As(err, &pgErr) && pgErr.Code == "42501" && !pg.Begun(s.db): // the others are heard
-			found = []Finding{{"not-looked-at", "warning", look.at, pgErr.Message + ": what is wrong there is not known", "GRANT SELECT ON what is in schema howdah, or run this as a role that may"}}
-		case err != nil:
+		if unseen := s.unseen(look.at, err); unseen != nil { // the others are heard
+			found, err = []Finding{*unseen}, nil
+		}
+		if err != nil {
 			return nil, pg.Wrap(op, s.told(err))
 		}
 		findings = append(findings, found...)
@@ -69,6 +71,16 @@ func (s *Store) Doctor(ctx context.Context) ([]Finding, error) {
 		return cmp.Or(cmp.Compare(a.Severity, b.Severity), -cmp.Compare(a.Code, b.Code), cmp.Compare(a.Problem, b.Problem)) // the reason before the drift
 	})
 	return findings, nil
+}
+
+// unseen is the finding that the role may not look at what is there, where err says so
+// and has ended no transaction.
+func (s *Store) unseen(at string, err error) *Finding {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || pgErr.Code != "42501" || pg.Begun(s.db) {
+		return nil
+	}
+	return &Finding{"not-looked-at", "warning", at, pgErr.Message + ": what is wrong there is not known", "GRANT USAGE ON its schema, and SELECT ON what is there and in schema howdah, or run this as a role that may"}
 }
 
 // doctorObject names the table for people.

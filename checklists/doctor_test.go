@@ -127,3 +127,27 @@ func TestDoctorOfOtherTables(t *testing.T) {
 		t.Errorf("%+v, %v", findings, err)
 	}
 }
+
+// A role that may not come near the table is told what was not looked at.
+func TestDoctorOfARoleWithoutRights(t *testing.T) {
+	t.Parallel()
+	_, pool := newStore(t)
+	var schema string
+	if err := pool.QueryRow(t.Context(), `SELECT current_schema()`).Scan(&schema); err != nil {
+		t.Fatal(err)
+	}
+	stranger := schema + "_stranger"
+	execute(t, pool, `CREATE ROLE `+stranger)
+	defer execute(t, pool, `DROP ROLE `+stranger)
+	cfg := pool.Config()
+	cfg.ConnConfig.RuntimeParams["role"] = stranger
+	theirs, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer theirs.Close()
+	findings, err := checklists.New(theirs, checklists.Config{Table: pgx.Identifier{schema, "lists"}}).Doctor(t.Context())
+	if err != nil || len(findings) != 1 || findings[0].Code != "not-looked-at" || findings[0].Severity != "warning" || findings[0].Object != `"`+schema+`"."lists"` {
+		t.Errorf("%+v, %v", findings, err)
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/howdah-db/howdah/counters"
 )
 
@@ -87,22 +89,36 @@ func TestAllAtOnce(t *testing.T) {
 						}
 					})
 				}
-				repeat(func(int) error { return second(s.Fold(ctx)) })
+				in := func(i int, do func(*counters.Store) error) error { // every other time in a transaction
+					if i%2 == 0 {
+						return do(s)
+					}
+					return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return do(s.WithTx(tx)) })
+				}
 				repeat(func(i int) error {
-					return second(s.Rebuild(ctx, names[i%len(names)], granularities[1+i%3], day, day.Add(8*time.Hour)))
+					return in(i, func(s *counters.Store) error { return second(s.Fold(ctx)) })
+				})
+				repeat(func(i int) error {
+					return in(i/3, func(s *counters.Store) error {
+						return second(s.Rebuild(ctx, names[i%len(names)], granularities[1+i%3], day, day.Add(8*time.Hour)))
+					})
 				})
 				repeat(func(i int) error { // of metrics that nobody else counts
 					for _, name := range []string{"hot::gone", "gone"} {
 						if err := s.Track(ctx, name, day, counters.Values{"n": 1}); err != nil {
 							return err
 						}
-						if err := second(s.Replace(ctx, name, day, day.AddDate(0, 0, 1), sequenceOf([]counters.Event{{At: day, Values: counters.Values{"n": 2}}}, nil))); err != nil {
+						if err := in(i, func(s *counters.Store) error {
+							return second(s.Replace(ctx, name, day, day.AddDate(0, 0, 1), sequenceOf([]counters.Event{{At: day, Values: counters.Values{"n": 2}}}, nil)))
+						}); err != nil {
 							return err
 						}
-						if err := second(s.Delete(ctx, name+"2", nil, time.Time{}, time.Time{})); err != nil {
+						if err := in(i, func(s *counters.Store) error {
+							return second(s.Delete(ctx, name+"2", nil, time.Time{}, time.Time{}))
+						}); err != nil {
 							return err
 						}
-						if err := second(s.Rename(ctx, name, name+"2")); err != nil {
+						if err := in(i, func(s *counters.Store) error { return second(s.Rename(ctx, name, name+"2")) }); err != nil {
 							return err
 						}
 					}

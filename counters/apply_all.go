@@ -43,10 +43,12 @@ type Applied struct {
 }
 
 // ApplyAll applies events as they come, however many, in units of up to 1,000, or what
-// came within a second: each is a transaction. An event that [Store.Apply] would refuse is left out, and so is an
-// error of events that is Invalid; any other error ends it. Of events that share an ID
-// the first is applied; those that ask for something else are left out ([ErrReused]).
-// What was applied before an error stays, and is told with it.
+// came within a second: each is a transaction. An event that [Store.Apply] would refuse is
+// left out, and so is an error of events that is Invalid; any other error ends it. Of
+// events that share an ID the first is applied; those that ask for something else are left
+// out ([ErrReused]). What was applied before an error stays, and is told with it. In a
+// transaction of the caller's each unit locks its rows anew, so that PostgreSQL may end it
+// with deadlock_detected (40P01): the caller repeats that transaction.
 //
 // It returns [ErrSource] where the source begins otherwise than the one that had its
 // name before.

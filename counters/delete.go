@@ -65,7 +65,7 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 		sp := within(head{key, of})
 		return len(g) > 0 && !slices.Contains(g, of) || at < sp.first || at > sp.last
 	})
-	if len(slotted) > 0 {
+	if len(slotted) > 0 && !pg.InTx(s.db) {
 		if err := s.together(ctx, func(s *Store) error { return s.discard(ctx, s.db, t, slotted...) }); err != nil {
 			return 0, s.told(err)
 		}
@@ -84,7 +84,31 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 	for i, h := range heads {
 		all[i] = within(h)
 	}
+	if len(slotted) > 0 && pg.InTx(s.db) {
+		return s.deleteHeld(ctx, t, all, slotted)
+	}
 	return s.sweep(ctx, t, all)
+}
+
+// deleteHeld deletes the rows of spans, and rows with all that is in their slots, of which
+// it locks all before any slot.
+func (s *Store) deleteHeld(ctx context.Context, t *table, all []span, slotted []rowID) (deleted int64, err error) {
+	there, err := s.there(ctx, t, all)
+	if err != nil {
+		return 0, err
+	}
+	rows := inOrder(slices.Values(slices.Concat(append(there, slotted)...)))
+	made, err := s.lock(ctx, t, rows)
+	if err != nil {
+		return 0, s.told(err)
+	}
+	for _, id := range slotted {
+		delete(made, id) // what was there was in slots
+	}
+	if err := s.discard(ctx, s.db, t, slotted...); err != nil {
+		return 0, s.told(err)
+	}
+	return int64(len(rows) - len(made)), s.told(s.remove(ctx, t, rows))
 }
 
 // whole runs fn on a Store that leaves a transaction of the caller's, if it is in one,

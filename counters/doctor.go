@@ -171,7 +171,7 @@ func (s *Store) doctorBeside(ctx context.Context, found *examined, say sayer) er
 	}
 	err = s.db.QueryRow(ctx, `
 		SELECT EXISTS (SELECT FROM `+found.table.readable+` WHERE tbl = $1)
-			AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND at > clock_timestamp() - interval '5 minutes')`,
+			AND NOT EXISTS (SELECT FROM howdah.counter_turns WHERE tbl = $1 AND task = $2 AND done > clock_timestamp() - interval '5 minutes')`,
 		found.table.name, foldTask).Scan(&yes)
 	if yes {
 		cure := keeperCure

@@ -192,11 +192,22 @@ func (s *Store) Turn(ctx context.Context, name string, every time.Duration) (boo
 	return mine != nil, err
 }
 
-// FailTurn has a turn, and gives it back.
+// FailTurn has a turn, and gives it back on the way out.
 func (s *Store) FailTurn(ctx context.Context, name string, every time.Duration) (bool, error) {
 	mine, err := s.turn(ctx, task{name: name, every: every})
 	if mine != nil {
-		mine.giveBack(ctx)
+		out, cancel := context.WithCancel(ctx)
+		cancel()
+		mine.giveBack(out)
+	}
+	return mine != nil, err
+}
+
+// EndTurn has a turn, and does what it is for.
+func (s *Store) EndTurn(ctx context.Context, name string, every time.Duration) (bool, error) {
+	mine, err := s.turn(ctx, task{name: name, every: every})
+	if mine != nil {
+		mine.done(ctx)
 	}
 	return mine != nil, err
 }

@@ -12,9 +12,9 @@ import (
 )
 
 // Fold adds to rows what their slots hold, one row after the other, each in a
-// transaction of its own. In a transaction of the caller's it holds them until that
-// ends, and those who count wait. It returns how many rows it added to. What others hold
-// just now is left for the next time.
+// transaction of its own. In a transaction of the caller's it locks all of them before, and
+// holds them until that ends, while those who count wait. It returns how many rows it
+// added to. What others hold just now is left for the next time.
 //
 // What cannot be added because a field of the row is no number stays in its slots, until
 // a number is put there; Fold returns [ErrNotNumber] then, and has folded the others.
@@ -32,16 +32,8 @@ func (s *Store) foldAll(ctx context.Context) (folded int64, err error) {
 		return 0, err
 	}
 	var faults []error
-	for after, more := "", true; more; {
-		var keys []string
-		if keys, more, err = s.waitingKeys(ctx, t, after); err != nil {
-			break
-		}
-		for _, after = range keys {
-			id, ok := t.rowOf(after)
-			if !ok {
-				continue // of a store with another separator
-			}
+	each := func(s *Store, rows []rowID) error {
+		for _, id := range rows {
 			did, err := s.foldRow(ctx, t, id)
 			if did {
 				folded++
@@ -49,10 +41,37 @@ func (s *Store) foldAll(ctx context.Context) (folded int64, err error) {
 			switch {
 			case err == nil:
 			case !errors.Is(err, ErrNotNumber):
-				return folded, err
+				return err
 			case len(faults) < maxFaults:
 				faults = append(faults, err)
 			}
+		}
+		return nil
+	}
+	var all []rowID
+	for after, more := "", true; more; {
+		var keys []string
+		if keys, more, err = s.waitingKeys(ctx, t, after); err != nil {
+			break
+		}
+		var rows []rowID
+		for _, after = range keys {
+			if id, ok := t.rowOf(after); ok { // else of a store with another separator
+				rows = append(rows, id)
+			}
+		}
+		if pg.InTx(s.db) {
+			all = append(all, rows...)
+		} else if err := each(s, rows); err != nil {
+			return folded, err
+		}
+	}
+	if err == nil && len(all) > 0 {
+		err = s.together(ctx, func(s *Store) error {
+			return s.holding(ctx, t, all, func() error { return each(s, all) })
+		})
+		if err != nil {
+			folded = 0
 		}
 	}
 	return folded, errors.Join(append(faults, err)...)

@@ -37,8 +37,10 @@ func (r *ImportReport) refuse(err error) {
 // export, of a table of any mode. Of a row that comes twice the later holds. What cannot
 // be a row of the table is left out and reported, and so is an error of rows that is
 // Invalid; any other error ends it. It writes 1,000 rows at a time, on a pool each time
-// in a transaction of its own: an import that was interrupted is simply run again. System
-// rows are rows like any other.
+// in a transaction of its own: an import that was interrupted is simply run again. In one
+// of the caller's each thousand locks its rows anew, so that PostgreSQL may end it with
+// deadlock_detected (40P01): the caller repeats that transaction. System rows are rows like
+// any other.
 func (s *Store) Import(ctx context.Context, rows iter.Seq2[Row, error]) (report ImportReport, err error) {
 	err = s.whole(ctx, func(s *Store) (err error) {
 		report, err = s.importRows(ctx, rows)
@@ -151,7 +153,7 @@ func (s *Store) importPart(ctx context.Context, t *table, part []arriving, repor
 	}
 	err = s.together(ctx, func(s *Store) error {
 		if slotted := slices.DeleteFunc(slices.Clone(rows), func(id rowID) bool { return !t.slottedRow(id) }); len(slotted) > 0 {
-			if err := s.lock(ctx, t, rows); err != nil { // before any slot
+			if _, err := s.lock(ctx, t, rows); err != nil { // before any slot
 				return err
 			}
 			if err := s.discard(ctx, s.db, t, slotted...); err != nil {

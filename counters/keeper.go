@@ -86,7 +86,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		group.Go(func() { k.keepRecorded(ctx) })
 	}
 	group.Wait()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastFold)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastly)
 	defer cancel()
 	if t, err := k.store.tableIfAny(last); err == nil && t != nil {
 		if err := fold.do(last); err != nil && k.said[foldTask] == "" {
@@ -99,8 +99,8 @@ func (k *Keeper) Run(ctx context.Context) error {
 // Names of turns: those in which slots are folded, and buckets pruned.
 const foldTask, pruneTask = "fold", "prune"
 
-// lastFold bounds the fold on the way out.
-const lastFold = 5 * time.Second
+// lastly bounds what is done on the way out.
+const lastly = 5 * time.Second
 
 // repeat does a task whenever it is this keeper's turn, until ctx is done.
 func (k *Keeper) repeat(ctx context.Context, t task) {
@@ -110,7 +110,9 @@ func (k *Keeper) repeat(ctx context.Context, t task) {
 	for {
 		mine, err := k.turn(ctx, t)
 		if mine != nil {
-			if err = t.do(ctx); err != nil {
+			if err = t.do(ctx); err == nil {
+				mine.done(ctx)
+			} else {
 				mine.giveBack(ctx)
 			}
 		}

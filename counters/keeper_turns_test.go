@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -75,6 +76,40 @@ func TestTurnIsGivenBack(t *testing.T) {
 	}
 	if mine, err := s.Turn(ctx, "other", time.Minute); !mine || err != nil {
 		t.Errorf("the first turn, given back: %v, %v", mine, err)
+	}
+}
+
+// Who is at a fold has not folded yet: it may fail in the end, time and again.
+func TestDoctorWhileSomebodyFolds(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t, counters.Config{})
+	if err := s.Track(ctx, "k", at, counters.Values{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	unfolded := []string{"warning slots-unfolded"}
+	begun := func(minutes int) {
+		t.Helper()
+		execute(t, pool, fmt.Sprintf(`UPDATE howdah.counter_turns SET at = at - interval '%[1]d min', done = done - interval '%[1]d min' WHERE tbl = quote_ident(current_schema()) || '.trifle_stats'`, minutes))
+	}
+	for _, step := range []struct {
+		what string
+		turn func(context.Context, string, time.Duration) (bool, error)
+		want []string
+	}{{"it is begun", s.Turn, unfolded}, {"it failed", s.FailTurn, unfolded}, {"it is done", s.EndTurn, nil}, {"another is begun", s.Turn, nil}, {"it failed, too", s.FailTurn, nil}} {
+		if mine, err := step.turn(ctx, "fold", time.Minute); !mine || err != nil {
+			t.Fatal(step.what, mine, err)
+		}
+		if found := codes(t, s); !slices.Equal(found, step.want) {
+			t.Errorf("%s: doctor found %q, want %q", step.what, found, step.want)
+		}
+		begun(2)
+	}
+	if mine, err := s.Turn(ctx, "fold", time.Minute); !mine || err != nil {
+		t.Fatal(mine, err)
+	}
+	if found := codes(t, s); !slices.Equal(found, unfolded) {
+		t.Errorf("6 minutes after the last that was done: doctor found %q", found)
 	}
 }
 

@@ -3,6 +3,7 @@ package counters
 import (
 	"context"
 	"errors"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -33,19 +34,37 @@ func (s *Store) Rebuild(ctx context.Context, key string, g Granularity, from, to
 		if len(t.sources(g)) == 0 {
 			return pg.Refuse("granularity", "nothing is counted of which %s could be made: the table has %s", g, joined(t.granularities))
 		}
-		for b := range t.spans(g, from, to) {
-			if t, err = s.still(ctx, t); err != nil {
-				return err
+		each := func(all iter.Seq[bucketSpan]) error {
+			for b := range all {
+				if t, err = s.still(ctx, t); err != nil {
+					return err
+				}
+				err := s.together(ctx, func(s *Store) error { return s.rebuild(ctx, t, key, g, b) })
+				switch {
+				case err == nil:
+					rebuilt++
+				case !errors.Is(err, errEmpty):
+					return s.told(pg.Written(s.db, err))
+				}
 			}
-			err := s.together(ctx, func(s *Store) error { return s.rebuild(ctx, t, key, g, b) })
-			switch {
-			case err == nil:
-				rebuilt++
-			case !errors.Is(err, errEmpty):
-				return s.told(pg.Written(s.db, err))
-			}
+			return nil
 		}
-		return nil
+		if !pg.InTx(s.db) {
+			return each(t.spans(g, from, to))
+		}
+		// Rows are locked in their order, and then slots in theirs: in that of the bytes of their keys.
+		all := slices.SortedFunc(t.spans(g, from, to), func(a, b bucketSpan) int {
+			return strings.Compare(strconv.FormatInt(a.start, 10), strconv.FormatInt(b.start, 10))
+		})
+		starts := make([]int64, len(all))
+		for i, b := range all {
+			starts[i] = b.start
+		}
+		rows, err := t.rowsOf(key, g, starts)
+		if err != nil {
+			return err
+		}
+		return s.holding(ctx, t, rows, func() error { return each(slices.Values(all)) })
 	})
 	return rebuilt, pg.Wrap("counters: rebuild", err)
 }
@@ -58,7 +77,7 @@ var errEmpty = errors.New("nothing to rebuild")
 // what is written here.
 func (s *Store) rebuild(ctx context.Context, t *table, key string, g Granularity, b bucketSpan) error {
 	row, _ := t.bucket(key, g, b.start) // asked saw that it can be
-	if err := s.lock(ctx, t, []rowID{row}); err != nil {
+	if _, err := s.lock(ctx, t, []rowID{row}); err != nil {
 		return err
 	}
 	made, err := s.roll(ctx, t, key, g, b, true)
@@ -169,43 +188,6 @@ func (s *Store) readAll(ctx context.Context, t *table, rows []rowID) ([][]byte, 
 
 // data is the row as it is stored.
 func (r *rollup) data() string { return string(appendFields(nil, r.result(), OpPut)) }
-
-// lock locks rows, in the order in which all do, and makes those that are missing.
-func (s *Store) lock(ctx context.Context, t *table, rows []rowID) error {
-	rows = inOrder(slices.Values(rows))
-	data := make([]string, len(rows))
-	for i := range data {
-		data[i] = "{}"
-	}
-	_, err := s.db.Exec(ctx, s.names.SQL(t.upsert(OpAdd)), append(t.args(rows), data)...)
-	return err
-}
-
-// replace writes rows, each once, in the order given, whatever they held.
-func (s *Store) replace(ctx context.Context, t *table, rows []rowID, data []string) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	_, err := s.db.Exec(ctx, s.names.SQL(`
-		INSERT INTO {table} AS t (`+t.columns+`, data)
-		SELECT *
-		FROM unnest(`+t.arrays+`, $`+strconv.Itoa(t.next)+`::jsonb[])
-		ON CONFLICT (`+t.columns+`) DO UPDATE
-		SET data = EXCLUDED.data`), append(t.args(rows), data)...)
-	return err
-}
-
-// remove deletes rows that are held.
-func (s *Store) remove(ctx context.Context, t *table, rows []rowID) error {
-	if len(rows) == 0 {
-		return nil
-	}
-	_, err := s.db.Exec(ctx, s.names.SQL(`
-		DELETE FROM {table} t
-		USING unnest(`+t.arrays+`) AS k(`+t.columns+`)
-		WHERE `+t.join), t.args(rows)...)
-	return err
-}
 
 func joined(all []Granularity) string {
 	texts := make([]string, len(all))

@@ -22,8 +22,9 @@ import (
 //
 // Each day is a transaction, once the first event of another is read. What is wrong with
 // an event, or an error of events, ends it: the days before stay replaced, the others are
-// as they were. In a transaction of the caller's it goes first, before anything else of
-// the metric is written, or it can deadlock with another Replace.
+// as they were. In a transaction of the caller's all days are replaced at once, or none;
+// there it goes first, before anything else of the metric is written, or it can deadlock
+// with another Replace.
 func (s *Store) Replace(ctx context.Context, key string, from, to time.Time, events iter.Seq2[Event, error]) (applied int64, err error) {
 	err = s.whole(ctx, func(s *Store) (err error) {
 		applied, err = s.replaceDays(ctx, key, from, to, events)
@@ -72,10 +73,19 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 	if from.Equal(to) {
 		r.days = nil
 	}
+	gathered := int64(0)
 	for i, day := range r.days {
-		n, err := r.gather(day, i == len(r.days)-1)
+		last := i == len(r.days)-1
+		n, err := r.gather(day, last)
 		if err != nil {
 			return r.applied, err
+		}
+		gathered += n
+		if pg.InTx(s.db) { // which is to lock the rows of all days in order
+			if !last {
+				continue
+			}
+			day.start = r.days[0].start
 		}
 		if r.table, err = s.still(ctx, r.table); err != nil {
 			return r.applied, err
@@ -83,7 +93,7 @@ func (s *Store) replaceDays(ctx context.Context, key string, from, to time.Time,
 		if err := s.together(ctx, func(s *Store) error { return s.replaceDay(ctx, &r, day) }); err != nil {
 			return r.applied, s.explain(ctx, r.table, &r.writes, s.told(pg.Written(s.db, err)))
 		}
-		r.applied += n
+		r.applied, r.writes, gathered = r.applied+gathered, fold{}, 0
 	}
 	if len(r.days) == 0 {
 		_, err = r.gather(bucketSpan{from.Unix(), from.Unix()}, true)
@@ -112,12 +122,11 @@ type replacement struct {
 	pending *Event // of a later day
 	read    int    // events
 	applied int64
-	writes  fold // what a day gets
+	writes  fold // what is to be applied
 }
 
 // gather folds the events of a day, and looks at the one that follows.
 func (r *replacement) gather(day bucketSpan, last bool) (n int64, err error) {
-	r.writes = fold{}
 	t := *r.table
 	t.system = Off
 	for {

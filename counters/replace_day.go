@@ -53,7 +53,7 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 	}
 	// Those who count lock the rows of an event in order, and so what is going to be
 	// deleted and written is locked now, too.
-	if err := s.lock(ctx, t, slices.Concat(finest, r.writes.sorted(), rows)); err != nil {
+	if _, err := s.lock(ctx, t, slices.Concat(finest, r.writes.sorted(), rows)); err != nil {
 		return err
 	}
 	if t.slotted(r.key) {
@@ -111,17 +111,22 @@ func (s *Store) replaceDay(ctx context.Context, r *replacement, day bucketSpan) 
 func (t *table) levels(r *replacement, day bucketSpan) (levels []*coarser, all []span) {
 	all = []span{{head{r.key, r.finest}, day.start, day.end - 1}}
 	for _, g := range t.granularities {
-		if g == r.finest || !t.kept(g, t.calendar.Floor(g, t.time(day.start)).Unix(), time.Now()) {
+		if g == r.finest {
 			continue
 		}
 		c := &coarser{g: g, at: map[int64]bucketSpan{}}
 		for b := range t.spans(g, t.time(day.start), t.time(day.end-1)) {
+			if !t.kept(g, b.start, time.Now()) {
+				continue
+			}
 			if len(c.at) == 0 {
 				c.first = b.start
 			}
 			c.at[b.start], c.last = b, b.start
 		}
-		levels = append(levels, c)
+		if len(c.at) > 0 {
+			levels = append(levels, c)
+		}
 	}
 	slices.SortStableFunc(levels, func(a, b *coarser) int { return int(a.g.length() - b.g.length()) })
 	for _, c := range levels {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/counters"
@@ -203,6 +204,41 @@ func TestReplaceOfOldTimes(t *testing.T) {
 		got, err := s.Values(ctx, counters.Query{Key: "k", Granularity: g, From: old, To: old})
 		if err != nil || !cmp.Equal(got.Values, []counters.Values{{"n": number(1)}}) {
 			t.Errorf("%s: %v, %v", g, got, err)
+		}
+	}
+}
+
+// Of a granularity that is kept of only a part of the time, that part is made anew, also
+// where all days are replaced at once.
+func TestReplaceOfWhatIsKeptInPart(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStore(t, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}, System: counters.Off, Retention: counters.Retention{"1d": 72 * time.Hour}})
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	old, late := today.AddDate(0, 0, -9), today.AddDate(0, 0, -1)
+	count := func(at time.Time, n int) counters.Event {
+		return counters.Event{Key: "k", At: at, Values: counters.Values{"n": n}}
+	}
+	if _, err := s.Apply(ctx, count(old, 1), count(late, 1)); err != nil {
+		t.Fatal(err)
+	}
+	for i, in := range []func(func(*counters.Store) error) error{
+		func(fn func(*counters.Store) error) error { return fn(s) },
+		func(fn func(*counters.Store) error) error {
+			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return fn(s.WithTx(tx)) })
+		},
+	} {
+		n := 5 + i
+		if err := in(func(s *counters.Store) error {
+			return second(s.Replace(ctx, "k", old, today, sequenceOf([]counters.Event{count(old, n), count(late, n)}, nil)))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		for _, g := range []counters.Granularity{"1h", "1d"} {
+			got, err := s.Values(ctx, counters.Query{Key: "k", Granularity: g, From: late, To: late})
+			if err != nil || !cmp.Equal(got.Values, []counters.Values{{"n": number(n)}}) {
+				t.Errorf("%d: %s: %v, %v", i, g, got, err)
+			}
 		}
 	}
 }

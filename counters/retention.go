@@ -106,9 +106,7 @@ func (t *table) kept(g Granularity, second int64, now time.Time) bool {
 // Prune deletes the buckets that at now are no longer to be kept, of all metrics and of
 // the system rows, and returns how many: those that ended so long ago as [Config] says
 // of their granularity. Only those with ten digits in their seconds age, from 2001 on.
-// It deletes 10,000 rows at a time, on a pool each time in a transaction of its own. In
-// one of the caller's it holds what it deleted of some metrics while it goes on to others,
-// in no order that those who count keep to.
+// It deletes 10,000 rows at a time, on a pool each time in a transaction of its own.
 func (s *Store) Prune(ctx context.Context, now time.Time) (pruned int64, err error) {
 	err = s.whole(ctx, func(s *Store) (err error) {
 		pruned, err = s.prune(ctx, now)
@@ -129,10 +127,15 @@ func (s *Store) prune(ctx context.Context, now time.Time) (pruned int64, err err
 	if !t.bytewise {
 		w.limit = 0
 	}
+	var found []head
 	for {
-		found, next, err := s.walk(ctx, t, w)
+		some, next, err := s.walk(ctx, t, w)
 		if err != nil {
 			return pruned, err
+		}
+		w.from, found = next, append(found, some...)
+		if next != "" && pg.InTx(s.db) { // which is to lock the rows of all in order
+			continue
 		}
 		t.inLockOrder(found)
 		var old []span
@@ -145,6 +148,6 @@ func (s *Store) prune(ctx context.Context, now time.Time) (pruned int64, err err
 		if pruned += n; err != nil || next == "" {
 			return pruned, err
 		}
-		w.from = next
+		found = nil
 	}
 }

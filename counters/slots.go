@@ -22,9 +22,9 @@ import (
 //
 // Locks are taken in one order: rows in that of order.go, then slots of metrics by theirs,
 // then slots of system rows. Who folds holds the row first, and passes over slots that
-// others hold: with a slot in hand it waits for nobody. Several statements of one
-// transaction each begin anew: so do a Fold and a Delete in one of the caller's, and a
-// Rename of a metric that has slots, which may therefore meet others in a circle.
+// others hold: with a slot in hand it waits for nobody. Several calls in one transaction
+// each begin anew, and may therefore meet others in a circle: so do an Import and an
+// ApplyAll of more than they write at a time.
 
 // striping says which rows have slots.
 type striping struct {

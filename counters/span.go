@@ -162,12 +162,16 @@ func (s *Store) sweep(ctx context.Context, t *table, all []span) (swept int64, e
 const maxListed = 10 * maxSwept
 
 // sweepUnordered is sweep of a mode Full table whose index does not know the order of
-// bytes: the keys of all spans are gathered in one pass, or in one for each 100,000 of
-// them, and the rows then found by those.
+// bytes: the keys of all spans are gathered in one pass, or on a pool in one for each
+// 100,000 of them, and the rows then found by those.
 func (s *Store) sweepUnordered(ctx context.Context, t *table, all []span) (swept int64, err error) {
+	limit := maxListed
+	if pg.InTx(s.db) { // which is to lock them in order
+		limit = math.MaxInt32
+	}
 	for more := true; more; {
 		var doomed []string
-		if err := s.unordered(ctx, t, all, maxListed, func(key string, _ int) { doomed = append(doomed, key) }); err != nil {
+		if err := s.unordered(ctx, t, all, limit, func(key string, _ int) { doomed = append(doomed, key) }); err != nil {
 			return swept, err
 		}
 		more = false
@@ -191,7 +195,7 @@ func (s *Store) sweepUnordered(ctx context.Context, t *table, all []span) (swept
 			if swept += n; err != nil {
 				return swept, pg.Written(s.db, s.told(err))
 			}
-			more = more || n > 0 && len(doomed) == maxListed
+			more = more || n > 0 && len(doomed) == limit
 		}
 	}
 	return swept, nil

@@ -181,17 +181,17 @@ func (s *Store) Migrations() pg.Migrations {
 	return pg.Migrations{Service: "counters", About: "counters", Files: files, Names: namesOf(defaultTable)}
 }
 
-// Inc adds every number of v to its field in the rows of keys, and returns what it
-// added, packed: a name for each field. Rows and fields that are missing are made,
-// other fields stay. A key that is given twice is counted twice. It returns
+// Inc adds every number of v to its field in the rows of keys, at least one, and returns
+// what it added, packed: a name for each field. Rows and fields that are missing are
+// made, other fields stay. A key that is given twice is counted twice. It returns
 // [ErrNotNumber], and adds nothing, where a field holds something else.
 func (s *Store) Inc(ctx context.Context, keys []Key, v Values) (Values, error) {
 	added, err := s.writeRows(ctx, keys, v, OpAdd)
 	return added, pg.Wrap("counters: inc", err)
 }
 
-// Set puts every leaf of v, any JSON, into its field in the rows of keys, and returns
-// what it put, packed. Other fields stay.
+// Set puts every leaf of v, any JSON, into its field in the rows of keys, at least one,
+// and returns what it put, packed. Other fields stay.
 func (s *Store) Set(ctx context.Context, keys []Key, v Values) (Values, error) {
 	put, err := s.writeRows(ctx, keys, v, OpPut)
 	return put, pg.Wrap("counters: set", err)
@@ -201,6 +201,9 @@ func (s *Store) writeRows(ctx context.Context, keys []Key, v Values, op Op) (Val
 	t, err := s.table(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if len(keys) == 0 {
+		return nil, pg.Refuse("keys", "empty; want at least one")
 	}
 	rows, err := t.identify(keys)
 	if err != nil {

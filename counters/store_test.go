@@ -1,6 +1,7 @@
 package counters_test
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,6 +92,11 @@ func TestRows(t *testing.T) {
 			}
 			if none, err := s.Get(ctx, nil); err != nil || len(none) != 0 {
 				t.Errorf("Get of nothing: %v, %v", none, err)
+			}
+			for name, write := range map[string]func(context.Context, []counters.Key, counters.Values) (counters.Values, error){"Inc": s.Inc, "Set": s.Set} {
+				if _, err := write(ctx, nil, counters.Values{"n": 1}); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "keys: empty") {
+					t.Errorf("%s of nothing: %v, want Invalid", name, err)
+				}
 			}
 			for _, bad := range []counters.Key{{}, {"", ""}, {"a\x00", "1h", "1"}, {"\xff", "1h", "1"}, {strings.Repeat("é", 256), "1h", "1"}} { // D18
 				if _, err := s.Inc(ctx, []counters.Key{a, bad}, counters.Values{"n": 1}); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), "keys[1]") {

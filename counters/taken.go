@@ -160,13 +160,3 @@ func (s *Store) slotKeys(ctx context.Context, t *table, name string) (rows []row
 	}
 	return rows, s.told(err)
 }
-
-// foldMetric adds what was counted of a metric to its rows, and waits for those who are
-// counting: on a pool in a transaction of its own. What commits after is counted after.
-func (s *Store) foldMetric(ctx context.Context, t *table, name string) error {
-	rows, err := s.slotKeys(ctx, t, name)
-	if err != nil || len(rows) == 0 {
-		return err
-	}
-	return s.together(ctx, func(s *Store) error { return s.gather(ctx, s.db, t, rows...) })
-}

@@ -15,7 +15,7 @@ import (
 )
 
 // turn is somebody's on a task. Its row says when the task was last begun, by who
-// finished it or is on it.
+// finished it or is on it, and when it was last finished.
 type turn struct {
 	store      *Store
 	tbl, task  string
@@ -116,11 +116,26 @@ func (s *Store) hasTurns(ctx context.Context) (yes bool, err error) {
 	return yes, err
 }
 
+// done notes that the task was finished. Where that fails it is noted next time.
+func (t *turn) done(ctx context.Context) {
+	t.end(ctx, `
+		UPDATE howdah.counter_turns
+		SET done = clock_timestamp()
+		WHERE tbl = $1 AND task = $2`, t.tbl, t.task)
+}
+
 // giveBack leaves a task that failed to whoever comes next, and says of it what was said
 // before. Where that fails, too, the turn is somebody's again when it would have been.
 func (t *turn) giveBack(ctx context.Context) {
-	_, _ = t.store.db.Exec(ctx, `
+	t.end(ctx, `
 		UPDATE howdah.counter_turns
 		SET at = $4
 		WHERE tbl = $1 AND task = $2 AND at = $3`, t.tbl, t.task, t.at, t.before)
+}
+
+// end says how a turn went, though its keeper be on the way out.
+func (t *turn) end(ctx context.Context, sql string, args ...any) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastly)
+	defer cancel()
+	_, _ = t.store.db.Exec(ctx, sql, args...)
 }

@@ -170,7 +170,7 @@ func (a *api) getRows(ctx context.Context, in *keysInput) (*rowsOutput, error) {
 
 type rowsInput struct {
 	Body struct {
-		Keys   []counters.Key  `json:"keys" nullable:"false" maxItems:"10000" example:"[[\"test\",\"now\"]]" doc:"The parts of each key."`
+		Keys   []counters.Key  `json:"keys" nullable:"false" minItems:"1" maxItems:"10000" example:"[[\"test\",\"now\"]]" doc:"The parts of each key."`
 		Values json.RawMessage `json:"values" example:"{\"count\":1,\"account\":{\"count\":1}}"`
 	}
 }

@@ -51,6 +51,9 @@ func TestCounterRows(t *testing.T) {
 	wantProblem(t, s.post("/v1/counters/rows/inc", `{"keys":[["test","now"]],"values":{"note":1}}`), 400, "test::now holds [\"a\", null], which is no number", "body.values.note")
 	wantProblem(t, s.post("/v1/counters/rows/inc", `{"keys":[[""]],"values":{"note":1}}`), 400, "empty", "body.keys[0]")
 	wantProblem(t, s.post("/v1/counters/rows/set", `{"keys":[["a"]],"values":[1]}`), 400, "want an object", "body.values")
+	wantJSON(t, s.post("/v1/counters/rows/get", `{"keys":[]}`), `{"values":[]}`)
+	wantProblem(t, s.post("/v1/counters/rows/inc", `{"keys":[],"values":{"note":1}}`), 400, "", "body.keys")
+	wantProblem(t, s.post("/v1/counters/rows/set", `{"keys":[],"values":{"note":1}}`), 400, "", "body.keys")
 
 	const worker = "/v1/counters/keys/worker/beam"
 	wantProblem(t, s.get(worker), 404, "no such beam")

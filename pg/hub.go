@@ -147,7 +147,7 @@ func (h *Hub) heard(added []string) {
 			h.changed(channel)
 		}
 		for s := range h.subs[channel] {
-			s.gap()
+			s.gap(channel)
 		}
 	}
 }
@@ -160,9 +160,9 @@ func (h *Hub) deaf() {
 		return
 	}
 	h.state = HubPolling
-	for _, subs := range h.subs {
+	for channel, subs := range h.subs {
 		for s := range subs {
-			s.gap()
+			s.gap(channel)
 		}
 	}
 }

@@ -40,11 +40,11 @@ func runHub(t *testing.T, h *pg.Hub) (stop func()) {
 	return stop
 }
 
-func subscribe(t *testing.T, h *pg.Hub, channel string) *pg.Subscription {
+func subscribe(t *testing.T, h *pg.Hub, channels ...string) *pg.Subscription {
 	t.Helper()
-	s, err := h.Subscribe(channel)
+	s, err := h.Subscribe(channels...)
 	if err != nil {
-		t.Fatalf("Subscribe(%q) = %v", channel, err)
+		t.Fatalf("Subscribe(%q) = %v", channels, err)
 	}
 	return s
 }
@@ -258,6 +258,30 @@ func TestHubLosesNothingWhenInterrupted(t *testing.T) {
 			t.Fatalf("notice %d = %.40q, gap %t", i, n.Payload, n.Gap)
 		}
 	}
+}
+
+// One subscription to several channels has them in the order in which they were sent.
+func TestHubOrderOfChannels(t *testing.T) {
+	t.Parallel()
+	url := pgtest.Database(t)
+	h := pg.NewHub(pg.HubConfig{Conn: hubConfig(t, url)})
+	runHub(t, h)
+	s := subscribe(t, h, "x", "y", "x")
+	wantGap(t, s)
+	wantGap(t, s)
+	conn := session(t, url)
+	for i := range 50 {
+		notify(t, conn, []string{"y", "x", "x"}[i%3], strconv.Itoa(i))
+	}
+	for i := range 50 {
+		wantPayload(t, s, strconv.Itoa(i))
+	}
+	s.Close()
+	again := subscribe(t, h, "y")
+	wantGap(t, again)
+	notify(t, conn, "x", "nobody hears it")
+	notify(t, conn, "y", "again")
+	wantPayload(t, again, "again")
 }
 
 func TestHubSlowReader(t *testing.T) {

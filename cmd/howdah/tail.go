@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"slices"
-	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -137,8 +136,8 @@ func (c *cli) changesListen() *cobra.Command {
 		Use:   "listen CHANNEL...",
 		Short: "Print the notifications of channels, until interrupted",
 		Long: `Prints the notifications of channels, one a line, until it is interrupted. What is
-sent while nobody listens is gone; a line with "gap" says that something may be. The
-lines of a channel are in order; those of two channels may not be.`,
+sent while nobody listens is gone; a line with "gap" says that something of its channel
+may be. The lines are in the order in which the transactions that sent them committed.`,
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -151,28 +150,15 @@ lines of a channel are in order; those of two channels may not be.`,
 
 // listen prints what all channels say.
 func (c *cli) listen(ctx context.Context, client *howdah.Client, channels []string) error {
-	notices := make(chan pg.Notice)
-	var hearing sync.WaitGroup
-	defer hearing.Wait()
-	for _, channel := range channels {
-		sub, err := client.Hub.Subscribe(channel)
-		if err != nil {
-			return err
-		}
-		defer sub.Close()
-		hearing.Go(func() {
-			for n := range sub.C() {
-				select {
-				case notices <- n:
-				case <-ctx.Done():
-				}
-			}
-		})
+	sub, err := client.Hub.Subscribe(channels...)
+	if err != nil {
+		return err
 	}
+	defer sub.Close()
 	return client.Following(ctx, func(ctx context.Context, _ *changes.Tail) error {
 		for {
 			select {
-			case n := <-notices:
+			case n := <-sub.C():
 				line := map[string]any{"channel": n.Channel, "payload": n.Payload, "pid": n.PID}
 				if n.Gap {
 					line = map[string]any{"channel": n.Channel, "gap": true}

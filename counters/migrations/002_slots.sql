@@ -14,6 +14,8 @@ CREATE TABLE howdah.counter_turns (
 	tbl  text        COLLATE "C" NOT NULL,
 	task text        COLLATE "C" NOT NULL,
 	at   timestamptz NOT NULL,
+	done timestamptz,
 	CONSTRAINT counter_turns_pk PRIMARY KEY (tbl, task)
 );
 COMMENT ON TABLE howdah.counter_turns IS 'When a keeper last began a task that it finished or is on, so that of several processes one does it. Tasks for all tables at once have none.';
+COMMENT ON COLUMN howdah.counter_turns.done IS 'When it was last finished; NULL: never';

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/internal/pgtest"
+)
+
+// The lines of several channels are in the order in which they were sent.
+func TestListenToSeveralChannels(t *testing.T) {
+	t.Parallel()
+	const each = 30 // of which none is left out where nobody reads for a while
+	url := pgtest.Database(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	out, in := io.Pipe()
+	defer out.Close()
+	ended := make(chan int, 1)
+	go func() {
+		code := run(ctx, []string{"changes", "listen", "a", "b", "--database-url", url}, func(string) string { return "" }, strings.NewReader(""), in, io.Discard)
+		in.Close()
+		ended <- code
+	}()
+	var want, got []string
+	lines := bufio.NewScanner(out)
+	for range 2 { // each says that it is heard from here on
+		if !lines.Scan() || !strings.HasSuffix(lines.Text(), `"gap":true}`) {
+			t.Fatalf("%q, %v, want a gap", lines.Text(), lines.Err())
+		}
+	}
+	for i := range each {
+		for _, channel := range []string{"b", "a"} {
+			if _, err := conn.Exec(ctx, `SELECT pg_notify($1, $2)`, channel, fmt.Sprint(i)); err != nil {
+				t.Fatal(err)
+			}
+			want = append(want, fmt.Sprintf(`{"channel":%q,"payload":"%d","pid":%d}`, channel, i, conn.PgConn().PID()))
+		}
+	}
+	for len(got) < len(want) && lines.Scan() {
+		got = append(got, lines.Text())
+	}
+	cancel()
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-sent +printed):\n%s", diff)
+	}
+	if code := <-ended; code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
