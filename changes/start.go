@@ -8,7 +8,8 @@ import (
 )
 
 // Find returns the position that name stands for: "start", "now" (the end of the
-// feed, as Sync numbers it; on a standby the end of what has arrived), a time as RFC 3339 writes it (see At), or a position
+// feed, as Sync numbers it; on a standby, and where nothing may be written, the end of
+// what is numbered there), a time as RFC 3339 writes it (see At), or a position
 // itself. What is none of these is Invalid.
 func (l *Log) Find(ctx context.Context, name string) (Position, error) {
 	return l.find(ctx, "position", name)

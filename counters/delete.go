@@ -66,7 +66,7 @@ func (s *Store) delete(ctx context.Context, key string, g []Granularity, from, t
 		return len(g) > 0 && !slices.Contains(g, of) || at < sp.first || at > sp.last
 	})
 	if len(slotted) > 0 && !pg.InTx(s.db) {
-		if err := s.together(ctx, func(s *Store) error { return s.discard(ctx, s.db, t, slotted...) }); err != nil {
+		if err := s.together(ctx, func(s *Store) error { _, err := s.discard(ctx, s.db, t, slotted...); return err }); err != nil {
 			return 0, s.told(err)
 		}
 	}
@@ -102,13 +102,15 @@ func (s *Store) deleteHeld(ctx context.Context, t *table, all []span, slotted []
 	if err != nil {
 		return 0, s.told(err)
 	}
-	for _, id := range slotted {
-		delete(made, id) // what was there was in slots
-	}
-	if err := s.discard(ctx, s.db, t, slotted...); err != nil {
+	keys, err := s.discard(ctx, s.db, t, slotted...)
+	if err != nil {
 		return 0, s.told(err)
 	}
-	return int64(len(rows) - len(made)), s.told(s.remove(ctx, t, rows))
+	if err := s.remove(ctx, t, rows); err != nil {
+		return 0, s.told(err)
+	}
+	rest, err := s.sweep(ctx, t, all) // rows of no bucket, which nobody counts in
+	return int64(len(rows)-len(made)+t.had(made, keys)) + rest, err
 }
 
 // whole runs fn on a Store that leaves a transaction of the caller's, if it is in one,

@@ -163,7 +163,8 @@ func (s *Store) Gather(ctx context.Context, tx pg.DB, keys ...Key) error {
 	if err != nil {
 		return err
 	}
-	return s.gather(ctx, tx, t, rows...)
+	_, err = s.gather(ctx, tx, t, rows...)
+	return err
 }
 
 func (s *Store) FoldRow(ctx context.Context, key Key) error {

@@ -44,6 +44,18 @@ func (s *Store) lock(ctx context.Context, t *table, rows []rowID) (made map[rowI
 	return made, nil
 }
 
+// had takes out of the rows made those whose slots, of these keys, held something: they
+// were there. It returns how many.
+func (t *table) had(made map[rowID]bool, keys []string) (n int) {
+	for _, key := range keys { // one for each slot
+		if id, ok := t.rowOf(key); ok && made[id] {
+			delete(made, id)
+			n++
+		}
+	}
+	return n
+}
+
 // holding runs fn with rows locked. Those that were missing, and that it leaves empty, are
 // gone in the end.
 func (s *Store) holding(ctx context.Context, t *table, rows []rowID, fn func() error) error {

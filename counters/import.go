@@ -156,7 +156,7 @@ func (s *Store) importPart(ctx context.Context, t *table, part []arriving, repor
 			if _, err := s.lock(ctx, t, rows); err != nil { // before any slot
 				return err
 			}
-			if err := s.discard(ctx, s.db, t, slotted...); err != nil {
+			if _, err := s.discard(ctx, s.db, t, slotted...); err != nil {
 				return err
 			}
 		}

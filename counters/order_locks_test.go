@@ -217,3 +217,65 @@ func TestFoldInATransactionLeavesWhatIsHeld(t *testing.T) {
 		}
 	}
 }
+
+// What another has deleted while a Rename or a Delete waited for him was not there.
+func TestDeletedWhileAnotherWaits(t *testing.T) {
+	t.Parallel()
+	for _, mode := range modes {
+		for name, do := range map[string]func(context.Context, *counters.Store) (int64, error){
+			"rename": func(ctx context.Context, s *counters.Store) (int64, error) { return s.Rename(ctx, "k", "to") },
+			"delete": func(ctx context.Context, s *counters.Store) (int64, error) {
+				return s.Delete(ctx, "k", nil, time.Time{}, time.Time{})
+			},
+		} {
+			t.Run(fmt.Sprint(name, " ", mode), func(t *testing.T) {
+				t.Parallel()
+				ctx, cancel := context.WithTimeout(t.Context(), pgtest.Patience)
+				defer cancel()
+				s, pool := newStriped(t, counters.Config{Mode: mode, Striped: []string{"k"}, Granularities: []counters.Granularity{"1h"}, System: counters.Off})
+				if _, err := s.Apply(ctx, counters.Event{Key: "k", At: at, Values: counters.Values{"n": 1}}); err != nil {
+					t.Fatal(err)
+				}
+				ours, theirs := begun(t, pool), begun(t, pool)
+				if n, err := s.WithTx(theirs).Delete(ctx, "k", nil, time.Time{}, time.Time{}); err != nil || n != 1 {
+					t.Fatalf("their Delete = %d, %v, want 1", n, err)
+				}
+				done := make(chan error, 1)
+				go func() {
+					n, err := do(ctx, s.WithTx(ours))
+					if err == nil && n != 0 {
+						err = fmt.Errorf("%d rows, want 0", n)
+					}
+					done <- errors.Join(err, ours.Commit(ctx))
+				}()
+				pgtest.UntilSQL(t, pool, "one waits for the other", `SELECT $2::int = ANY (pg_blocking_pids($1::int))`,
+					ours.Conn().PgConn().PID(), theirs.Conn().PgConn().PID())
+				if err := errors.Join(theirs.Commit(ctx), pgtest.Receive(t, done, "the end of the other")); err != nil {
+					t.Error(err)
+				}
+				if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats`); n != 0 {
+					t.Errorf("%d rows are left", n)
+				}
+			})
+		}
+	}
+}
+
+// A row that is of no bucket, as its time is no whole second, is deleted beside slots, too.
+func TestDeleteOfWhatIsOfNoBucket(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	s, pool := newStriped(t, counters.Config{Mode: counters.Separated, Striped: []string{"k"}, Granularities: []counters.Granularity{"1h"}, System: counters.Off})
+	if _, err := s.Apply(ctx, counters.Event{Key: "k", At: at, Values: counters.Values{"n": 1}}); err != nil {
+		t.Fatal(err)
+	}
+	execute(t, pool, `INSERT INTO trifle_stats (key, granularity, at, data) VALUES ('k', '1h', '2025-01-01 00:00:00.5Z', '{"n": 1}')`)
+	ours := begun(t, pool)
+	n, err := s.WithTx(ours).Delete(ctx, "k", nil, time.Time{}, time.Time{})
+	if err := errors.Join(err, ours.Commit(ctx)); err != nil || n != 2 {
+		t.Errorf("Delete = %d, %v, want 2", n, err)
+	}
+	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats`); n != 0 {
+		t.Errorf("%d rows are left", n)
+	}
+}

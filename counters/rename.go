@@ -80,12 +80,11 @@ func (s *Store) rename(ctx context.Context, from, to string) (int64, error) {
 			return 0, fmt.Errorf("%w: %q was begun meanwhile", ErrExists, shorten(to))
 		}
 	}
-	if err := s.gather(ctx, s.db, t, slotted...); err != nil {
+	keys, err := s.gather(ctx, s.db, t, slotted...)
+	if err != nil {
 		return 0, err
 	}
-	for _, id := range slotted {
-		delete(made, id) // what was there was in slots
-	}
+	t.had(made, keys)
 	var gone []rowID // meanwhile
 	n := 0
 	for i, id := range olds {

@@ -321,34 +321,34 @@ func (g *gathered) empty(b *pgx.Batch, t *table) {
 	}
 }
 
-// gather adds to rows what their slots hold, and holds both until tx ends: a row then
-// has all that was added to it, but for what commits later. Whoever renames rows that may
-// have slots (slottedRow) gathers first, who deletes or overwrites them discards. It waits for those who
-// are adding.
+// gather adds to rows what their slots hold, of which it returns the keys, and holds both
+// until tx ends: a row then has all that was added to it, but for what commits later.
+// Whoever renames rows that may have slots (slottedRow) gathers first, who deletes or
+// overwrites them discards. It waits for those who are adding.
 //
 // Where one of rows has slots, all are locked, and made where they are missing. Rows
 // that tx is going to lock beside them are locked before: it must not wait for one
 // while it holds slots.
-func (s *Store) gather(ctx context.Context, tx pg.DB, t *table, rows ...rowID) error {
+func (s *Store) gather(ctx context.Context, tx pg.DB, t *table, rows ...rowID) (keys []string, err error) {
 	g, err := s.held(ctx, tx, t, rows)
 	if err != nil || len(g.keys) == 0 {
-		return err
+		return nil, err
 	}
 	b := s.batch(t, &g.sums)
 	g.empty(b, t)
-	return s.explain(ctx, t, &g.sums, tx.SendBatch(ctx, b).Close())
+	return g.keys, s.explain(ctx, t, &g.sums, tx.SendBatch(ctx, b).Close())
 }
 
 // discard is gather for whoever has no use for what the slots hold: it goes, also where
 // it could not be added.
-func (s *Store) discard(ctx context.Context, tx pg.DB, t *table, rows ...rowID) error {
+func (s *Store) discard(ctx context.Context, tx pg.DB, t *table, rows ...rowID) (keys []string, err error) {
 	g, err := s.held(ctx, tx, t, rows)
 	if err != nil || len(g.keys) == 0 {
-		return err
+		return nil, err
 	}
 	b := new(pgx.Batch)
 	g.empty(b, t)
-	return tx.SendBatch(ctx, b).Close()
+	return g.keys, tx.SendBatch(ctx, b).Close()
 }
 
 // held locks rows and their slots, where there are any.

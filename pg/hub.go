@@ -20,7 +20,7 @@ type HubConfig struct {
 	// mode accepts LISTEN and never delivers. It comes from pgx.ParseConfig; the
 	// hub works on a copy, under application_name "howdah hub".
 	Conn   *pgx.ConnConfig
-	Buffer int           // notices kept for a subscription that does not read; default 64
+	Buffer int           // notices, of all its channels, kept for a subscription that does not read; default 64
 	Ping   time.Duration // how often the connection is tried; default 5 s. One that is lost without a word is found 5 s later
 	Log    *slog.Logger  // default slog.Default()
 }

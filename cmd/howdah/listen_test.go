@@ -53,10 +53,11 @@ func TestListenToSeveralChannels(t *testing.T) {
 		got = append(got, lines.Text())
 	}
 	cancel()
+	out.Close() // or a line more would keep it
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-sent +printed):\n%s", diff)
 	}
-	if code := <-ended; code != 0 {
+	if code := pgtest.Receive(t, ended, "the end of listen"); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 }

@@ -171,6 +171,7 @@ func alone(url, sql string) (err error) {
 		if !errors.As(err, &inUse) || inUse.Code != "55006" || time.Now().After(end) {
 			return err
 		}
+		time.Sleep(50 * time.Millisecond) // some reasons are told at once, such as a transaction that is prepared
 	}
 }
 
