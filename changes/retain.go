@@ -99,8 +99,12 @@ func (l *Log) Tend(ctx context.Context) error {
 	for _, sql := range []string{forgetCommits, forgetTicks} {
 		for more := true; more; {
 			alone, err := l.tending(ctx, func(tx pgx.Tx) error {
+				// How far it goes is not known when it is planned, but the index stops there.
+				if _, err := tx.Exec(ctx, `SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`); err != nil {
+					return err
+				}
 				deleted, err := tx.Exec(ctx, sql)
-				more = deleted.RowsAffected() == forgotten
+				more = deleted.RowsAffected() > 0
 				return err
 			})
 			if err != nil || !alone {
@@ -230,15 +234,11 @@ func empty(ctx context.Context, tx pgx.Tx, slot int) error {
 // Of the ticks all that are young are kept: each is the one that a leaf is emptied up
 // to, when its time comes.
 const (
-	forgotten     = 50_000
 	forgetCommits = `
 		DELETE FROM howdah.change_commit
-		WHERE ctid = ANY (ARRAY(
-			SELECT c.ctid
-			FROM howdah.change_commit c
-			WHERE c.n <= (SELECT floor FROM howdah.change_state)
-			ORDER BY c.n
-			LIMIT 50000))`
+		WHERE n <= (
+			SELECT least(floor, (SELECT min(n) FROM howdah.change_commit) + 49999)
+			FROM howdah.change_state)`
 	forgetTicks = `
 		DELETE FROM howdah.change_tick
 		WHERE ctid = ANY (ARRAY(
