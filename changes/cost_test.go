@@ -261,3 +261,42 @@ func TestCheckpointsBehindAnOldSnapshot(t *testing.T) {
 		})
 	}
 }
+
+// What told of changes that are gone is deleted part by part, and no part looks at what
+// those before it deleted: here they are still in the index, as beside an old snapshot.
+func TestForgettingBeginsWhereItEnded(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	const most = 50_000
+	exec(t, m.pool, `INSERT INTO howdah.change_commit (n, slot, xid) SELECT g, 0, g::text::xid8 FROM generate_series(1, 130000) g`)
+	exec(t, m.pool, `INSERT INTO howdah.change_tick (tick, n, snap, next, seq, timeline, at)
+		SELECT g, g, snap, next, seq, timeline, now() - interval '3 days' FROM generate_series(1, 130000) g, howdah.change_tick WHERE tick = 0`)
+	exec(t, m.pool, `UPDATE howdah.change_state SET floor = 120000`)
+	e := pgtest.Explain(t, m.pool)
+	commit, tick := int64(-1), int64(-1)
+	for part := 1; part <= 4; part++ {
+		var err error
+		if commit, tick, err = changes.Forget(t.Context(), e, commit, tick); err != nil {
+			t.Fatal(err)
+		}
+		if c, k := min(int64(part*most), 120_000), min(int64(part*most)-1, 119_999); commit != c || tick != k {
+			t.Fatalf("part %d goes up to commit %d and tick %d, want %d and %d", part, commit, tick, c, k)
+		}
+		for plan := range strings.SplitSeq(e.Plan(), "\n\n") {
+			if !strings.Contains(plan, "change_") {
+				continue // a setting
+			}
+			if n := buffers(t, plan); strings.Contains(plan, "Seq Scan on change_commit") || strings.Contains(plan, "Seq Scan on change_tick") ||
+				strings.Contains(plan, "JIT") || strings.Contains(plan, "Delete on") && n > 3*most || !strings.Contains(plan, "Delete on") && n > 50 {
+				t.Errorf("part %d touches %d pages:\n%s", part, n, plan)
+			}
+		}
+	}
+	for table, want := range map[string]string{"change_commit": "10000 120001", "change_tick": "10001 120000"} {
+		var got string
+		n := map[string]string{"change_commit": "n", "change_tick": "tick"}[table]
+		if err := e.Tx.QueryRow(t.Context(), `SELECT concat(count(*), ' ', min(`+n+`)) FROM howdah.`+table).Scan(&got); err != nil || got != want {
+			t.Errorf("%s has %s, %v, want %s", table, got, err, want)
+		}
+	}
+}

@@ -26,6 +26,15 @@ func (c *Consumer) Grace(d time.Duration) { c.pace.grace = d }
 // Leaf for how long one is written to.
 var Between, Soon, Leaf = between, soon, leaf
 
+// Forget deletes a part of the commits, and of the ticks, that told of what is gone.
+func Forget(ctx context.Context, tx pgx.Tx, commit, tick int64) (int64, int64, error) {
+	commit, err := commits.part(ctx, tx, commit)
+	if err == nil {
+		tick, err = ticks.part(ctx, tx, tick)
+	}
+	return commit, tick, err
+}
+
 // Seen is how often an instance says that it runs.
 func (c *Consumer) Seen(d time.Duration) { c.pace.seen = d }
 

@@ -96,23 +96,7 @@ func (l *Log) Tend(ctx context.Context) error {
 			return pg.Wrap(op, err)
 		}
 	}
-	for _, sql := range []string{forgetCommits, forgetTicks} {
-		for more := true; more; {
-			alone, err := l.tending(ctx, func(tx pgx.Tx) error {
-				// How far it goes is not known when it is planned, but the index stops there.
-				if _, err := tx.Exec(ctx, `SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`); err != nil {
-					return err
-				}
-				deleted, err := tx.Exec(ctx, sql)
-				more = deleted.RowsAffected() > 0
-				return err
-			})
-			if err != nil || !alone {
-				return pg.Wrap(op, err)
-			}
-		}
-	}
-	return nil
+	return pg.Wrap(op, errors.Join(l.forget(ctx, commits), l.forget(ctx, ticks)))
 }
 
 // leaves is how many parts the log has.
@@ -230,29 +214,68 @@ func empty(ctx context.Context, tx pgx.Tx, slot int) error {
 	return err
 }
 
-// What told of changes that are gone goes in parts, so that no transaction is long.
-// Of the ticks all that are young are kept: each is the one that a leaf is emptied up
-// to, when its time comes.
-const (
-	forgetCommits = `
+// A told is a table that tells of changes: a query of how far its next part goes, after
+// $1, of what is to go, and what deletes that part.
+type told struct{ upTo, forget string }
+
+var (
+	commits = told{`
+		SELECT least(s.floor, f.n + 49999)
+		FROM howdah.change_state s, (SELECT n FROM howdah.change_commit WHERE n > $1 ORDER BY n LIMIT 1) f
+		WHERE f.n <= s.floor`, `
 		DELETE FROM howdah.change_commit
-		WHERE n <= (
-			SELECT least(floor, (SELECT min(n) FROM howdah.change_commit) + 49999)
-			FROM howdah.change_state)`
-	forgetTicks = `
+		WHERE n > $1 AND n <= $2`}
+
+	// All that are young are kept: each is the one that a leaf is emptied up to, when its
+	// time comes.
+	ticks = told{`
+		WITH old AS (
+			SELECT tick
+			FROM howdah.change_tick
+			WHERE n <= (SELECT floor FROM howdah.change_state) AND at < statement_timestamp() - (SELECT retention FROM howdah.change_state)
+			ORDER BY n DESC, tick DESC
+			LIMIT 1
+		)
+		SELECT least(old.tick - 1, f.tick + 49999)
+		FROM old, (SELECT tick FROM howdah.change_tick WHERE tick > $1 ORDER BY tick LIMIT 1) f
+		WHERE f.tick < old.tick`, `
 		DELETE FROM howdah.change_tick
-		WHERE ctid = ANY (ARRAY(
-			SELECT t.ctid
-			FROM howdah.change_tick t
-			WHERE t.tick < (
-				SELECT tick
-				FROM howdah.change_tick
-				WHERE n <= (SELECT floor FROM howdah.change_state) AND at < statement_timestamp() - (SELECT retention FROM howdah.change_state)
-				ORDER BY n DESC, tick DESC
-				LIMIT 1)
-			ORDER BY t.tick
-			LIMIT 50000))`
+		WHERE tick > $1 AND tick <= $2`}
 )
+
+// forget deletes what told of changes that are gone, in parts, so that no transaction is
+// long.
+func (l *Log) forget(ctx context.Context, what told) error {
+	after := int64(-1)
+	for {
+		var last int64
+		alone, err := l.tending(ctx, func(tx pgx.Tx) (err error) {
+			last, err = what.part(ctx, tx, after)
+			return err
+		})
+		if err != nil || !alone || last == after {
+			return err
+		}
+		after = last
+	}
+}
+
+// part deletes one part, and returns where it ended, and where the next begins: beside an
+// old snapshot what was deleted stays in the index, to be passed over.
+func (what told) part(ctx context.Context, tx pgx.Tx, after int64) (last int64, err error) {
+	// It is a stretch of the index, whatever was known when the table was analyzed.
+	if _, err := tx.Exec(ctx, `SELECT set_config('enable_seqscan', 'off', true), set_config('jit', 'off', true)`); err != nil {
+		return after, err
+	}
+	err = tx.QueryRow(ctx, what.upTo, after).Scan(&last)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return after, nil
+	}
+	if err == nil {
+		_, err = tx.Exec(ctx, what.forget, after, last)
+	}
+	return last, err
+}
 
 // soon is how long before a leaf is written to again it is not emptied any more: see empty.
 func soon(keep time.Duration) time.Duration { return min(keep/24, 10*time.Second) }
