@@ -90,32 +90,45 @@ const captured = `
 
 const doctorTriggers = `
 	WITH ` + captured + `, wanted AS (
-		SELECT t.oid, t.name, '!howdah_' || op AS trigger, t.hash
-		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op)
-	SELECT 'trigger-missing' AS code, 'error' AS severity, w.name AS object, 'trigger ' || w.trigger || ' is gone: these changes are not logged' AS problem,
+		SELECT t.oid, t.name, '!howdah_' || op AS trigger, CASE op WHEN 'insert' THEN 4 WHEN 'delete' THEN 8 WHEN 'update' THEN 16 ELSE 32 END AS event
+		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op),
+	made AS ( -- those of partitions, too: the rows are there
+		SELECT w.oid, w.name, w.trigger, w.event, p.relid, g.oid AS id, g.tgparentid, g.tgname, g.tgenabled IN ('D', 'R') AS off
+		FROM wanted w
+		CROSS JOIN LATERAL (SELECT w.oid AS relid UNION SELECT relid FROM pg_partition_tree(w.oid)) p
+		JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgtype & w.event > 0 AND (g.tgparentid = 0) = (p.relid = w.oid) AND ` + calls + `),
+	missing AS (
+		SELECT *
+		FROM wanted w
+		WHERE NOT EXISTS (SELECT FROM made m WHERE m.relid = w.oid AND m.event = w.event)),
+	disabled AS ( -- by itself, not because that above it is
+		SELECT *
+		FROM made m
+		WHERE off AND NOT EXISTS (SELECT FROM made above WHERE above.id = m.tgparentid AND above.off))
+	SELECT 'trigger-missing' AS code, 'error' AS severity, name AS object, 'trigger ' || trigger || ' is gone: these changes are not logged' AS problem,
 		'howdah changes apply, with this capture' AS cure
-	FROM wanted w
-	WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = w.oid AND g.tgname = w.trigger)
+	FROM missing
 	UNION ALL
-	SELECT 'trigger-disabled', 'error', w.name, 'trigger ' || w.trigger || ' is disabled: these changes are not logged', 'howdah changes apply, with this capture'
-	FROM wanted w
-	JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.trigger AND g.tgenabled IN ('D', 'R')
+	SELECT 'trigger-disabled', 'error', n.nspname || '.' || c.relname, 'trigger ' || d.tgname || ' is disabled' || CASE WHEN d.relid <> d.oid THEN ' on this partition of ' || d.name ELSE '' END || ': these changes are not logged',
+		'howdah changes apply, with ' || CASE WHEN d.relid <> d.oid THEN 'the capture of ' || d.name ELSE 'this capture' END
+	FROM disabled d
+	JOIN pg_class c ON c.oid = d.relid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
 	UNION ALL
 	SELECT 'trigger-drift', 'warning', t.name,
-		CASE WHEN t.spec ->> 'table' = t.name THEN 'its triggers are not as they were made'
-			ELSE 'it was renamed: its changes bear the name ' || (t.spec ->> 'table') || ' still' END, 'howdah changes apply, with this capture'
+		CASE WHEN t.spec ->> 'table' <> t.name THEN 'it was renamed: its changes bear the name ' || (t.spec ->> 'table') || ' still'
+			WHEN o.names IS NOT NULL THEN 'triggers of its capture were renamed, to ' || o.names || ': where others of the table fire before them, changes come out in the wrong order'
+			ELSE 'its triggers are not as they were made' END, 'howdah changes apply, with this capture'
 	FROM captured t
 	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
-	CROSS JOIN LATERAL (` + triggersOf + `) g
-	WHERE g.hash IS DISTINCT FROM t.hash AND NOT EXISTS (
-		SELECT FROM wanted w
-		LEFT JOIN pg_trigger p ON p.tgrelid = w.oid AND p.tgname = w.trigger
-		WHERE w.oid = t.oid AND (p.oid IS NULL OR p.tgenabled IN ('D', 'R')))
+	CROSS JOIN LATERAL (` + triggersOf + `) h
+	CROSS JOIN LATERAL (SELECT string_agg(DISTINCT tgname, ', ') AS names FROM made WHERE oid = t.oid AND tgname <> trigger) o
+	WHERE h.hash IS DISTINCT FROM t.hash AND t.oid NOT IN (SELECT oid FROM missing UNION ALL SELECT oid FROM disabled)
 	UNION ALL
 	SELECT 'trigger-foreign-order', 'warning', t.name, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
 		'make it a BEFORE trigger, or a deferred one'
 	FROM captured t
-	JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT g.tgdeferrable AND left(g.tgname, 8) <> '!howdah_'`
+	JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT g.tgdeferrable AND NOT ` + ours
 
 const doctorKeys = `
 	WITH ` + captured + `
