@@ -92,25 +92,31 @@ const doctorTriggers = `
 	WITH ` + captured + `, wanted AS (
 		SELECT t.oid, t.name, '!howdah_' || op AS trigger, CASE op WHEN 'insert' THEN 4 WHEN 'delete' THEN 8 WHEN 'update' THEN 16 ELSE 32 END AS event
 		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op),
-	made AS ( -- those of partitions, too: the rows are there
-		SELECT w.oid, w.name, w.trigger, w.event, p.relid, g.oid AS id, g.tgparentid, g.tgname, g.tgenabled IN ('D', 'R') AS off
-		FROM wanted w
-		CROSS JOIN LATERAL (SELECT w.oid AS relid UNION SELECT relid FROM pg_partition_tree(w.oid)) p
-		JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgtype & w.event > 0 AND (g.tgparentid = 0) = (p.relid = w.oid) AND ` + calls + `),
+	made AS (
+		SELECT t.oid, t.name, g.oid AS id, g.tgname, g.tgfoid, g.tgtype, g.tgenabled IN ('D', 'R') AS off
+		FROM captured t
+		JOIN pg_trigger g ON g.tgrelid = t.oid AND g.tgparentid = 0 AND ` + calls + `),
 	missing AS (
 		SELECT *
 		FROM wanted w
-		WHERE NOT EXISTS (SELECT FROM made m WHERE m.relid = w.oid AND m.event = w.event)),
-	disabled AS ( -- by itself, not because that above it is
-		SELECT *
+		WHERE NOT EXISTS (SELECT FROM made m WHERE m.oid = w.oid AND m.tgtype & w.event > 0)),
+	disabled AS (
+		SELECT oid, tgname, oid AS relid, '' AS partition
+		FROM made
+		WHERE off
+		UNION ALL
+		SELECT m.oid, g.tgname, g.tgrelid, ' on this partition of ' || m.name -- the rows are there
 		FROM made m
-		WHERE off AND NOT EXISTS (SELECT FROM made above WHERE above.id = m.tgparentid AND above.off))
+		CROSS JOIN LATERAL pg_partition_tree(m.oid) p
+		JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgparentid <> 0 AND g.tgfoid = m.tgfoid AND g.tgtype = m.tgtype
+		JOIN pg_trigger above ON above.oid = g.tgparentid
+		WHERE g.tgenabled IN ('D', 'R') AND above.tgenabled NOT IN ('D', 'R')) -- by itself, not with that above it
 	SELECT 'trigger-missing' AS code, 'error' AS severity, name AS object, 'trigger ' || trigger || ' is gone: these changes are not logged' AS problem,
 		'howdah changes apply, with this capture' AS cure
 	FROM missing
 	UNION ALL
-	SELECT 'trigger-disabled', 'error', n.nspname || '.' || c.relname, 'trigger ' || d.tgname || ' is disabled' || CASE WHEN d.relid <> d.oid THEN ' on this partition of ' || d.name ELSE '' END || ': these changes are not logged',
-		'howdah changes apply, with ' || CASE WHEN d.relid <> d.oid THEN 'the capture of ' || d.name ELSE 'this capture' END
+	SELECT 'trigger-disabled', 'error', n.nspname || '.' || c.relname, 'trigger ' || d.tgname || ' is disabled' || d.partition || ': these changes are not logged',
+		'howdah changes apply, with ' || CASE d.partition WHEN '' THEN 'this capture' ELSE 'the capture of that table' END
 	FROM disabled d
 	JOIN pg_class c ON c.oid = d.relid
 	JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -122,7 +128,7 @@ const doctorTriggers = `
 	FROM captured t
 	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
 	CROSS JOIN LATERAL (` + triggersOf + `) h
-	CROSS JOIN LATERAL (SELECT string_agg(DISTINCT tgname, ', ') AS names FROM made WHERE oid = t.oid AND tgname <> trigger) o
+	CROSS JOIN LATERAL (SELECT string_agg(tgname, ', ' ORDER BY tgname) AS names FROM made WHERE oid = t.oid AND left(tgname, 8) <> '!howdah_') o
 	WHERE h.hash IS DISTINCT FROM t.hash AND t.oid NOT IN (SELECT oid FROM missing UNION ALL SELECT oid FROM disabled)
 	UNION ALL
 	SELECT 'trigger-foreign-order', 'warning', t.name, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',

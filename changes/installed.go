@@ -45,11 +45,14 @@ func (l *Log) installed(ctx context.Context) ([]*installation, error) {
 		SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS table,
 			coalesce(s.spec::text, '') AS spec, coalesce(s.hash, '') AS hash, coalesce(s.owner, '') AS owner,
 			coalesce(t.triggers, '{}') AS triggers, coalesce(t.hash, '') AS current
-		FROM pg_class c
+		FROM (
+			SELECT relation::oid AS oid FROM howdah.change_spec
+			UNION
+			SELECT g.tgrelid FROM pg_trigger g WHERE g.tgparentid = 0 AND NOT g.tgisinternal AND `+ours+`) k
+		JOIN pg_class c ON c.oid = k.oid
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		LEFT JOIN howdah.change_spec s ON s.relation = c.oid
 		CROSS JOIN LATERAL (`+triggersOf+`) t
-		WHERE s.relation IS NOT NULL OR t.triggers IS NOT NULL
 		ORDER BY 2, 3`)
 	return pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[installation])
 }
