@@ -131,10 +131,15 @@ const doctorTriggers = `
 	CROSS JOIN LATERAL (SELECT string_agg(tgname, ', ' ORDER BY tgname) AS names FROM made WHERE oid = t.oid AND left(tgname, 8) <> '!howdah_') o
 	WHERE h.hash IS DISTINCT FROM t.hash AND t.oid NOT IN (SELECT oid FROM missing UNION ALL SELECT oid FROM disabled)
 	UNION ALL
-	SELECT 'trigger-foreign-order', 'warning', t.name, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
-		'make it a BEFORE trigger, or a deferred one'
+	SELECT 'trigger-foreign-order', 'warning', n.nspname || '.' || c.relname, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
+		'let it change no rows of its own table (a BEFORE trigger sets columns of NEW), make it a constraint trigger that is INITIALLY DEFERRED, or take changes/logical'
 	FROM captured t
-	JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT g.tgdeferrable AND NOT ` + ours
+	CROSS JOIN LATERAL (SELECT t.oid::oid AS relid UNION SELECT relid FROM pg_partition_tree(t.oid)) p
+	JOIN pg_trigger g ON g.tgrelid = p.relid AND (g.tgparentid = 0 OR g.tgrelid = t.oid) -- on a partition, that of its table was named
+		AND g.tgtype & 3 = 1 AND NOT g.tginitdeferred AND NOT ` + ours + `
+	JOIN pg_class c ON c.oid = p.relid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.oid = g.tgconstraint AND k.contype <> 't') -- tgisinternal is, in PostgreSQL 14, any that a partition has of its table`
 
 const doctorKeys = `
 	WITH ` + captured + `

@@ -21,6 +21,18 @@ func told(t *testing.T, l *changes.Log) (all []string) {
 	return all
 }
 
+// found are those findings of Doctor that begin with prefix, without it.
+func found(t *testing.T, l *changes.Log, prefix string) []string {
+	t.Helper()
+	rest := []string{}
+	for _, code := range codes(t, l) {
+		if object, ok := strings.CutPrefix(code, prefix); ok {
+			rest = append(rest, object)
+		}
+	}
+	return rest
+}
+
 // planned are the tables that Plan would do something to.
 func planned(t *testing.T, l *changes.Log, want ...changes.Capture) (tables []string) {
 	t.Helper()
