@@ -173,7 +173,16 @@ const doctorTables = `
 		UNION
 		SELECT r.oid, r.name, f.conrelid
 		FROM reached r
-		JOIN pg_constraint f ON f.confrelid = r.conrelid AND f.contype = 'f')
+		JOIN pg_constraint f ON f.confrelid = r.conrelid AND f.contype = 'f'),
+	heirs AS (
+		SELECT t.name, (t.spec ->> 'bulk')::boolean AS bulk, i.inhrelid, i.inhparent
+		FROM captured t
+		JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r' -- a partition's rows fire its triggers
+		JOIN pg_inherits i ON i.inhparent = t.oid
+		UNION
+		SELECT h.name, h.bulk, i.inhrelid, i.inhparent
+		FROM heirs h
+		JOIN pg_inherits i ON i.inhparent = h.inhrelid)
 	SELECT 'truncate-cascade' AS code, 'warning' AS severity, n.nspname || '.' || c.relname AS object,
 		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it is not captured' AS problem,
 		'howdah changes capture ' || n.nspname || '.' || c.relname || ', or never say CASCADE' AS cure
@@ -181,6 +190,16 @@ const doctorTables = `
 	JOIN pg_class c ON c.oid = r.conrelid
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = r.conrelid)
+	GROUP BY n.nspname, c.relname
+	UNION ALL
+	SELECT 'new-child', 'error', n.nspname || '.' || c.relname, 'it inherits from ' || string_agg(DISTINCT h.name, ', ') || ', whose statements change its rows, too, and is not captured: these changes are not logged',
+		string_agg(DISTINCT format('ALTER TABLE %I.%I NO INHERIT %I.%I', n.nspname, c.relname, pn.nspname, p.relname), '; ') || '; or capture it, too, and neither with --bulk'
+	FROM heirs h
+	JOIN pg_class c ON c.oid = h.inhrelid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	JOIN pg_class p ON p.oid = h.inhparent
+	JOIN pg_namespace pn ON pn.oid = p.relnamespace
+	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- where what a statement changes is logged as a whole, it is logged under the name of one
 	GROUP BY n.nspname, c.relname
 	UNION ALL
 	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
