@@ -43,7 +43,7 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		sql  string
 		args []any
 	}{
-		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}},
+		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}}, {"roles", doctorRoles, nil},
 		{"log", doctorLog, nil}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
 	} {
 		rows, _ := l.db.Query(ctx, look.sql, look.args...)
@@ -242,15 +242,29 @@ const doctorServer = `
 		'GRANT pg_read_all_stats TO ' || quote_ident(current_user)
 	WHERE NOT pg_has_role('pg_read_all_stats', 'USAGE') AND EXISTS (
 		SELECT FROM pg_stat_activity
-		WHERE datname = current_database() AND usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE'))
-	UNION ALL
-	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
-		'reset it, or capture with --always'
-	FROM pg_db_role_setting s
-	LEFT JOIN pg_roles r ON r.oid = s.setrole
-	LEFT JOIN pg_database d ON d.oid = s.setdatabase
-	CROSS JOIN unnest(s.setconfig) AS c
-	WHERE c = 'session_replication_role=replica' AND coalesce(d.datname, current_database()) = current_database()`
+		WHERE datname = current_database() AND usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE'))`
+
+const doctorRoles = `
+	WITH ` + captured + `, set AS (
+		SELECT coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, '') AS who
+		FROM pg_db_role_setting s
+		LEFT JOIN pg_roles r ON r.oid = s.setrole
+		LEFT JOIN pg_database d ON d.oid = s.setdatabase
+		CROSS JOIN unnest(s.setconfig) AS c
+		WHERE lower(c) = 'session_replication_role=replica' AND coalesce(d.datname, current_database()) = current_database()
+		UNION ALL
+		SELECT CASE source WHEN 'client' THEN 'this connection' ELSE 'everybody' END -- the URL, or the configuration of the server
+		FROM pg_settings
+		WHERE name = 'session_replication_role' AND reset_val = 'replica' AND source NOT IN ('database', 'user', 'database user'))
+	SELECT 'replica-role' AS code, 'error' AS severity, s.who AS object,
+		'session_replication_role is set to replica: ordinary triggers do not fire, and nothing is logged of ' || t.name || CASE t.others WHEN 0 THEN '' ELSE ', nor of ' || t.others || ' more' END AS problem,
+		'reset it, or capture with --always, and without --bulk' AS cure
+	FROM set s
+	CROSS JOIN (
+		SELECT min(name) AS name, count(*) - 1 AS others
+		FROM captured
+		WHERE (spec ->> 'always')::boolean IS NOT TRUE
+		HAVING count(*) > 0) t`
 
 const doctorLog = `
 	SELECT 'sequence-cache' AS code, 'error' AS severity, 'howdah.change_id' AS object, 'the sequence hands out numbers ahead of time: changes come out late and in the wrong order' AS problem,
