@@ -44,7 +44,7 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		args []any
 	}{
 		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}}, {"roles", doctorRoles, nil},
-		{"log", doctorLog, nil}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
+		{"log", doctorLog, []any{l.large}}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
 	} {
 		rows, _ := l.db.Query(ctx, look.sql, look.args...)
 		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
@@ -274,7 +274,7 @@ const doctorLog = `
 	UNION ALL
 	SELECT 'log-large', 'warning', 'howdah.change', 'the log has ' || pg_size_pretty(s.bytes), 'howdah changes retention with a shorter time, or look who is behind: howdah changes consumers'
 	FROM (SELECT sum(pg_total_relation_size(inhrelid)) AS bytes FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass) s
-	WHERE s.bytes > 10::bigint << 30
+	WHERE s.bytes > $1::bigint
 	UNION ALL
 	SELECT 'restored', 'error', 'howdah.change', 'the log came from another database, where the feed ended: nothing is numbered, and nothing handled',
 		'howdah changes rebase --yes begins a new feed; after pg_upgrade howdah changes rebase --keep goes on with this one'

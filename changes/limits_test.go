@@ -96,12 +96,13 @@ func TestL3TruncateCascadeIsSilent(t *testing.T) {
 	}
 }
 
-// L5: what JSON is larger than PostgreSQL can keep cannot be logged, and is not written (W2).
+// L5: what JSON is larger than PostgreSQL can keep cannot be logged, and is not written (W2),
+// though the column is left out: that is done to the JSON.
 func TestL5TooLargeARowIsNotWritten(t *testing.T) {
 	t.Parallel()
 	l, pool := newLog(t)
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v bit varying)`) // JSON has a letter for each bit
-	capture(t, l, changes.Capture{Table: "public.a"})
+	capture(t, l, changes.Capture{Table: "public.a", Except: []string{"v"}})
 	_, err := pool.Exec(t.Context(), `INSERT INTO a SELECT 1, b || b || b || b FROM (SELECT 0::bit(67108864) AS b) b`)
 	var pgErr *pgconn.PgError
 	if !errors.As(err, &pgErr) || pgErr.Code != "54000" {
