@@ -68,6 +68,7 @@ func TestDoctorLooksIntoPartitions(t *testing.T) {
 		{`ALTER TABLE p_1 DISABLE TRIGGER "!howdah_insert"`, []string{"trigger-disabled public.p_1"}},
 		{`ALTER TABLE p_1 ENABLE REPLICA TRIGGER "!howdah_insert"`, []string{"trigger-disabled public.p_1"}},
 		{`ALTER TABLE p_1 ENABLE ALWAYS TRIGGER "!howdah_insert"`, []string{"trigger-drift public.p"}},
+		{`UPDATE pg_trigger SET tgname = 'mine' WHERE tgrelid = 'p_1'::regclass AND tgname = '!howdah_insert'`, []string{"trigger-drift public.p"}}, // as ALTER TRIGGER does, in PostgreSQL 14
 		{`ALTER TABLE p_2_1 DISABLE TRIGGER "!howdah_insert"`, []string{"trigger-disabled public.p_2_1"}},
 		{`ALTER TABLE p_2 DISABLE TRIGGER "!howdah_insert"`, []string{"trigger-disabled public.p_2"}}, // and with it those of its own partitions
 		{`ALTER TABLE p DISABLE TRIGGER "!howdah_insert"`, []string{"trigger-disabled public.p"}},
