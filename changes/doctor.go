@@ -93,7 +93,7 @@ const doctorTriggers = `
 		SELECT t.oid, t.name, '!howdah_' || op AS trigger, CASE op WHEN 'insert' THEN 4 WHEN 'delete' THEN 8 WHEN 'update' THEN 16 ELSE 32 END AS event
 		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op),
 	made AS (
-		SELECT t.oid, t.name, g.oid AS id, g.tgname, g.tgfoid, g.tgtype, g.tgenabled IN ('D', 'R') AS off
+		SELECT t.oid, t.name, g.tgname, g.tgfoid, g.tgtype, g.tgenabled IN ('D', 'R') AS off
 		FROM captured t
 		JOIN pg_trigger g ON g.tgrelid = t.oid AND g.tgparentid = 0 AND ` + calls + `),
 	missing AS (
@@ -199,7 +199,7 @@ const doctorTables = `
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	JOIN pg_class p ON p.oid = h.inhparent
 	JOIN pg_namespace pn ON pn.oid = p.relnamespace
-	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- where what a statement changes is logged as a whole, it is logged under the name of one
+	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- by statement, rows of both are logged under the name that it bears
 	GROUP BY n.nspname, c.relname
 	UNION ALL
 	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'

@@ -28,16 +28,17 @@ const calls = `g.tgfoid IN (to_regproc('howdah.change_capture'), to_regproc('how
 const ours = `(` + calls + ` OR left(g.tgname, 8) = '!howdah_')`
 
 // triggersOf hashes the triggers of table c.oid, so that what was changed by hand
-// is seen, on a partition, too: those there are as that of the table, however many there are.
+// is seen, on a partition, too: as long as those there are like that of the table they do not
+// count, however many there are.
 const triggersOf = `
 	SELECT array_agg(g.tgname::text ORDER BY g.tgname) AS triggers,
-		md5(string_agg(pg_get_triggerdef(g.oid) || g.tgenabled::text || coalesce(other.wise, ''), E'\n' ORDER BY g.tgname)) AS hash
+		md5(string_agg(pg_get_triggerdef(g.oid) || g.tgenabled::text || coalesce(p.differing, ''), E'\n' ORDER BY g.tgname)) AS hash
 	FROM pg_trigger g
 	CROSS JOIN LATERAL (
-		SELECT string_agg(concat_ws(' ', p.relid::oid, o.tgname, o.tgenabled), ', ' ORDER BY p.relid::oid, o.tgname) AS wise
-		FROM pg_partition_tree(g.tgrelid) p
-		JOIN pg_trigger o ON o.tgrelid = p.relid AND o.tgparentid <> 0 AND o.tgfoid = g.tgfoid AND o.tgtype = g.tgtype
-		WHERE (o.tgname, o.tgenabled) <> (g.tgname, g.tgenabled)) other
+		SELECT string_agg(concat_ws(' ', o.tgrelid, o.tgname, o.tgenabled), ', ' ORDER BY o.tgrelid, o.tgname) AS differing
+		FROM pg_partition_tree(g.tgrelid) AS part
+		JOIN pg_trigger o ON o.tgrelid = part.relid AND o.tgparentid <> 0 AND o.tgfoid = g.tgfoid AND o.tgtype = g.tgtype
+		WHERE (o.tgname, o.tgenabled) <> (g.tgname, g.tgenabled)) p
 	WHERE g.tgrelid = c.oid AND g.tgparentid = 0 AND NOT g.tgisinternal AND ` + ours
 
 func (l *Log) installed(ctx context.Context) ([]*installation, error) {
