@@ -31,7 +31,7 @@ const ours = `(` + calls + ` OR left(g.tgname, 8) = '!howdah_')`
 // is seen, on a partition, too: those there are as that of the table, however many there are.
 const triggersOf = `
 	SELECT array_agg(g.tgname::text ORDER BY g.tgname) AS triggers,
-		md5(string_agg(pg_get_triggerdef(g.oid) || g.tgenabled::text || coalesce(other.wise, ''), E'\n' ORDER BY g.tgname)) AS hash
+		md5(string_agg(howdah.change_trigger(g.oid) || g.tgenabled::text || coalesce(other.wise, ''), E'\n' ORDER BY g.tgname)) AS hash
 	FROM pg_trigger g
 	CROSS JOIN LATERAL (
 		SELECT string_agg(concat_ws(' ', p.relid::oid, o.tgname, o.tgenabled), ', ' ORDER BY p.relid::oid, o.tgname) AS wise
