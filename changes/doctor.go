@@ -152,6 +152,10 @@ const doctorKeys = `
 	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k
 	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = k AND NOT a.attisdropped)
 	UNION ALL
+	SELECT 'except-renamed', 'error', t.name, 'column ' || e || ', which is not to be logged, is gone or renamed: under another name it is logged', 'howdah changes apply, with except as it is now'
+	FROM captured t, jsonb_array_elements_text(coalesce(t.spec -> 'except', '[]')) AS e
+	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = e AND NOT a.attisdropped)
+	UNION ALL
 	SELECT 'key-deferrable', 'error', t.name, 'its key is DEFERRABLE: two transactions may swap it, and their changes come out turned around', 'make the constraint NOT DEFERRABLE'
 	FROM captured t
 	WHERE EXISTS (

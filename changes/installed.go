@@ -32,7 +32,7 @@ const ours = `(` + calls + ` OR left(g.tgname, 8) = '!howdah_')`
 // count, however many there are.
 const triggersOf = `
 	SELECT array_agg(g.tgname::text ORDER BY g.tgname) AS triggers,
-		md5(string_agg(pg_get_triggerdef(g.oid) || g.tgenabled::text || coalesce(p.differing, ''), E'\n' ORDER BY g.tgname)) AS hash
+		md5(string_agg(howdah.change_trigger(g.oid) || g.tgenabled::text || coalesce(p.differing, ''), E'\n' ORDER BY g.tgname)) AS hash
 	FROM pg_trigger g
 	CROSS JOIN LATERAL (
 		SELECT string_agg(concat_ws(' ', o.tgrelid, o.tgname, o.tgenabled), ', ' ORDER BY o.tgrelid, o.tgname) AS differing

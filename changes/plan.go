@@ -398,7 +398,8 @@ func (s *Step) record(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// lockedBy says who has the table locked.
+// lockedBy says who has the table, or a partition of it, locked against the step: what
+// makes a trigger goes beside readers, what drops one does not.
 func (l *Log) lockedBy(ctx context.Context, step *Step, cause error) error {
 	if pg.InTx(l.db) {
 		return cause
@@ -406,9 +407,10 @@ func (l *Log) lockedBy(ctx context.Context, step *Step, cause error) error {
 	rows, _ := l.db.Query(ctx, `
 		SELECT DISTINCT pid
 		FROM pg_locks
-		WHERE relation = $1::oid AND granted AND pid <> pg_backend_pid()
-			AND mode NOT IN ('AccessShareLock', 'RowShareLock')
-		ORDER BY pid`, step.relation)
+		WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND relation IN (SELECT $1::oid UNION SELECT relid FROM pg_partition_tree($1::oid))
+			AND granted AND pid <> pg_backend_pid() AND ($2 OR mode NOT IN ('AccessShareLock', 'RowShareLock'))
+		ORDER BY pid`, step.relation, step.Action != Create)
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
 	if err != nil || len(pids) == 0 {
 		return fmt.Errorf("locked by others: %w", cause)
