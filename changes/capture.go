@@ -36,6 +36,7 @@ type Capture struct {
 	Bulk     bool     `json:"bulk,omitempty"`      // log by statement, not by row
 	Always   bool     `json:"always,omitempty"`    // also what replication applies (session_replication_role = replica)
 	Wake     string   `json:"wake,omitempty"`      // notify (default), or poll: for tables written in prepared transactions
+	Owner    string   `json:"owner,omitempty"`     // the service that captures it for itself; told, never asked for
 }
 
 const defaultMaxBytes = 1 << 20
@@ -43,6 +44,9 @@ const defaultMaxBytes = 1 << 20
 // withDefaults checks what can be checked without the table; the error is Invalid
 // and names the field.
 func (c Capture) withDefaults() (Capture, error) {
+	if c.Owner != "" {
+		return c, pg.Refuse("owner", "%q; only howdah's own services have captures that bear one", c.Owner)
+	}
 	if c.Ops == nil {
 		c.Ops = []Op{Insert, Update, Delete, Truncate}
 	}
