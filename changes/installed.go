@@ -77,7 +77,7 @@ func (in *installation) owned() error {
 
 // recordedAs reports whether the capture is recorded as spec.
 func (in *installation) recordedAs(spec string) bool {
-	var have, want Capture
+	var have, want recorded
 	if in.Spec == "" || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
 		return false
 	}
