@@ -149,8 +149,8 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	}
 	var end changes.Position
 	if r.until != "" { // before anything is written
-		if end, err = client.Changes.Find(ctx, r.until); err != nil {
-			return pg.Renamed("--until", err)
+		if end, err = c.find(ctx, client, "--until", r.until); err != nil {
+			return err
 		}
 	}
 	if r.save {
@@ -194,7 +194,7 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 			defer stop()
 			ended = consumer.Run(ctx)
 		})
-		err := client.Changes.Wait(ctx, r.Name, end)
+		err := c.reconnecting(ctx, func() error { return client.Changes.Wait(ctx, r.Name, end) })
 		over := ctx.Err() != nil
 		stop()
 		running.Wait()

@@ -77,20 +77,24 @@ func (t *tail) filter() (f changes.Filter, err error) {
 }
 
 func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
-	at, err := client.Changes.Find(ctx, t.from)
+	at, err := c.find(ctx, client, "--from", t.from)
 	if err != nil {
-		return pg.Renamed("--from", err)
+		return interrupted(ctx, err)
 	}
 	if t.until == "" {
 		return c.follow(ctx, client, at, filter)
 	}
-	end, err := client.Changes.Find(ctx, t.until)
+	end, err := c.find(ctx, client, "--until", t.until)
 	if err != nil {
-		return pg.Renamed("--until", err)
+		return interrupted(ctx, err)
 	}
 	for { // once at least, which tells whether the position is in the feed
-		page, next, err := client.Changes.Page(ctx, at, t.chunk, filter)
-		if err != nil {
+		var page []changes.Change
+		var next changes.Position
+		if err := c.reconnecting(ctx, func() (err error) {
+			page, next, err = client.Changes.Page(ctx, at, t.chunk, filter)
+			return err
+		}); err != nil {
 			return interrupted(ctx, err)
 		}
 		for _, change := range page {
@@ -106,6 +110,15 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 		}
 		at = next
 	}
+}
+
+// find returns the position that a flag names.
+func (c *cli) find(ctx context.Context, client *howdah.Client, flag, name string) (at changes.Position, err error) {
+	err = c.reconnecting(ctx, func() (err error) {
+		at, err = client.Changes.Find(ctx, name)
+		return err
+	})
+	return at, pg.Renamed(flag, err)
 }
 
 // follow prints what comes until it is interrupted.
