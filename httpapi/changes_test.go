@@ -39,11 +39,14 @@ func TestChangesPageByPage(t *testing.T) {
 	for range 10 {
 		r := s.get("/v1/changes?limit=2&after=" + after)
 		var page struct {
-			Changes []struct{ Position, Op string }
-			Next    string
+			Changes    []struct{ Position, Op string }
+			Next, Head string
 		}
 		if err := json.Unmarshal([]byte(r.body), &page); err != nil {
 			t.Fatalf("%s: %v", r.body, err)
+		}
+		if page.Head != "2" {
+			t.Errorf("after %s: head %q, want 2", after, page.Head)
 		}
 		for _, c := range page.Changes {
 			all = append(all, c.Position+" "+c.Op)
@@ -60,6 +63,12 @@ func TestChangesPageByPage(t *testing.T) {
 		t.Errorf("filtered: %s", r.body)
 	}
 	wantJSON(t, s.get("/v1/changes/position"), `{"position":"2"}`)
+	if r := s.post("/v1/changes/messages", `{"topic":"users.counted","payload":{"n":1}}`); r.StatusCode != 201 || r.body != `{"topic":"users.counted"}`+"\n" {
+		t.Errorf("a message: %s %s", r.Status, r.body)
+	}
+	if r := s.get(`/v1/changes?after=2&table=message.users.counted`); !strings.Contains(r.body, `"new":{"n":1}`) || !strings.Contains(r.body, `"next":"3","head":"3"`) {
+		t.Errorf("the message: %s", r.body)
+	}
 }
 
 // events reads a stream until it has seen n events, each as its lines.
