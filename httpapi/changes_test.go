@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
 )
@@ -131,6 +132,39 @@ func TestChangesStreamAndResume(t *testing.T) {
 		if !strings.HasPrefix(rest[i], want) {
 			t.Errorf("event %d: %s", i, rest[i])
 		}
+	}
+}
+
+// A stream on which nothing happens says again and again that it is alive, in comments,
+// which are no events, and goes on with what happens then.
+func TestQuietStreamIsKeptAlive(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Lively(httpapi.Config{}, 10*time.Millisecond))
+	background(t, s)
+	request, err := http.NewRequestWithContext(within(t), "GET", s.URL+"/v1/changes/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	quiet, told := 0, ""
+	for lines := bufio.NewScanner(response.Body); told == "" && lines.Scan(); {
+		switch line := lines.Text(); {
+		case line == ": ":
+			if quiet++; quiet == 3 {
+				s.sql(`INSERT INTO users VALUES (1, 'Ada')`)
+			}
+		case strings.HasPrefix(line, "event: "):
+			told = line
+		case line != "" && line != "id: 0" && line != "id: 1.1":
+			t.Errorf("a line %q", line)
+		}
+	}
+	if quiet < 3 || told != "event: insert" {
+		t.Errorf("%d signs of life, then %q", quiet, told)
 	}
 }
 
