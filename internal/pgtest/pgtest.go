@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"testing"
@@ -45,8 +46,13 @@ func Main(m *testing.M) { os.Exit(Run(m)) }
 // Run runs the tests, stops and removes the server if one was started, fails if
 // a goroutine is left, and returns the exit code.
 func Run(m *testing.M) int {
-	if examples := flag.Lookup("rapid.checks"); examples != nil { // the command line has the last word
-		_ = examples.Value.Set(strconv.Itoa(Size(100, 25)))
+	for name, value := range map[string]int{ // the command line has the last word
+		"rapid.checks":  Size(100, 25),
+		"test.parallel": 2 * runtime.GOMAXPROCS(0), // they wait for a server, and for time to pass, more than they compute
+	} {
+		if known := flag.Lookup(name); known != nil {
+			_ = known.Value.Set(strconv.Itoa(value))
+		}
 	}
 	code := m.Run()
 	if err := stopShared(); err != nil {
