@@ -8,8 +8,8 @@ import (
 	"github.com/howdah-db/howdah/pg"
 )
 
-// reconnecting runs fn, which only reads, again for as long as what ends it is that the
-// database has gone away, and ctx lasts. It returns fn's last error.
+// reconnecting runs fn, which can be done twice, again for as long as what ends it is that
+// the database has gone away, and ctx lasts. It returns fn's last error.
 func (c *cli) reconnecting(ctx context.Context, fn func() error) error {
 	for told, pause := false, 50*time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := fn()

@@ -38,9 +38,13 @@ func TestConnectionsLostOnTheWay(t *testing.T) {
 	if _, err := pgtest.Pool(t, url).Exec(t.Context(), `INSERT INTO users SELECT generate_series(1, $1)`, rows); err != nil {
 		t.Fatal(err)
 	}
-	for name, args := range map[string][]string{
-		"tail": {"changes", "tail", "--from", "start", "--until", "now", "--chunk", "1"},
-		"run":  {"changes", "run", "lines", "--lines", "--batch", "1", "--from", "start", "--until", "now"},
+	for name, test := range map[string]struct {
+		on   string // a statement of which the answer is lost; "" = all is lost after the first line
+		args []string
+	}{
+		"tail":           {"", []string{"tail", "--chunk", "1"}},
+		"run":            {"", []string{"run", "lines", "--lines", "--batch", "1"}},
+		"run, beginning": {"INSERT INTO howdah.change_consumer", []string{"run", "more", "--lines"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -54,12 +58,16 @@ func TestConnectionsLostOnTheWay(t *testing.T) {
 					proxy.Cut()
 				})
 			}}
+			if test.on != "" {
+				lost.Do(func() { proxy.CutOn([]byte(test.on)) })
+			}
 			stderr := &onWrite{do: func(text string) {
 				if strings.Contains(text, said) {
 					proxy.Refuse(false)
 				}
 			}}
-			code := run(ctx, append(args, "--database-url", proxy.URL()), func(string) string { return "" }, strings.NewReader(""), stdout, stderr)
+			args := append([]string{"changes"}, append(test.args, "--from", "start", "--until", "now", "--database-url", proxy.URL())...)
+			code := run(ctx, args, func(string) string { return "" }, strings.NewReader(""), stdout, stderr)
 			if code != 0 || strings.Count(stderr.String(), said) != 1 {
 				t.Errorf("exit code %d: %s", code, stderr)
 			}

@@ -69,14 +69,14 @@ serve does, until it is forgotten.`,
 			if r.save && (r.sink.Kept == nil || r.until != "") {
 				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
 			}
-			return c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
+			return endedWell(cmd.Context(), c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
 				if private {
 					if err := client.Migrate(ctx); err != nil {
 						return err
 					}
 				}
 				return c.runConsumer(ctx, client, &r, cmd.Flags().Changed("from"))
-			})
+			}))
 		},
 	}
 	flags := cmd.Flags()
@@ -166,11 +166,13 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil && from {
 		c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))
 	}
-	if err := consumer.Register(ctx); err != nil {
+	var s changes.Status
+	if err := c.reconnecting(ctx, func() (err error) {
+		if err = consumer.Register(ctx); err == nil {
+			s, err = client.Changes.Consumer(ctx, r.Name)
+		}
 		return err
-	}
-	s, err := client.Changes.Consumer(ctx, r.Name)
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	if s.State == "paused" || s.State == "expired" {

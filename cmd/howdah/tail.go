@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -40,9 +41,9 @@ stands for the position the feed had then.`,
 			if err != nil {
 				return err
 			}
-			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			return endedWell(cmd.Context(), c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				return c.runTail(ctx, client, &t, filter)
-			})
+			}))
 		},
 	}
 	flags := cmd.Flags()
@@ -144,6 +145,15 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
+// endedWell is nil where err is that an interrupt came, before a command that goes on until
+// there is one had begun.
+func endedWell(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return interrupted(ctx, err)
+	}
+	return err
+}
+
 func (c *cli) changesListen() *cobra.Command {
 	return &cobra.Command{
 		Use:   "listen CHANNEL...",
@@ -154,9 +164,9 @@ may be. The lines are in the order in which the transactions that sent them comm
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			return endedWell(cmd.Context(), c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				return c.listen(ctx, client, args)
-			})
+			}))
 		},
 	}
 }
