@@ -108,9 +108,11 @@ func TestHookOfAServer(t *testing.T) {
 	exec(`INSERT INTO users SELECT generate_series(1, 5)`)
 	become(`"state":"stalled"`, `"parked":3`, "500 Internal Server Error")
 	server.want(t, "GET", at+"/parked", "", 200, `"position":"1.3"`)
+	server.want(t, "GET", "/metrics", "", 200, `howdah_changes_stalled{consumer="hook",shard="0"} 1`)
 	hook.answer(http.StatusNoContent)
 	cli(0, `"retried":1`, "retry", "hook", "1.1") // sooner than it was asked to
 	become(`"state":"running"`, `"parked":0`)
+	server.want(t, "GET", "/metrics", "", 200, `howdah_changes_stalled{consumer="hook",shard="0"} 0`)
 	took("1.1", "1.2", "1.3", "1.4", "1.5")
 
 	hook.answer(http.StatusGone)
