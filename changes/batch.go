@@ -189,16 +189,18 @@ func (b *batch) call(h Handler, cs []Change) error {
 	ctx, cancel := context.WithTimeout(withConsumer(b.parent, b.cfg.Name), b.cfg.Timeout)
 	defer cancel()
 	tx := &handlerTx{Tx: b.tx}
-	err = guarded(ctx, h, tx, cs)
+	err = guarded(ctx, h, tx, slices.Clone(cs)) // what it does to the list is its own affair
 	if err == nil && tx.ended {
 		err = errEnded
 	}
 	closed := b.tx.Conn().IsClosed()
-	if err == nil && !closed {
-		switch b.tx.Conn().PgConn().TxStatus() {
-		case 'I':
+	if conn := b.tx.Conn().PgConn(); err == nil && !closed {
+		switch {
+		case conn.IsBusy():
+			err = errors.New("handler returned nil and left rows open, which are to be closed or read to their end")
+		case conn.TxStatus() == 'I':
 			err = errEnded
-		case 'E':
+		case conn.TxStatus() == 'E':
 			err = errors.New("handler returned nil after a statement had failed, which undoes the transaction")
 		}
 	}

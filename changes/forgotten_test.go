@@ -279,6 +279,34 @@ func TestSkipUnderAnotherIsolation(t *testing.T) {
 	}
 }
 
+// What was skipped tells of no outage any more: one more change that cannot be handled
+// is parked, and those after it are handled.
+func TestC4SkippedIsNoOutage(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	for i := range 4 {
+		exec(t, pool, `INSERT INTO a VALUES ($1, 0)`, i)
+	}
+	startPatient(t, url, changes.ConsumerConfig{Name: "c"}, func(c changes.Change) error {
+		if c.Table == "a" {
+			return errors.New("never")
+		}
+		return nil
+	})
+	if err := wait(t, l, "c"); !errors.Is(err, changes.ErrParked) {
+		t.Fatal(err)
+	}
+	eventually(t, "it stalls", func() bool { return status(t, l, "c").State == "stalled" })
+	exec(t, pool, `INSERT INTO b VALUES (1, 1)`)
+	if n, err := l.Skip(t.Context(), "c"); n != 3 || err != nil {
+		t.Fatalf("Skip = %d, %v", n, err)
+	}
+	eventually(t, "the last is handled", func() bool { return len(effectsOf(t, pool, "c")) == 1 })
+	if s := status(t, l, "c"); s.Parked != 1 || s.State != "running" {
+		t.Errorf("%+v", s)
+	}
+}
+
 // A batch that is under way is of the patterns that it began with, and passes over what
 // they do not name, however late that was committed: other patterns wait for its end.
 func TestPatternsChangeBetweenBatches(t *testing.T) {

@@ -13,8 +13,9 @@ import (
 // What it writes through tx is committed together with the position of the consumer:
 // once for each change, whatever crashes. What it does elsewhere it may do again after
 // a crash, and tells its repeats by the positions. It neither commits nor rolls back
-// tx, and the JSON of the changes is not to be written to. An error hands the same
-// changes over again, one by one; after a few times it is put aside, and later ones of its key wait behind it.
+// tx, and closes the rows that it reads. The list is its own, the JSON of the changes is
+// not to be written to. An error hands the same changes over again, one by one; after a
+// few times it is put aside, and later ones of its key wait behind it.
 type Handler func(ctx context.Context, tx pgx.Tx, cs []Change) error
 
 // Each returns a Handler that calls handle once for each change.

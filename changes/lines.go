@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/jackc/pgx/v5"
@@ -57,12 +58,19 @@ func begun(text []byte, n int) []byte {
 // jsonLines is the changes as JSON, a line each.
 func jsonLines(cs []Change) ([]byte, error) {
 	var b bytes.Buffer
-	for _, c := range cs {
-		if err := writeJSON(&b, c); err != nil {
+	for i := range cs {
+		if err := writeJSON(&b, &cs[i]); err != nil {
 			return nil, err
 		}
 	}
 	return b.Bytes(), nil
+}
+
+// jsonText is a change as JSON.
+func jsonText(c *Change) (string, error) {
+	var b bytes.Buffer
+	err := writeJSON(&b, c)
+	return strings.TrimSuffix(b.String(), "\n"), err
 }
 
 // writeJSON writes v and an end of line. JSON of the log goes through as it is:

@@ -110,11 +110,11 @@ func (b *batch) park(cs []Change, p parking) error {
 	var commits, ids []int64
 	var texts []string
 	for i := range cs {
-		text, err := json.Marshal(&cs[i])
+		text, err := jsonText(&cs[i])
 		if err != nil {
 			return err
 		}
-		texts = append(texts, string(text))
+		texts = append(texts, text)
 		commits, ids = append(commits, cs[i].Position.Commit), append(ids, cs[i].Position.ID)
 	}
 	cause := ""

@@ -319,6 +319,10 @@ func TestHowHandlersFail(t *testing.T) {
 			run(`SELECT 1/0`)(ctx, tx)
 			return nil
 		}, "handler returned nil after a statement had failed"},
+		"open-rows": {func(ctx context.Context, tx pgx.Tx) error {
+			_, err := tx.Query(ctx, `SELECT generate_series(1, 3)`)
+			return err
+		}, "left rows open"},
 		"deferred": {run(`INSERT INTO owed VALUES (99)`), "violates foreign key constraint"},
 		"trigger":  {run(`INSERT INTO owed VALUES (1)`), "too late"},
 		"slow": {func(ctx context.Context, _ pgx.Tx) error {

@@ -354,6 +354,9 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 		return err // if not an error, others moved it: look again
 	}
 	failures := st.failures + 1
+	if !now.parked { // a person has skipped those that failed before: they tell of no outage
+		failures = 1
+	}
 	first := s.pace.backoff(s.tries)
 	if failures >= outage {
 		first = s.probing()

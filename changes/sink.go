@@ -61,7 +61,8 @@ func (s Sink) Handler() Handler {
 	return SQL(s.SQL)
 }
 
-// String returns the kind of the sink and to where it leads, and nothing that is secret.
+// String returns the kind of the sink and to where it leads: of a URL, which may have
+// secrets, its host alone.
 func (s Sink) String() string {
 	switch {
 	case s.Webhook != nil:

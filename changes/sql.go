@@ -2,7 +2,6 @@ package changes
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -19,11 +18,11 @@ func SQL(stmt string) Handler {
 				batch.Queue(stmt)
 				continue
 			}
-			text, err := json.Marshal(&cs[i])
+			text, err := jsonText(&cs[i])
 			if err != nil {
 				return err
 			}
-			batch.Queue(stmt, string(text))
+			batch.Queue(stmt, text)
 		}
 		return tx.SendBatch(ctx, &batch).Close()
 	}
