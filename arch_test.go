@@ -85,6 +85,7 @@ func TestLayers(t *testing.T) {
 		"./httpapi":                  {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "pg", "pg/adopt", "pg/migrate"},
 		"./internal/localpg":         {"fault"},
 		"./internal/pgtest":          {"fault", "internal/localpg"},
+		"./internal/pgtest/golden":   {"changes", "fault", "pg"},
 		"./internal/pgtest/services": {"changes", "checklists", "counters", "fault", "internal/localpg", "internal/pgtest", "pg", "pg/adopt", "pg/migrate"},
 		"./cmd/howdah":               {"changes", "checklists", "compat/iidyhttp", "compat/triflehttp", "counters", "fault", "httpapi", "internal/localpg", "pg", "pg/adopt", "pg/migrate"},
 
