@@ -163,6 +163,12 @@ const doctorKeys = `
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)
 	UNION ALL
+	SELECT 'bulk-order', 'error', t.name, 'it is captured by statement, and one foreign key of it deletes rows while another sets columns: where one statement does both to a row, its deletion may be logged first',
+		'capture it without bulk: howdah changes capture ' || t.name
+	FROM captured t
+	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
+	WHERE (t.spec ->> 'bulk')::boolean AND ` + tornByStatement + `
+	UNION ALL
 	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it',
 		CASE WHEN (t.spec ->> 'bulk')::boolean THEN 'capture it without bulk, which cannot leave it out: howdah changes capture ' || t.name ELSE 'howdah changes apply, with this capture' END
 	FROM captured t
