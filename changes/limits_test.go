@@ -67,6 +67,48 @@ func TestL1OwnTriggersTurnChangesAround(t *testing.T) {
 	}
 }
 
+// L1: what a BEFORE ROW trigger, or a function that the statement calls, does to rows that the
+// statement has changed is logged first, too, by row and by statement. Doctor tells of such triggers
+// by what their function says: of those that set columns of NEW, which most do, there is nothing to tell.
+func TestL1WhatIsCalledInTheMiddleTurnsChangesAround(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE FUNCTION shift() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN update Only public."items" SET v = v + 10; RETURN NEW; END';
+		CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.v := NEW.v + 1; UPDATE items_2 SET v = v; RETURN NEW; END';
+		CREATE FUNCTION bump(i int) RETURNS int LANGUAGE plpgsql AS 'BEGIN UPDATE calls SET v = v + 10 WHERE id < i; RETURN 1; END';
+		CREATE TABLE items (id int PRIMARY KEY, v int); CREATE TABLE items_2 (v int); CREATE TABLE calls (id int PRIMARY KEY, v int);
+		CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON items FOR EACH ROW EXECUTE FUNCTION touch();
+		INSERT INTO calls VALUES (1, 0), (2, 0)`)
+	var start changes.Position
+	for _, bulk := range []bool{false, true} {
+		capture(t, l, changes.Capture{Table: "public.items", Bulk: bulk}, changes.Capture{Table: "public.calls", Bulk: bulk})
+		if found := found(t, l, ""); len(found) != 0 {
+			t.Errorf("found %q", found)
+		}
+		exec(t, pool, `CREATE TRIGGER shift BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION shift(); INSERT INTO items VALUES (1, 0), (2, 0); UPDATE calls SET v = v + bump(id)`)
+		if diff := cmp.Diff([]string{"public.items"}, found(t, l, "trigger-foreign-order ")); diff != "" {
+			t.Errorf("doctor (-want +found):\n%s", diff)
+		}
+		var feed []changes.Change
+		feed, start = readAll(t, l, start, 100, changes.Filter{})
+		last := map[string]string{}
+		for _, c := range feed {
+			last[c.Table+string(c.Key)] = string(c.New)
+		}
+		for _, table := range []string{"items", "calls"} {
+			var is string
+			if err := pool.QueryRow(t.Context(), fmt.Sprintf(`SELECT format('{"v":%%s,"id":1}', v) FROM %s WHERE id = 1`, table)).Scan(&is); err != nil {
+				t.Fatal(err)
+			}
+			if said := last[table+`{"id":1}`]; said == is || said == "" {
+				t.Errorf("bulk %t: the row of %s is %s, and the last that is said of it %s: the limit is another", bulk, table, is, said)
+			}
+		}
+		exec(t, pool, `DROP TRIGGER shift ON items; TRUNCATE items`)
+	}
+}
+
 // L3: TRUNCATE … CASCADE of a captured table empties others, and of one that is not captured
 // the feed says nothing. Doctor says of which that may be.
 func TestL3TruncateCascadeIsSilent(t *testing.T) {
