@@ -110,3 +110,6 @@ func (l *Log) Full(part float64) { l.full = part }
 
 // Impatient has PostgreSQL end a transaction of l that is not gone on with for so long.
 func (l *Log) Impatient(d time.Duration) { l.stopped = d }
+
+// Scan is how many changes a page with a filter looks at, or one more than it can hold.
+func (l *Log) Scan(n int) { l.scan = n }
