@@ -172,33 +172,42 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 // looked, which is NULL of all others, is whether it does.
 func (l *Log) statement(after Position, n int, until int64, f Filter) (sql string, args []any) {
 	conditions, args := f.where(after.Commit, after.within(), n+1, until)
-	most, nth, looked, where := "$3::int", "", "NULL::boolean", ""
-	if conditions != "" {
-		args = append(args, max(l.scan, n+1))
-		most, nth = "$"+strconv.Itoa(len(args))+"::int", ", row_number() OVER (ORDER BY c.n, e.id) AS nth"
-		looked = "CASE WHEN l.nth = " + most + " THEN coalesce(true" + conditions + ", false) END"
-		where = `
-		WHERE l.nth = ` + most + ` OR (true` + conditions + `)
-		ORDER BY l.n, l.id
-		LIMIT $3::int`
+	if conditions == "" {
+		return changesOf("NULL::boolean", follows("$3")), args
 	}
+	args = append(args, max(l.scan, n+1))
+	most := "$" + strconv.Itoa(len(args))
+	return changesOf(`CASE WHEN nth = `+most+`::int THEN coalesce(true`+conditions+`, false) END`, `(
+		SELECT c.n, l.*, row_number() OVER (ORDER BY c.n, l.id) AS nth
+		FROM `+follows(most)+`) l
+		WHERE nth = `+most+`::int OR (true`+conditions+`)
+		ORDER BY n, l.id
+		LIMIT $3::int`), args
+}
+
+// changesOf is a statement of the changes l of what is read from.
+func changesOf(looked, from string) string {
 	return `
-		SELECT l.n, l.id, l.op::text, l.schema_name, l.table_name, l.key, l.old, l.new,
-			l.at, l.xid::text, coalesce(l.origin, ''), l.meta, l.trimmed, l.missing, ` + looked + `
-		FROM (
-			SELECT c.n, e.*` + nth + `
-			FROM howdah.change_commit c
-			CROSS JOIN LATERAL (
-				SELECT *
-				FROM howdah.change l
-				WHERE l.xid = c.xid AND l.slot = c.slot
-					AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END
-				ORDER BY l.id
-				LIMIT ` + most + `) e
-			WHERE c.n >= $1::bigint
-				AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
-			ORDER BY c.n, e.id
-			LIMIT ` + most + `) l` + where, args
+		SELECT n, l.id, l.op::text, l.schema_name, l.table_name, l.key, l.old, l.new,
+			l.at, l.xid::text, coalesce(l.origin, ''), l.meta, l.trimmed, l.missing, ` + looked + ` AS looked
+		FROM ` + from
+}
+
+// follows is what follows change $2 of commit $1, up to commit $4: so many changes l, in
+// order. Without a limit for each commit all of a large one would be sorted.
+func follows(most string) string {
+	return `howdah.change_commit c
+		CROSS JOIN LATERAL (
+			SELECT *
+			FROM howdah.change l
+			WHERE l.xid = c.xid AND l.slot = c.slot
+				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END
+			ORDER BY l.id
+			LIMIT ` + most + `::int) l
+		WHERE c.n >= $1::bigint
+			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
+		ORDER BY c.n, l.id
+		LIMIT ` + most + `::int`
 }
 
 // inGap says between which commits a position lies that belongs to a lost history.
