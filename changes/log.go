@@ -13,9 +13,11 @@
 //
 // A [Tail] follows the feed for any number of watchers. A [Consumer] hands it to handlers,
 // each change once and in order, and goes on where it was after any crash; what a handler
-// writes in its transaction happens exactly once. [Log.Save] keeps one in the database, for
-// a [Runner] to run, as in howdah serve. [Log.Snapshot] reads how things stand at a place in
-// the feed. A [Keeper] empties the log of what nobody needs any more.
+// writes in its transaction happens exactly once. Its example is an outbox: for each order
+// that is inserted a letter is put on a checklist, and counted, in one transaction.
+// [Log.Save] keeps a consumer in the database, for a [Runner] to run, as in howdah serve.
+// [Log.Snapshot] reads how things stand at a place in the feed. A [Keeper] empties the log
+// of what nobody needs any more.
 //
 // A Log captures, reads and mends, on a pool or, with [Log.WithTx], in the caller's
 // transaction. Errors have a kind of package fault: what cannot be is Invalid and names the
@@ -76,6 +78,7 @@ type Log struct {
 	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with
 	old     time.Duration // for Doctor a transaction is that is open for longer
 	full    float64       // and a queue of NOTIFY of which more is taken
+	large   int64         // and a log that has more bytes
 }
 
 // looks counts the ticks of a process, and adds up what they took.
@@ -86,7 +89,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, looks: new(looks), scan: maxChanges, stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1}
+	return &Log{db: db, cfg: cfg, looks: new(looks), scan: maxChanges, stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1, large: 10 << 30}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

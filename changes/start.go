@@ -22,7 +22,7 @@ func (l *Log) find(ctx context.Context, field, name string) (Position, error) {
 	case "now":
 		p, err := l.Sync(ctx)
 		if readOnly(err) {
-			return l.end(ctx)
+			return l.Head(ctx)
 		}
 		return p, err
 	}
@@ -51,9 +51,10 @@ func (l *Log) At(ctx context.Context, t time.Time) (Position, error) {
 		FROM howdah.change_state`, t)
 }
 
-// end returns where what is numbered ends.
-func (l *Log) end(ctx context.Context) (Position, error) {
-	return l.position(ctx, "changes: end", `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
+// Head returns where what is numbered ends. It numbers nothing, as Sync does, and is there on
+// a standby and in a transaction, too.
+func (l *Log) Head(ctx context.Context) (Position, error) {
+	return l.position(ctx, "changes: head", `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
 }
 
 func (l *Log) position(ctx context.Context, op, sql string, args ...any) (p Position, err error) {
