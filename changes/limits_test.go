@@ -2,13 +2,12 @@ package changes_test
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/changes"
 )
@@ -139,19 +138,68 @@ func TestL3TruncateCascadeIsSilent(t *testing.T) {
 }
 
 // L5: what JSON is larger than PostgreSQL can keep cannot be logged, and is not written (W2),
-// though the column is left out: that is done to the JSON.
+// until the column is left out.
 func TestL5TooLargeARowIsNotWritten(t *testing.T) {
 	t.Parallel()
 	l, pool := newLog(t)
 	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, v bit varying)`) // JSON has a letter for each bit
-	capture(t, l, changes.Capture{Table: "public.a", Except: []string{"v"}})
-	_, err := pool.Exec(t.Context(), `INSERT INTO a SELECT 1, b || b || b || b FROM (SELECT 0::bit(67108864) AS b) b`)
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || pgErr.Code != "54000" {
+	capture(t, l, changes.Capture{Table: "public.a"})
+	const large = `INSERT INTO a SELECT 1, b || b || b || b FROM (SELECT 0::bit(67108864) AS b) b`
+	_, err := pool.Exec(t.Context(), large)
+	if stateOf(err) != "54000" {
 		t.Errorf("%v, want that it is too large", err)
 	}
-	exec(t, pool, `INSERT INTO a VALUES (2)`)
-	if diff := cmp.Diff([]string{`insert a {"id":2}`}, told(t, l)); diff != "" {
+	capture(t, l, changes.Capture{Table: "public.a", Except: []string{"v"}})
+	exec(t, pool, large)
+	if diff := cmp.Diff([]string{`insert a {"id":1}`}, told(t, l)); diff != "" {
 		t.Errorf("the feed (-want +got):\n%s", diff)
+	}
+}
+
+// W2, F3: type json takes what no jsonb can be. A row that holds some cannot be logged, until
+// the column is left out; and then the rest of it is as ever, whatever the connection has set.
+func TestF3ExceptOfWhatIsNoJSON(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE TABLE a (id int, at timestamptz, x bytea, "n o" numeric, j json, gone int, PRIMARY KEY (id, at)) PARTITION BY RANGE (id);
+		CREATE TABLE a_1 (gone text, j json, x bytea, at timestamptz NOT NULL, id int NOT NULL, "n o" numeric); ALTER TABLE a_1 DROP gone, ADD gone int;
+		ALTER TABLE a ATTACH PARTITION a_1 DEFAULT; ALTER TABLE a DROP gone`)
+	insert := func(id int, j string) string {
+		return fmt.Sprintf(`INSERT INTO a (id, at, x, "n o", j) VALUES (%d, '2026-07-01 12:00Z', '\x00ff', 1.10, '%s')`, id, j)
+	}
+	capture(t, l, changes.Capture{Table: "public.a", Payload: changes.PayloadFull})
+	for _, j := range []string{`{"a":"\u0000"}`, `["\ud800"]`, `1e200000`} {
+		_, err := pool.Exec(t.Context(), insert(1, j))
+		if state := stateOf(err); !strings.HasPrefix(state, "22") {
+			t.Errorf("%s: %v, want that it cannot be logged", j, err)
+		}
+		for _, payload := range []changes.Payload{changes.PayloadFull, changes.PayloadDiff} {
+			capture(t, l, changes.Capture{Table: "public.a", Payload: payload, Except: []string{"j"}})
+			start, err := l.Sync(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, set := range []string{``, `SET LOCAL bytea_output = escape; SET LOCAL timezone = 'Asia/Kathmandu'; `} {
+				exec(t, pool, set+strings.Join([]string{insert(1, j), insert(2, `{}`), `UPDATE a SET "n o" = 2`, `DELETE FROM a`}, ";"))
+			}
+			feed, _ := readAll(t, l, start, 100, changes.Filter{})
+			byID := map[string][]string{}
+			for _, c := range feed {
+				var key struct{ ID int }
+				if err := json.Unmarshal(c.Key, &key); err != nil {
+					t.Fatal(err)
+				}
+				id := fmt.Sprint(key.ID)
+				byID[id] = append(byID[id], strings.ReplaceAll(fmt.Sprintf("%s %s %s %s", c.Op, c.Key, c.Old, c.New), `"id":`+id, `"id":0`))
+			}
+			if len(byID["2"]) != 6 || !strings.Contains(byID["2"][3], `\\x00ff`) {
+				t.Errorf("%q, want six changes", byID["2"])
+			}
+			if diff := cmp.Diff(byID["2"], byID["1"]); diff != "" {
+				t.Errorf("%s in the row, payload %s (-without +with):\n%s", j, payload, diff)
+			}
+		}
+		capture(t, l, changes.Capture{Table: "public.a", Payload: changes.PayloadFull})
 	}
 }

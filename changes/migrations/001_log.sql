@@ -115,6 +115,24 @@ SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 S
 AS $$ BEGIN RETURN to_jsonb(r); END $$;
 COMMENT ON FUNCTION howdah.change_json_utc(record) IS 'A row as JSON, its instants in UTC: of tables with one in their key.';
 
+-- For a row of which other columns cannot be made JSON: each is picked by name, which takes a statement of its own.
+CREATE FUNCTION howdah.change_json_without(r record, relation oid, columns text[], utc boolean) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	one   text;
+	image jsonb;
+BEGIN
+	SELECT format('SELECT howdah.%I(x.*) FROM (SELECT %s) AS x', CASE WHEN utc THEN 'change_json_utc' ELSE 'change_json' END,
+		string_agg(format('($1).%I', attname), ', ' ORDER BY attnum))
+	INTO one
+	FROM pg_attribute
+	WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped AND attname <> ALL (columns);
+	EXECUTE one INTO image USING r;
+	RETURN image;
+END $$;
+COMMENT ON FUNCTION howdah.change_json_without(record, oid, text[], boolean) IS 'A row as JSON, whatever the connection has set, without some columns.';
+
 CREATE FUNCTION howdah.change_pick(image jsonb, columns text[]) RETURNS jsonb
 LANGUAGE sql STABLE
 RETURN CASE WHEN cardinality(columns) = 1 THEN jsonb_build_object(columns[1], image -> columns[1])
@@ -154,11 +172,22 @@ BEGIN
 			moved   boolean := false;
 			large   boolean := false;
 		BEGIN
-			IF TG_OP IN ('UPDATE', 'DELETE') THEN
-				IF plain THEN was := to_jsonb(OLD); ELSE was := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END; END IF;
-			END IF;
-			IF TG_OP IN ('UPDATE', 'INSERT') THEN
-				IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END; END IF;
+			IF except_ = '{}' THEN
+				IF TG_OP IN ('UPDATE', 'DELETE') THEN
+					IF plain THEN was := to_jsonb(OLD); ELSE was := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END; END IF;
+				END IF;
+				IF TG_OP IN ('UPDATE', 'INSERT') THEN
+					IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END; END IF;
+				END IF;
+			ELSE
+				-- A subtransaction, for those only that leave columns out: perhaps of what cannot be made JSON.
+				BEGIN
+					was := CASE WHEN plain THEN to_jsonb(OLD) WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END;
+					is_ := CASE WHEN plain THEN to_jsonb(NEW) WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END;
+				EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+					was := CASE WHEN TG_OP <> 'INSERT' THEN howdah.change_json_without(OLD, TG_RELID, except_, TG_ARGV[7] IS NOT DISTINCT FROM '') END;
+					is_ := CASE WHEN TG_OP <> 'DELETE' THEN howdah.change_json_without(NEW, TG_RELID, except_, TG_ARGV[7] IS NOT DISTINCT FROM '') END;
+				END;
 			END IF;
 
 			IF columns <> '{}' AND TG_OP <> 'TRUNCATE' THEN
