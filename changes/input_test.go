@@ -64,13 +64,14 @@ func TestEmitAndMarkRefuse(t *testing.T) {
 	for name, payload := range map[string]any{
 		"NUL": "a\x00b", "not UTF-8": json.RawMessage(`"` + "\xff" + `"`), "too large": strings.Repeat("x", 1<<20-1),
 		"a channel": make(chan int), "not JSON": json.RawMessage(`{`), "NaN": math.NaN(), "half a pair": json.RawMessage(`"\ud800"`),
+		"too large a number": json.RawMessage(`{"1e9":[1e131072]}`), "of too many digits": json.RawMessage(`-10.1E-16383`), "beyond all": json.RawMessage(`1e9223372036854775807`),
 	} {
 		invalid(t, "payload "+name, in.Emit(t.Context(), "x", payload), "payload")
 	}
 	for _, origin := range []string{"", "a,b", "a b", "ö", "a\x00", strings.Repeat("a", 64)} {
 		invalid(t, "origin "+origin, in.Mark(t.Context(), origin, nil), "origin")
 	}
-	for name, meta := range map[string]any{"NUL": "\x00", "too large": strings.Repeat("x", 8191), "not JSON": json.RawMessage(`[`)} {
+	for name, meta := range map[string]any{"NUL": "\x00", "too large": strings.Repeat("x", 8191), "not JSON": json.RawMessage(`[`), "too large a number": json.RawMessage(`1e+200000`)} {
 		invalid(t, "meta "+name, in.Mark(t.Context(), "x", meta), "meta")
 	}
 	// Nothing of this has spoilt the transaction, and the largest of all passes.
@@ -78,11 +79,12 @@ func TestEmitAndMarkRefuse(t *testing.T) {
 		in.Mark(t.Context(), strings.Repeat("Z", 63), strings.Repeat("x", 8190)),
 		in.Emit(t.Context(), strings.Repeat("a", 100), strings.Repeat("x", 1<<20-2)),
 		in.Emit(t.Context(), "null", nil),
+		in.Emit(t.Context(), "numbers", json.RawMessage(`{"1e999999":"\"1e999999","n":[1e131071,9.9E+131071,1e-16383,0.1e-16382,-1.50]}`)),
 		tx.Commit(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 	page, _, err := l.Page(t.Context(), changes.Position{}, 10, changes.Filter{})
-	if err != nil || len(page) != 2 || len(page[0].New) != 1<<20 || len(page[0].Meta) != 8192 || len(page[0].Origin) != 63 || string(page[1].New) != "null" {
+	if err != nil || len(page) != 3 || len(page[0].New) != 1<<20 || len(page[0].Meta) != 8192 || len(page[0].Origin) != 63 || string(page[1].New) != "null" {
 		t.Errorf("%d changes, %v", len(page), err)
 	}
 }
