@@ -116,8 +116,9 @@ type target struct {
 	schema      string
 	table       string
 	partitioned bool
-	zoned       bool     // the text of its key depends on a time zone
-	family      []uint32 // its partitions, and what it is one of, however far away
+	zoned       bool           // the text of its key depends on a time zone
+	numbers     map[string]int // of its columns
+	family      []uint32       // its partitions, and what it is one of, however far away
 }
 
 // tornByStatement: a foreign key of table c deletes its rows and another one updates them, so that
@@ -139,10 +140,12 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	var kind, persistence string
 	var partition, parent, torn bool // a partition itself; inherited from; see tornByStatement
 	var columns, virtual, key []string
+	var numbers []int                             // of columns
 	var rowTriggers, deferrable, related []string // the last are those of its family that are captured
 	err = db.QueryRow(ctx, `
 		SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relispartition, howdah.change_key(c.oid),
 			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
+			ARRAY(SELECT attnum::int FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
 			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attgenerated = 'v' AND NOT attisdropped ORDER BY attnum),
 			ARRAY(SELECT g.tgname::text FROM pg_trigger g
 				WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT `+ours+`), -- AFTER … FOR EACH ROW
@@ -167,7 +170,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &virtual, &rowTriggers, &deferrable, &parent, &torn, &t.zoned, &t.family, &related)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &parent, &torn, &t.zoned, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -181,6 +184,10 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		return nil, pg.Refuse("table", "%q is no table (a view, or foreign)", c.Table)
 	}
 	t.partitioned = kind == "p"
+	t.numbers = map[string]int{}
+	for i, name := range columns {
+		t.numbers[name] = numbers[i]
+	}
 	if parent {
 		return nil, pg.Refuse("table", "%q has tables that inherit from it, whose rows its statements change without its triggers", c.Table)
 	}
@@ -246,12 +253,18 @@ func (t *target) name() string { return pgx.Identifier{t.schema, t.table}.Saniti
 // recorded is a capture as it is kept, with what its triggers depend on besides.
 type recorded struct {
 	Capture
-	Zoned bool `json:"zoned,omitempty"`
+	Zoned    bool           `json:"zoned,omitempty"`
+	Relation uint32         `json:"relation,omitempty"` // whose columns' numbers these are: where it was restored it is another
+	Numbers  map[string]int `json:"numbers,omitempty"`  // of the columns that are picked by name, which may come to be another's
 }
 
 // spec is the capture as it is recorded.
 func (t *target) spec() (string, error) {
-	text, err := json.Marshal(recorded{t.Capture, t.zoned})
+	numbers := map[string]int{}
+	for _, name := range slices.Concat(t.Key, t.Except) {
+		numbers[name] = t.numbers[name]
+	}
+	text, err := json.Marshal(recorded{t.Capture, t.zoned, t.relation, numbers})
 	return string(text), err
 }
 

@@ -148,6 +148,15 @@ const doctorTriggers = `
 		AND (g.tgtype & 2 = 0 OR f.prosrc ~* concat('\m(update|delete\s+from|merge\s+into)\s+(only\s+)?([\w"]+\.)?"?(',
 			regexp_replace(w.relname, '(\W)', '\\\1', 'g'), '|', regexp_replace(c.relname, '(\W)', '\\\1', 'g'), ')(\W|$)'))`
 
+// renamed gives a row where column k of table t is not what it was when the table was captured: what it is
+// called now, where another may bear its name, or NULL.
+const renamed = `LATERAL (
+		SELECT max(a.attname::text) FILTER (WHERE a.attname <> k) AS now
+		FROM pg_attribute a
+		WHERE a.attrelid = t.oid AND NOT a.attisdropped
+			AND (a.attname = k OR t.spec ->> 'relation' = t.oid::oid::text AND a.attnum = (t.spec -> 'numbers' ->> k)::int)
+		HAVING count(*) FILTER (WHERE a.attname = k) = 0 OR count(*) > 1) AS r`
+
 const doctorKeys = `
 	WITH ` + captured + `
 	SELECT 'no-key' AS code, 'warning' AS severity, t.name AS object, 'it has no key: its changes cannot be told apart by row' AS problem,
@@ -155,13 +164,11 @@ const doctorKeys = `
 	FROM captured t
 	WHERE coalesce(t.spec -> 'key', '[]') = '[]'
 	UNION ALL
-	SELECT 'key-renamed', 'warning', t.name, 'column ' || k || ' of its key is gone or renamed', 'howdah changes apply, with the key as it is now'
-	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k
-	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = k AND NOT a.attisdropped)
+	SELECT 'key-renamed', 'warning', t.name, 'column ' || k || ' of its key is ' || coalesce('called ' || r.now || ' now', 'gone or renamed'), 'howdah changes apply, with the key as it is now'
+	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k, ` + renamed + `
 	UNION ALL
-	SELECT 'except-renamed', 'error', t.name, 'column ' || e || ', which is not to be logged, is gone or renamed: under another name it is logged', 'howdah changes apply, with except as it is now'
-	FROM captured t, jsonb_array_elements_text(coalesce(t.spec -> 'except', '[]')) AS e
-	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = e AND NOT a.attisdropped)
+	SELECT 'except-renamed', 'error', t.name, 'column ' || k || ', which is not to be logged, is ' || coalesce('called ' || r.now || ' now', 'gone or renamed') || ': under another name it is logged', 'howdah changes apply, with except as it is now'
+	FROM captured t, jsonb_array_elements_text(coalesce(t.spec -> 'except', '[]')) AS k, ` + renamed + `
 	UNION ALL
 	SELECT 'key-deferrable', 'error', t.name, 'its key is DEFERRABLE: two transactions may swap it, and their changes come out turned around', 'make the constraint NOT DEFERRABLE'
 	FROM captured t

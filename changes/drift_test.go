@@ -60,6 +60,44 @@ func TestDoctorFindsARenamedException(t *testing.T) {
 	}
 }
 
+// What is picked by its name is not that column any more where another bears the name.
+func TestDoctorFindsColumnsOfAnotherName(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (gone int, id int PRIMARY KEY, password text)`)
+	want := changes.Capture{Table: "public.a", Except: []string{"password"}}
+	capture(t, l, want)
+	for _, c := range []struct {
+		sql  string
+		want []string
+	}{
+		{`ALTER TABLE a DROP gone`, []string{}},
+		{`ALTER TABLE a RENAME id TO number; ALTER TABLE a ADD id int`, []string{"column id of its key is called number now"}},
+		{`ALTER TABLE a RENAME id TO spare; ALTER TABLE a RENAME number TO id`, []string{}},
+		{`ALTER TABLE a RENAME password TO secret; ALTER TABLE a ADD password text`, []string{"column password, which is not to be logged, is called secret now: under another name it is logged"}},
+		{`ALTER TABLE a DROP secret`, []string{}}, // what bears the name is left out, too
+		{`UPDATE howdah.change_spec SET spec = spec || '{"relation":1,"numbers":{"id":1,"password":2}}'`, []string{}}, // restored from a dump
+	} {
+		exec(t, pool, c.sql)
+		findings, err := l.Doctor(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		problems := []string{}
+		for _, f := range findings {
+			if strings.HasSuffix(f.Code, "-renamed") {
+				problems = append(problems, f.Problem)
+			}
+		}
+		if diff := cmp.Diff(c.want, problems); diff != "" {
+			t.Errorf("%s (-want +found):\n%s", c.sql, diff)
+		}
+	}
+	if steps, err := l.Plan(t.Context(), []changes.Capture{want}, false); err != nil || len(steps) != 0 {
+		t.Errorf("where it was restored: %+v, %v", steps, err)
+	}
+}
+
 // Who is waited for is named: a reader, too, where triggers are dropped, and who has but
 // a partition.
 func TestWhoIsInTheWayIsNamed(t *testing.T) {

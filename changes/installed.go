@@ -97,6 +97,9 @@ func (in *installation) recordedAs(spec string) bool {
 	if in.Spec == "" || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
 		return false
 	}
+	if have.Relation != want.Relation {
+		have.Relation, have.Numbers = want.Relation, want.Numbers
+	}
 	a, errA := json.Marshal(have)
 	b, errB := json.Marshal(want)
 	return errA == nil && errB == nil && string(a) == string(b)
