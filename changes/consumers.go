@@ -99,12 +99,8 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 	err = pg.Retry(ctx, l.db, func() error {
 		return byIndexes(ctx, l.db, func(rows pgx.Rows) (err error) {
 			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-				var kept *saved
-				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
+				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &s.Sink, &s.Backfill,
 					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
-				if kept != nil {
-					s.Sink = kept.Sink.String()
-				}
 				return s, err
 			})
 			return err
@@ -118,7 +114,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					WHERE s.stalls AND p.consumer = c.name AND p.shard = s.stalled AND p.head AND NOT p.dead
 					ORDER BY p.next_at
 					LIMIT 1), '') END,
-				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
+				c.shards, coalesce(c.next_shards, 0), c.patterns, coalesce(c.sink, ''),
 				ARRAY(
 					SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables')
 					FROM generate_series(0, c.shards - 1) AS g(shard)
@@ -260,7 +256,8 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 	err := l.alone(ctx, name, func(tx pgx.Tx, _ int) error {
 		_, err := tx.Exec(ctx, `
 			WITH parked AS (DELETE FROM howdah.change_parked WHERE consumer = $1),
-				checkpoints AS (DELETE FROM howdah.change_checkpoint WHERE consumer = $1)
+				checkpoints AS (DELETE FROM howdah.change_checkpoint WHERE consumer = $1),
+				sinks AS (DELETE FROM howdah.change_sink WHERE consumer = $1)
 			DELETE FROM howdah.change_consumer WHERE name = $1`, name)
 		return err
 	})

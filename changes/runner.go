@@ -84,9 +84,10 @@ type keptConsumer struct {
 // look starts what is new, and stops what is gone or was changed.
 func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	rows, _ := r.log.db.Query(ctx, `
-		SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
-		FROM howdah.change_consumer
-		WHERE sink IS NOT NULL`)
+		SELECT c.name, coalesce(c.next_shards, c.shards) AS shards, greatest(c.next_shards, c.shards) AS most, c.patterns, s.sink
+		FROM howdah.change_consumer c
+		JOIN howdah.change_sink s ON s.consumer = c.name
+		WHERE c.sink IS NOT NULL`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
 	if err != nil {
 		return err

@@ -8,7 +8,7 @@ CREATE TABLE howdah.change_consumer (
 	next_shards smallint,
 	stop_at     bigint,
 	patterns    text[]      NOT NULL,
-	sink        jsonb,
+	sink        text,
 	created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
 	seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
 	CONSTRAINT change_consumer_pk PRIMARY KEY (name)
@@ -18,8 +18,15 @@ COMMENT ON COLUMN howdah.change_consumer.state IS 'running: what it still has to
 COMMENT ON COLUMN howdah.change_consumer.reason IS 'Why it is paused or expired.';
 COMMENT ON COLUMN howdah.change_consumer.next_shards IS 'How many shards there are to be once all of the present ones have come to stop_at.';
 COMMENT ON COLUMN howdah.change_consumer.stop_at IS 'The commit after which the present shards go no further.';
-COMMENT ON COLUMN howdah.change_consumer.sink IS 'What is done with the changes, where a server does it; NULL where a program of its own does.';
+COMMENT ON COLUMN howdah.change_consumer.sink IS 'What is done with the changes, where a server does it, and to where it leads, without its secrets; NULL where a program of its own does.';
 COMMENT ON COLUMN howdah.change_consumer.seen_at IS 'About when an instance last ran.';
+
+CREATE TABLE howdah.change_sink (
+	consumer text  NOT NULL,
+	sink     jsonb NOT NULL,
+	CONSTRAINT change_sink_pk PRIMARY KEY (consumer)
+);
+COMMENT ON TABLE howdah.change_sink IS 'What a server needs to know to do what change_consumer.sink says: URLs and keys that sign, which are secrets. By itself, so that who only reads need not see it.';
 
 CREATE TABLE howdah.change_checkpoint (
 	consumer text        NOT NULL,
