@@ -236,7 +236,7 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 			HAVING bool_and(coalesce(`+notNull+`, false))
 			ORDER BY i.indisprimary DESC, i.indexrelid
 			LIMIT 1) k ON true
-		WHERE n.nspname = $1 AND c.relname = $2`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)
+		WHERE n.nspname = $1::text AND c.relname = $2::text`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, pg.Refuse("backfill", "%q is not captured: howdah changes capture %s", name, name)

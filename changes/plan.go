@@ -186,7 +186,7 @@ func (l *Log) expand(ctx context.Context, c Capture, want []Capture) ([]Capture,
 		SELECT c.relname::text
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+		WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
 		ORDER BY 1`, schema)
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
