@@ -363,7 +363,7 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 
 // Retry has parked changes tried again at once, with no attempts made: those at the
 // positions, or, where none is named, all that do not wait behind another. It returns
-// how many.
+// how many, and NotFound where none of the positions is such a one's.
 func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	const op = "changes: retry"
 	if _, err := l.Consumer(ctx, name); err != nil {
@@ -378,6 +378,9 @@ func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int
 		count = tag.RowsAffected()
 		return err
 	})
+	if err == nil && count == 0 && len(at) > 0 {
+		err = notParked(name)
+	}
 	if err == nil {
 		l.ring(ctx)
 	}
@@ -386,7 +389,7 @@ func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int
 
 // Skip takes parked changes away, so that they are never handled: those at the
 // positions, or, where none is named, all. What waited behind them is handled. It returns
-// how many it took.
+// how many it took, and NotFound where nothing is parked at any of the positions.
 func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	commits, ids := columns(at)
 	err = l.alone(ctx, name, func(tx pgx.Tx, shards int) error {
@@ -403,12 +406,20 @@ func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int6
 			}
 			count += some
 		}
+		if count == 0 && len(at) > 0 {
+			return notParked(name)
+		}
 		return nil
 	})
 	if err == nil {
 		l.ring(ctx)
 	}
 	return count, pg.Wrap("changes: skip", pg.Written(l.db, err))
+}
+
+// notParked says that there is nothing at the positions that were named.
+func notParked(name string) error {
+	return fmt.Errorf("nothing that was named is parked, or it waits behind another: howdah changes parked %s shows what is: %w", name, fault.NotFound)
 }
 
 // columns are positions as a statement takes them; nil where at is, which names none,

@@ -84,8 +84,8 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 	return done, pg.Wrap(op, errors.Join(failed...))
 }
 
-// Release ends the capture of table, schema.table. What was logged stays. A table
-// that is not captured is nothing to do.
+// Release ends the capture of table, schema.table. What was logged stays. It
+// returns NotFound where the table is not captured.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 	const op = "changes: release"
 	plan := func() ([]Step, error) {
@@ -97,8 +97,11 @@ func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 		return []Step{installed[i].release()}, nil
 	}
 	steps, err := plan()
-	if err == nil && len(steps) > 0 {
-		steps, err = l.carryOut(ctx, steps[0], plan)
+	if err == nil && len(steps) == 0 {
+		err = fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound)
+	}
+	if err == nil {
+		steps, err = l.carryOut(ctx, steps[0], plan) // others may release it first
 	}
 	return steps, pg.Wrap(op, err)
 }

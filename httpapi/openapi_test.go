@@ -268,6 +268,17 @@ func TestOpenAPIExamplesWork(t *testing.T) {
 				s.sql(`INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('billing', 1, '{*}')`)
 				s.sql(`INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n) VALUES ('billing', 0, 1, 2000)`)
 			}
+			if strings.Contains(path, "/parked/") { // what the examples name
+				s.sql(`
+					DELETE FROM howdah.change_parked;
+					INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
+					VALUES ('billing', 0, 1042, 88213, 0, 'public.orders', false, '{"position":"1042.88213","op":"insert","schema":"public","table":"orders"}', true)`)
+			}
+			if op.OperationID == "changes-release" {
+				if _, err := s.db.Changes.Apply(t.Context(), []changes.Capture{{Table: "public.users"}}, false); err != nil {
+					t.Fatal(err)
+				}
+			}
 			if op.OperationID == "changes-save" { // it runs none of its own, and what it reads is captured
 				s.sql(`DELETE FROM howdah.change_consumer; DELETE FROM howdah.change_checkpoint`)
 				if _, err := s.db.Changes.Apply(t.Context(), []changes.Capture{{Table: "public.orders"}}, false); err != nil {

@@ -109,7 +109,9 @@ var exemplary = pgtest.Template{Make: func(ctx context.Context, url string) erro
 	_, err = conn.Exec(ctx, `
 		UPDATE iidy.lists SET due = now() + interval '1 hour', lease = '0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e' WHERE item = 'a.txt';
 		INSERT INTO iidy.lists (list, item, due, error) VALUES ('downloads', 'c.txt', 'infinity', '503 from origin');
-		INSERT INTO trifle_stats VALUES ('visits::1h::1746522000', '{"count": 1}')`)
+		INSERT INTO trifle_stats VALUES ('visits::1h::1746522000', '{"count": 1}');
+		INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head, dead)
+		VALUES ('billing', 0, 1042, 88213, 0, 'public.orders', false, '{"position":"1042.88213","op":"insert","schema":"public","table":"orders"}', true, true)`)
 	return err
 }}
 
