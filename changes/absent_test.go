@@ -80,7 +80,7 @@ func TestNothingWasMigrated(t *testing.T) {
 		"Seek to":  func(ctx context.Context) error { return l.Seek(ctx, "c", "2026-01-01T00:00:00Z") },
 		"Find":     func(ctx context.Context) error { _, err := l.Find(ctx, "now"); return err },
 		"Skip":     func(ctx context.Context) error { _, err := l.Skip(ctx, "c"); return err },
-		"Captures": func(ctx context.Context) error { _, err := l.Captures(ctx); return err },
+		"Captures": func(ctx context.Context) error { _, err := l.Captures(ctx, false); return err },
 		"Save": func(ctx context.Context) error {
 			return l.Save(ctx, changes.ConsumerConfig{Name: "c"}, []string{"*"}, changes.Sink{Notify: true})
 		},

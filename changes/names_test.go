@@ -29,7 +29,7 @@ var names = map[string]string{
 	"Change": "", "Position": "", "ParsePosition": "", "Position.Compare": "", "Position.String": "",
 	"Position.MarshalText": "JSON as its string", "Position.UnmarshalText": "JSON as its string",
 	"Log.Sync": "", "Log.Snapshot": "", "Log.At": "", "Log.Page": "", "Log.Wait": "",
-	"Log.Start": "where --from start is", "Log.Find": "what all edges take: start, now, a time, a position",
+	"Log.Start": "where --from start is", "Log.Head": "how far a reader of pages has to go", "Log.Find": "what all edges take: start, now, a time, a position",
 	"MaxPage": "the limit that edges have to know", "Filter": "",
 	"Pattern": "of a Filter, and of Handle", "ParsePattern": "its text", "ParsePatterns": "several", "Pattern.String": "its text", "Pattern.Matches": "who has the changes already",
 	"Op": "of a Change", "Insert": "an Op", "Update": "an Op", "Delete": "an Op", "Truncate": "an Op", "Read": "an Op", "Message": "an Op",

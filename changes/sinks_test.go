@@ -18,6 +18,7 @@ import (
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest/golden"
 )
 
 // shop is a table that is captured, and what its feed hands to sinks.
@@ -88,7 +89,7 @@ func TestCloudEventVectors(t *testing.T) {
 	t.Parallel()
 	for _, v := range readSinkVectors(t).CloudEvent {
 		got := jsonOf(t, changes.CloudEventOf(v.Database, v.Change))
-		if !sameJSON(v.Event, json.RawMessage(got)) {
+		if !golden.SameJSON(v.Event, json.RawMessage(got)) {
 			t.Errorf("got %s\nwant %s", got, v.Event)
 		}
 	}
@@ -273,7 +274,7 @@ func TestNotifyVectors(t *testing.T) {
 			t.Errorf("%s on %q, %v", payload, channel, err)
 		}
 		for name, want := range v.Payload {
-			if !sameJSON(want, got[name]) {
+			if !golden.SameJSON(want, got[name]) {
 				t.Errorf("%s = %s, want %s", name, got[name], want)
 			}
 		}

@@ -24,7 +24,7 @@ func (l *Log) find(ctx context.Context, field, name string) (Position, error) {
 	case "now":
 		p, err := l.sync(ctx)
 		if readOnly(err) {
-			return l.end(ctx)
+			return l.head(ctx)
 		}
 		return p, err
 	}
@@ -72,8 +72,14 @@ func (l *Log) at(ctx context.Context, field string, t time.Time) (p Position, er
 	return p, err
 }
 
-// end returns where what is numbered ends.
-func (l *Log) end(ctx context.Context) (p Position, err error) {
+// Head returns where what is numbered ends. It numbers nothing, as Sync does, and is there on
+// a standby and in a transaction, too.
+func (l *Log) Head(ctx context.Context) (Position, error) {
+	p, err := l.head(ctx)
+	return p, pg.Wrap("changes: head", err)
+}
+
+func (l *Log) head(ctx context.Context) (p Position, err error) {
 	err = l.row(ctx, []any{&p.Commit}, `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
 	return p, err
 }

@@ -82,7 +82,7 @@ func (t *Tail) wait(ctx context.Context) bool {
 func (t *Tail) follow(ctx context.Context, bell *bell) error {
 	at, err := t.log.Sync(ctx)
 	if readOnly(err) {
-		at, err = t.log.end(ctx)
+		at, err = t.log.Head(ctx)
 	}
 	if err != nil {
 		return err

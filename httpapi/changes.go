@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5"
@@ -43,6 +44,7 @@ type changesOutput struct {
 	Body struct {
 		Changes []changes.Change `json:"changes" example:"[{\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2},\"new\":{\"id\":2,\"status\":\"paid\"},\"at\":\"2026-11-20T14:18:31.711368Z\",\"xid\":\"1396719\",\"last\":true}]"`
 		Next    changes.Position `json:"next" example:"1042.88213" doc:"Value of after for the next page. The same as after: the feed has ended for now."`
+		Head    changes.Position `json:"head" example:"1050" doc:"The end of the feed when the page had been read: how far there is to go from next."`
 	}
 }
 
@@ -61,6 +63,10 @@ func (a *api) pageChanges(ctx context.Context, in *struct {
 	}
 	out := new(changesOutput)
 	out.Body.Changes, out.Body.Next, err = a.client.Changes.Page(ctx, after, in.Limit, filter)
+	if err != nil {
+		return nil, err
+	}
+	out.Body.Head, err = a.client.Changes.Head(ctx) // later, so that it is not before next
 	return out, err
 }
 
@@ -105,8 +111,10 @@ type capturesOutput struct {
 	}
 }
 
-func (a *api) listCaptures(ctx context.Context, _ *struct{}) (*capturesOutput, error) {
-	captured, err := a.client.Changes.Captures(ctx)
+func (a *api) listCaptures(ctx context.Context, in *struct {
+	All bool `query:"all" doc:"Also what services of howdah capture for themselves, which bears its owner."`
+}) (*capturesOutput, error) {
+	captured, err := a.client.Changes.Captures(ctx, in.All)
 	out := new(capturesOutput)
 	out.Body.Captures = captured
 	return out, err
@@ -256,6 +264,9 @@ func (a *api) watchChanges(ctx context.Context, in *struct {
 			e := event{ID: change.Position.String(), Name: string(change.Op), Data: change}
 			if err != nil {
 				e = event{Name: "error", Data: a.problem(ctx, &huma.Operation{OperationID: "changes-watch"}, err)}
+			}
+			if errors.Is(err, changes.ErrExpired) || errors.Is(err, changes.ErrAhead) { // to connect again with it does not help
+				e.Name = "expired"
 			}
 			if !send(e) || err != nil {
 				return

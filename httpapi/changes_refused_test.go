@@ -269,7 +269,7 @@ func TestPositionsAreTold(t *testing.T) {
 			}
 		}
 	}
-	if event != "error" || !strings.Contains(last, `"type":"urn:howdah:position-expired"`) {
+	if event != "expired" || !strings.Contains(last, `"type":"urn:howdah:position-expired"`) {
 		t.Errorf("the last event is %s: %s", event, last)
 	}
 	told("2", 404, "position-expired")

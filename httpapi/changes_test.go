@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -32,6 +33,28 @@ func (s *server) sql(sql string) {
 	}
 }
 
+// What a service of howdah captures for itself is shown to who asks for it, and neither
+// ended nor changed.
+func TestCapturesOfAService(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	s.sql(`UPDATE howdah.change_spec SET owner = 'documents'`)
+	if r := s.get("/v1/changes/captures"); r.StatusCode != 200 || strings.Contains(r.body, "public.users") {
+		t.Errorf("%s %s, want none", r.Status, r.body)
+	}
+	if r := s.get("/v1/changes/captures?all=true"); r.StatusCode != 200 || !strings.Contains(r.body, `"table":"public.users"`) || !strings.Contains(r.body, `"owner":"documents"`) {
+		t.Errorf("%s %s, want users with its owner", r.Status, r.body)
+	}
+	for _, r := range []response{
+		s.do("DELETE", "/v1/changes/captures/public/users", nil),
+		s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(`{"payload":"diff"}`), "Content-Type: application/json"),
+	} {
+		if r.StatusCode != 409 || !strings.Contains(r.body, "captured for the service documents") {
+			t.Errorf("%s %s, want 409 with the service's name", r.Status, r.body)
+		}
+	}
+}
+
 func TestChangesPageByPage(t *testing.T) {
 	t.Parallel()
 	s := withUsers(t, httpapi.Config{})
@@ -42,11 +65,14 @@ func TestChangesPageByPage(t *testing.T) {
 	for range 10 {
 		r := s.get("/v1/changes?limit=2&after=" + after)
 		var page struct {
-			Changes []struct{ Position, Op string }
-			Next    string
+			Changes    []struct{ Position, Op string }
+			Next, Head string
 		}
 		if err := json.Unmarshal([]byte(r.body), &page); err != nil {
 			t.Fatalf("%s: %v", r.body, err)
+		}
+		if page.Head != "2" {
+			t.Errorf("after %s: head %q, want 2", after, page.Head)
 		}
 		for _, c := range page.Changes {
 			all = append(all, c.Position+" "+c.Op)
@@ -63,6 +89,12 @@ func TestChangesPageByPage(t *testing.T) {
 		t.Errorf("filtered: %s", r.body)
 	}
 	wantJSON(t, s.get("/v1/changes/position"), `{"position":"2"}`)
+	if r := s.post("/v1/changes/messages", `{"topic":"users.counted","payload":{"n":1}}`); r.StatusCode != 201 || r.body != `{"topic":"users.counted"}`+"\n" {
+		t.Errorf("a message: %s %s", r.Status, r.body)
+	}
+	if r := s.get(`/v1/changes?after=2&table=message.users.counted`); !strings.Contains(r.body, `"new":{"n":1}`) || !strings.Contains(r.body, `"next":"3","head":"3"`) {
+		t.Errorf("the message: %s", r.body)
+	}
 }
 
 // S11: those of TRUNCATE, too, and whatever kind of table they are of.
@@ -149,6 +181,39 @@ func TestChangesStreamAndResume(t *testing.T) {
 		if !strings.HasPrefix(rest[i], want) {
 			t.Errorf("event %d: %s", i, rest[i])
 		}
+	}
+}
+
+// A stream on which nothing happens says again and again that it is alive, in comments,
+// which are no events, and goes on with what happens then.
+func TestQuietStreamIsKeptAlive(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Lively(httpapi.Config{}, 10*time.Millisecond))
+	background(t, s)
+	request, err := http.NewRequestWithContext(within(t), "GET", s.URL+"/v1/changes/stream", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := s.client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	quiet, told := 0, ""
+	for lines := bufio.NewScanner(response.Body); told == "" && lines.Scan(); {
+		switch line := lines.Text(); {
+		case line == ": ":
+			if quiet++; quiet == 3 {
+				s.sql(`INSERT INTO users VALUES (1, 'Ada')`)
+			}
+		case strings.HasPrefix(line, "event: "):
+			told = line
+		case line != "" && line != "id: 0" && line != "id: 1.1":
+			t.Errorf("a line %q", line)
+		}
+	}
+	if quiet < 3 || told != "event: insert" {
+		t.Errorf("%d signs of life, then %q", quiet, told)
 	}
 }
 

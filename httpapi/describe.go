@@ -16,6 +16,9 @@ func mayMiss(op *huma.Operation) { fails(op, http.StatusNotFound) }
 // mayConflict is an operation that the state of things may not allow.
 func mayConflict(op *huma.Operation) { fails(op, http.StatusConflict) }
 
+// creates is an operation whose answer says that something is there now.
+func creates(op *huma.Operation) { op.DefaultStatus = http.StatusCreated }
+
 // mayBeAway is an operation that asks the database.
 func mayBeAway(op *huma.Operation) { fails(op, http.StatusServiceUnavailable) }
 
@@ -34,6 +37,11 @@ func fails(op *huma.Operation, statuses ...int) {
 	for _, status := range statuses {
 		op.Responses[strconv.Itoa(status)] = &huma.Response{}
 	}
+}
+
+// success is what an operation answers that was done.
+func success(op *huma.Operation) *huma.Response {
+	return op.Responses[strconv.Itoa(op.DefaultStatus)]
 }
 
 // failures says when an operation answers with a status.
@@ -85,7 +93,7 @@ func (a *api) describe(op *huma.Operation) {
 			answer.Headers = map[string]*huma.Param{name: {Description: "Seconds to wait.", Schema: &huma.Schema{Type: huma.TypeInteger}}}
 		}
 	}
-	if ok := op.Responses["200"]; ok != nil {
+	if ok := success(op); ok != nil {
 		a.exemplify(ok.Content)
 	}
 	for name := range schemas.Map() {

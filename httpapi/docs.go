@@ -38,7 +38,7 @@ func (a *api) docs(w http.ResponseWriter, r *http.Request) {
 			if op.RequestBody != nil {
 				shown.Request = a.example(op.RequestBody.Content)
 			}
-			if ok := op.Responses["200"]; ok != nil {
+			if ok := success(op); ok != nil {
 				shown.Answer = a.example(ok.Content)
 			}
 			sections[op.Tags[0]] = append(sections[op.Tags[0]], shown)

@@ -35,6 +35,12 @@ func Impatient(cfg Config, progress time.Duration) Config {
 	return cfg
 }
 
+// Lively is cfg with so long between signs of life on a quiet stream.
+func Lively(cfg Config, every time.Duration) Config {
+	cfg.keepAlive = every
+	return cfg
+}
+
 // Polls are those of watched metrics, each of one bucket that holds what read returns.
 type Polls struct{ *polls }
 

@@ -33,6 +33,7 @@ type Config struct {
 	Log          *slog.Logger    // default slog.Default
 
 	slowReader time.Duration // without progress of the reader of a stream; it resumes by the last id it got; default 30 s
+	keepAlive  time.Duration // between signs of life on a quiet stream of events; default 15 s
 }
 
 // api is what handlers share.
@@ -69,6 +70,9 @@ func newAPI(client *howdah.Client, cfg Config) *api {
 	}
 	if cfg.slowReader == 0 {
 		cfg.slowReader = 30 * time.Second
+	}
+	if cfg.keepAlive == 0 {
+		cfg.keepAlive = 15 * time.Second
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

@@ -67,7 +67,7 @@ func (a *api) routes() {
 	add(a, get, "/v1/changes", "changes-page", "A page of the feed", a.pageChanges, mayMiss, mayConflict)
 	add(a, get, "/v1/changes/stream", "changes-watch", "The feed as it comes, as Server-Sent Events", a.watchChanges, mayMiss, mayConflict, changesOut)
 	add(a, get, "/v1/changes/position", "changes-sync", "Number what has committed and return the end of the feed", a.syncChanges, mayConflict)
-	add(a, post, "/v1/changes/messages", "changes-emit", "Put a message into the feed", a.emitMessage)
+	add(a, post, "/v1/changes/messages", "changes-emit", "Put a message into the feed", a.emitMessage, creates)
 	add(a, get, "/v1/changes/triggers", "changes-triggers", "Every trigger of the database", a.listTriggers)
 	add(a, get, "/v1/changes/doctor", "changes-doctor", "What is wrong with the captures and the log, and what to do", a.examineChanges)
 	add(a, get, "/v1/changes/captures", "changes-captures", "What is captured", a.listCaptures)

@@ -11,8 +11,6 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
 
-const keepAlive = 15 * time.Second // between signs of life on a quiet stream
-
 // event is one of a stream of Server-Sent Events.
 type event struct {
 	ID   string // to resume from
@@ -53,7 +51,7 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 		if after != "" && !out.write("id: "+after+"\n\n") {
 			return
 		}
-		quiet := time.NewTicker(keepAlive)
+		quiet := time.NewTicker(a.cfg.keepAlive)
 		defer quiet.Stop()
 		for {
 			select {
@@ -61,7 +59,7 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 				if !ok || !out.event(e) {
 					return
 				}
-				quiet.Reset(keepAlive)
+				quiet.Reset(a.cfg.keepAlive)
 			case <-quiet.C:
 				if !out.comment("") {
 					return

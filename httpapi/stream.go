@@ -106,7 +106,7 @@ func eventsOut(what, example string) func(*huma.Operation) {
 // changesOut are the events of the feed, progressOut those of a list, bucketsOut those
 // of a metric.
 var (
-	changesOut = eventsOut("Events named for what happened, with the position as their id.",
+	changesOut = eventsOut("Events named for what happened, with the position as their id; expired as the last, where the feed does not have what follows any more: begin anew.",
 		"id: 1042.88213\nevent: update\ndata: {\"position\":\"1042.88213\",\"op\":\"update\",\"schema\":\"public\",\"table\":\"users\",\"key\":{\"id\":2}}\n\n")
 	progressOut = eventsOut("How far the list is: snapshot at once, progress when that has changed, at most once a second.",
 		"event: progress\ndata: {\"total\":4,\"left\":2,\"leased\":1,\"dead\":0,\"done\":2,\"failed\":0,\"rate\":0.5,\"eta_seconds\":4,\"paused\":false}\n\n")

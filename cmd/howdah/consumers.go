@@ -69,7 +69,7 @@ it is parked, or that the consumer has expired.`,
 				}
 				waiting, cancel := context.WithTimeout(ctx, timeout)
 				defer cancel()
-				err = client.Changes.Wait(waiting, args[0], end)
+				err = c.reconnecting(waiting, func() error { return client.Changes.Wait(waiting, args[0], end) })
 				if errors.Is(err, context.DeadlineExceeded) {
 					return fmt.Errorf("%s has not handled all up to %s within %v: %w", args[0], end, timeout, fault.Unavailable)
 				}

@@ -153,11 +153,17 @@ func TestServeKilled(t *testing.T) {
 }
 
 // kill -9 of the private PostgreSQL under load: 503 while it is away, back by
-// itself, and a client that repeats what was not acknowledged has lost nothing.
+// itself, and a client that repeats what was not acknowledged has lost nothing. Nor have
+// those who follow the feed beside it.
 func TestPostgresKilled(t *testing.T) {
 	t.Parallel()
 	dir := stateDir(t)
 	s := startServe(t, private(dir), "--listen", "127.0.0.1:0")
+	url := strings.TrimSpace(shell(t, private(dir), "howdah url"))
+	beside := append(os.Environ(), "DATABASE_URL="+url)
+	shell(t, beside, `howdah psql -- -qc 'CREATE TABLE copied (n bigserial, item text)' && howdah changes capture iidy.lists`)
+	tail := startHowdah(t, beside, "changes", "tail", "--from", "start")
+	copies := startHowdah(t, beside, "changes", "run", "copy", "--from", "start", "--quiet", "--sql", `INSERT INTO copied (item) SELECT $1::jsonb #>> '{key,item}'`)
 	const workers = 4
 	var acknowledged [workers]int
 	stop := make(chan struct{})
@@ -189,7 +195,9 @@ func TestPostgresKilled(t *testing.T) {
 		_, text := s.ask(t, "GET", "/v1/checklists/l/export?format=text", "", nil)
 		return strings.Count(text+"\n", "\n")
 	}
-	eventually(t, "some are in", func() bool { return count() > 20 })
+	eventually(t, "some are in, and followed", func() bool {
+		return count() > 20 && tail.stdout.String() != "" && exec.Command("howdah", "changes", "consumers", "copy", "--database-url", url).Run() == nil
+	})
 
 	// The restart takes this lock; held, it gives us the time to look.
 	lock, err := os.OpenFile(dir+"/start.lock", os.O_RDWR, 0)
@@ -227,6 +235,21 @@ func TestPostgresKilled(t *testing.T) {
 		t.Errorf("%d items, %d acknowledged", got, sum)
 	}
 	t.Logf("%d items", sum)
+	eventually(t, "tail has told of each", func() bool { return strings.Count(tail.stdout.String(), "\n") >= sum })
+	shell(t, beside, "howdah changes wait copy --timeout 3m")
+	tail.endWell(t, os.Interrupt)
+	copies.endWell(t, os.Interrupt)
+	var told strings.Builder
+	for line := range strings.Lines(tail.stdout.String()) {
+		var c struct{ Key struct{ Item string } }
+		if err := json.Unmarshal([]byte(line), &c); err != nil {
+			t.Fatalf("%v in %q", err, line)
+		}
+		fmt.Fprintln(&told, c.Key.Item)
+	}
+	if copied := shell(t, beside, `howdah psql -- -qAtc 'SELECT item FROM copied ORDER BY n'`); copied != told.String() || strings.Count(copied, "\n") != sum {
+		t.Errorf("%d items: tail told of %d, run copied %d", sum, strings.Count(told.String(), "\n"), strings.Count(copied, "\n"))
+	}
 	pid := postmaster(t, dir)
 	s.stop(t)
 	gone(t, dir, pid)

@@ -109,9 +109,7 @@ var exemplary = pgtest.Template{Make: func(ctx context.Context, url string) erro
 	_, err = conn.Exec(ctx, `
 		UPDATE iidy.lists SET due = now() + interval '1 hour', lease = '0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e' WHERE item = 'a.txt';
 		INSERT INTO iidy.lists (list, item, due, error) VALUES ('downloads', 'c.txt', 'infinity', '503 from origin');
-		INSERT INTO trifle_stats VALUES ('visits::1h::1746522000', '{"count": 1}');
-		INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head, dead)
-		VALUES ('billing', 0, 1042, 88213, 0, 'public.orders', false, '{"position":"1042.88213","op":"insert","schema":"public","table":"orders"}', true, true)`)
+		INSERT INTO trifle_stats VALUES ('visits::1h::1746522000', '{"count": 1}')`)
 	return err
 }}
 
@@ -188,6 +186,13 @@ func TestHelpExamplesWork(t *testing.T) {
 				}
 				if strings.HasPrefix(line, "howdah adopt trifle") {
 					line += " --quiet" // else it says what it does
+				}
+				if strings.HasSuffix(line, "billing 1042.88213") { // which is parked
+					if _, err := pgtest.Pool(t, database).Exec(t.Context(), `
+						INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
+						VALUES ('billing', 0, 1042, 88213, 0, 'public.orders', false, '{}', true)`); err != nil {
+						t.Fatal(err)
+					}
 				}
 				output := (*exec.Cmd).Output
 				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {

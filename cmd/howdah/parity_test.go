@@ -26,6 +26,7 @@ var apart = map[string]string{
 	"method changes.Snapshot":       "a transaction of the caller's; over HTTP and on the command line there is none to hold open",
 	"method changes.At":             "--from TIME and after=TIME of those who read",
 	"method changes.Start":          "--from start and after=start of those who read",
+	"method changes.Head":           "head of changes-page",
 	"method changes.Find":           "--from and after of those who read",
 	"method changes.Consumer":       "howdah changes consumers NAME",
 	"command changes run":           "Consumer.Run, which is not of the Log",

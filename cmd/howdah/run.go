@@ -69,14 +69,14 @@ serve does, until it is forgotten.`,
 			if r.save && (r.sink.Kept == nil || r.until != "") {
 				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
 			}
-			return c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
+			return endedWell(cmd.Context(), c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
 				if private {
 					if err := client.Migrate(ctx); err != nil {
 						return err
 					}
 				}
 				return c.runConsumer(ctx, client, &r, cmd.Flags().Changed("from"))
-			})
+			}))
 		},
 	}
 	flags := cmd.Flags()
@@ -149,8 +149,8 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	}
 	var end changes.Position
 	if r.until != "" { // before anything is written
-		if end, err = client.Changes.Find(ctx, r.until); err != nil {
-			return pg.Renamed("--until", err)
+		if end, err = c.find(ctx, client, "--until", r.until); err != nil {
+			return err
 		}
 	}
 	if r.save {
@@ -166,11 +166,13 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil && from {
 		c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))
 	}
-	if err := consumer.Register(ctx); err != nil {
+	var s changes.Status
+	if err := c.reconnecting(ctx, func() (err error) {
+		if err = consumer.Register(ctx); err == nil {
+			s, err = client.Changes.Consumer(ctx, r.Name)
+		}
 		return err
-	}
-	s, err := client.Changes.Consumer(ctx, r.Name)
-	if err != nil {
+	}); err != nil {
 		return err
 	}
 	if s.State == "paused" || s.State == "expired" {
@@ -194,7 +196,7 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 			defer stop()
 			ended = consumer.Run(ctx)
 		})
-		err := client.Changes.Wait(ctx, r.Name, end)
+		err := c.reconnecting(ctx, func() error { return client.Changes.Wait(ctx, r.Name, end) })
 		over := ctx.Err() != nil
 		stop()
 		running.Wait()

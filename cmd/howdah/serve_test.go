@@ -20,42 +20,81 @@ import (
 // patience fails a test that hangs; it is long for a machine that is busy.
 const patience = 3 * time.Minute
 
-// serving is howdah serve as a process of its own.
-type serving struct {
+// process is howdah as a process of its own.
+type process struct {
 	*exec.Cmd
-	url    string
 	stdout *lines
 	stderr *lines
 	ended  chan struct{} // closed when the process is
 	err    error         // of the process, once it has ended
 }
 
-// startServe starts howdah serve with an environment and waits until it serves.
-// It is stopped when the test ends, if it still runs then.
-func startServe(t *testing.T, env []string, args ...string) *serving {
+// startHowdah starts howdah with an environment. It is stopped when the test ends, if it
+// still runs then.
+func startHowdah(t *testing.T, env []string, args ...string) *process {
 	t.Helper()
-	s := &serving{
-		Cmd:    exec.Command("howdah", append([]string{"serve"}, args...)...),
-		stdout: newLines(), stderr: newLines(), ended: make(chan struct{}),
-	}
-	s.Env, s.Stdout, s.Stderr = env, s.stdout, s.stderr
-	if err := s.Start(); err != nil {
+	p := &process{Cmd: exec.Command("howdah", args...), stdout: newLines(), stderr: newLines(), ended: make(chan struct{})}
+	p.Env, p.Stdout, p.Stderr = env, p.stdout, p.stderr
+	if err := p.Start(); err != nil {
 		t.Fatal(err)
 	}
 	go func() {
-		s.err = s.Wait()
-		close(s.ended)
+		p.err = p.Wait()
+		close(p.ended)
 	}()
 	t.Cleanup(func() {
 		select {
-		case <-s.ended:
+		case <-p.ended:
 		default:
-			s.stop(t)
+			p.stop(t)
 		}
 		if t.Failed() {
-			t.Logf("stdout: %s\nstderr: %s", s.stdout, s.stderr)
+			t.Logf("%q: stdout: %.4000s\nstderr: %s", p.Args, p.stdout, p.stderr)
 		}
 	})
+	return p
+}
+
+// stop sends SIGTERM and waits for the end, which has to be a good one.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	p.endWell(t, syscall.SIGTERM)
+}
+
+// endWell sends a signal and waits for the end, with exit code 0.
+func (p *process) endWell(t *testing.T, signal os.Signal) {
+	t.Helper()
+	p.end(t, signal)
+	if p.err != nil {
+		t.Errorf("%q ended with %v: %s", p.Args, p.err, p.stderr)
+	}
+}
+
+// end sends a signal and waits for the end.
+func (p *process) end(t *testing.T, signal os.Signal) {
+	t.Helper()
+	if err := p.Process.Signal(signal); err != nil {
+		t.Error(err)
+	}
+	select {
+	case <-p.ended:
+	case <-time.After(patience):
+		p.Process.Kill()
+		<-p.ended
+		t.Errorf("%q did not end: %s", p.Args, p.stderr)
+	}
+}
+
+// serving is howdah serve.
+type serving struct {
+	*process
+	url string
+}
+
+// startServe starts howdah serve with an environment and waits until it serves.
+func startServe(t *testing.T, env []string, args ...string) *serving {
+	t.Helper()
+	s := &serving{process: startHowdah(t, env, append([]string{"serve"}, args...)...)}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if !s.stdout.await(ctx, s.ended, "Ctrl-C stops") {
@@ -64,30 +103,6 @@ func startServe(t *testing.T, env []string, args ...string) *serving {
 	_, s.url, _ = strings.Cut(s.stdout.String(), "howdah serves on ")
 	s.url, _, _ = strings.Cut(s.url, "\n")
 	return s
-}
-
-// stop sends SIGTERM and waits for the end, which has to be a good one.
-func (s *serving) stop(t *testing.T) {
-	t.Helper()
-	s.end(t, syscall.SIGTERM)
-	if s.err != nil {
-		t.Errorf("howdah serve ended with %v: %s", s.err, s.stderr)
-	}
-}
-
-// end sends a signal and waits for the end.
-func (s *serving) end(t *testing.T, signal os.Signal) {
-	t.Helper()
-	if err := s.Process.Signal(signal); err != nil {
-		t.Error(err)
-	}
-	select {
-	case <-s.ended:
-	case <-time.After(patience):
-		s.Process.Kill()
-		<-s.ended
-		t.Errorf("howdah serve did not end: %s", s.stderr)
-	}
 }
 
 // ask sends a request and returns the status and the body; 0 if none came.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -40,9 +41,9 @@ stands for the position the feed had then.`,
 			if err != nil {
 				return err
 			}
-			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			return endedWell(cmd.Context(), c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				return c.runTail(ctx, client, &t, filter)
-			})
+			}))
 		},
 	}
 	flags := cmd.Flags()
@@ -77,20 +78,24 @@ func (t *tail) filter() (f changes.Filter, err error) {
 }
 
 func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
-	at, err := client.Changes.Find(ctx, t.from)
+	at, err := c.find(ctx, client, "--from", t.from)
 	if err != nil {
-		return pg.Renamed("--from", err)
+		return interrupted(ctx, err)
 	}
 	if t.until == "" {
 		return c.follow(ctx, client, at, filter)
 	}
-	end, err := client.Changes.Find(ctx, t.until)
+	end, err := c.find(ctx, client, "--until", t.until)
 	if err != nil {
-		return pg.Renamed("--until", err)
+		return interrupted(ctx, err)
 	}
 	for { // once at least, which tells whether the position is in the feed
-		page, next, err := client.Changes.Page(ctx, at, t.chunk, filter)
-		if err != nil {
+		var page []changes.Change
+		var next changes.Position
+		if err := c.reconnecting(ctx, func() (err error) {
+			page, next, err = client.Changes.Page(ctx, at, t.chunk, filter)
+			return err
+		}); err != nil {
 			return interrupted(ctx, err)
 		}
 		for _, change := range page {
@@ -106,6 +111,15 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 		}
 		at = next
 	}
+}
+
+// find returns the position that a flag names.
+func (c *cli) find(ctx context.Context, client *howdah.Client, flag, name string) (at changes.Position, err error) {
+	err = c.reconnecting(ctx, func() (err error) {
+		at, err = client.Changes.Find(ctx, name)
+		return err
+	})
+	return at, pg.Renamed(flag, err)
 }
 
 // follow prints what comes until it is interrupted.
@@ -131,6 +145,15 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
+// endedWell is nil where err is that an interrupt came, before a command that goes on until
+// there is one had begun.
+func endedWell(ctx context.Context, err error) error {
+	if errors.Is(err, context.Canceled) {
+		return interrupted(ctx, err)
+	}
+	return err
+}
+
 func (c *cli) changesListen() *cobra.Command {
 	return &cobra.Command{
 		Use:   "listen CHANNEL...",
@@ -141,9 +164,9 @@ may be. The lines are in the order in which the transactions that sent them comm
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			return endedWell(cmd.Context(), c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				return c.listen(ctx, client, args)
-			})
+			}))
 		},
 	}
 }

@@ -167,7 +167,7 @@ func (p *Proxy) connect(client net.Conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.links[l] = struct{}{}
-	if p.closed {
+	if p.closed || p.refuse { // by now
 		p.drop(l)
 		return
 	}
