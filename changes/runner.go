@@ -55,7 +55,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 	away := trouble{of: "the consumers that are saved cannot be looked up"}
 	for {
-		err := r.look(ctx, &background)
+		err := r.look(ctx, &away, &background)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -72,7 +72,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// keptConsumer is a row of howdah.change_consumer with a sink.
+// keptConsumer is a row of howdah.change_consumer with a sink, and the sink.
 type keptConsumer struct {
 	Name     string
 	Shards   int // that there are to be
@@ -82,13 +82,17 @@ type keptConsumer struct {
 }
 
 // look starts what is new, and stops what is gone or was changed.
-func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
-	rows, _ := r.log.db.Query(ctx, `
-		SELECT c.name, coalesce(c.next_shards, c.shards) AS shards, greatest(c.next_shards, c.shards) AS most, c.patterns, s.sink
-		FROM howdah.change_consumer c
-		JOIN howdah.change_sink s ON s.consumer = c.name
-		WHERE c.sink IS NOT NULL`)
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitGroup) error {
+	var all []keptConsumer
+	err := away.ask(ctx, r.log, func(ctx context.Context) (err error) {
+		rows, _ := r.log.db.Query(ctx, `
+			SELECT c.name, coalesce(c.next_shards, c.shards) AS shards, greatest(c.next_shards, c.shards) AS most, c.patterns, s.sink
+			FROM howdah.change_consumer c
+			JOIN howdah.change_sink s ON s.consumer = c.name
+			WHERE c.sink IS NOT NULL`)
+		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -123,9 +127,15 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 		})
 	}
 	for name, i := range r.running {
-		if !wanted[name] {
-			i.stop()
+		if wanted[name] {
+			continue
+		}
+		i.stop()
+		i.kept = "" // one that is saved under its name meanwhile waits for its end
+		select {
+		case <-i.ended:
 			delete(r.running, name)
+		default:
 		}
 	}
 	return nil
