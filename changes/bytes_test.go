@@ -83,3 +83,35 @@ func TestLargeChangesAreHandedOver(t *testing.T) {
 		}
 	}
 }
+
+// What is parked comes in such pages, too; those of one position together.
+func TestPagesOfLargeParkedChanges(t *testing.T) {
+	t.Parallel()
+	_, l, pool := consumed(t)
+	saved(t, l, changes.ConsumerConfig{Name: "c"}, "*")
+	exec(t, pool, `
+		INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
+		SELECT 'c', 0, n, id, g, 'public.a', false, json_build_object('position', n || coalesce('.' || nullif(id, 0), ''), 'op', 'read', 'schema', 'public', 'table', 'a',
+			'key', json_build_object('id', g), 'new', repeat('x', 20000)), true
+		FROM (VALUES (1, 1, 1), (2, 1, 2), (3, 2, 0), (4, 2, 0), (5, 2, 0), (6, 3, 1)) v (g, n, id)`)
+	l.PageBytes(30_000)
+	var pages [][]string
+	for after := (changes.Position{}); ; {
+		some, err := l.Parked(t.Context(), "c", after, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(some) == 0 {
+			break
+		}
+		var keys []string
+		for _, p := range some {
+			keys, after = append(keys, string(p.Change.Key)), p.Change.Position
+		}
+		pages = append(pages, keys)
+	}
+	want := [][]string{{`{"id" : 1}`, `{"id" : 2}`}, {`{"id" : 3}`, `{"id" : 4}`, `{"id" : 5}`}, {`{"id" : 6}`}}
+	if diff := cmp.Diff(want, pages); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -334,8 +334,8 @@ type Parked struct {
 }
 
 // Parked returns the parked changes of a consumer that follow after, in the order of
-// the feed: n of them, or more where one position has several. It returns
-// ErrNoConsumer.
+// the feed: n of them, fewer where they are as much as a page holds, or more where one
+// position has several. It returns ErrNoConsumer.
 func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([]Parked, error) {
 	const op = "changes: parked"
 	if n < 1 || n > MaxPage {
@@ -349,18 +349,28 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 			WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)
 			ORDER BY n, id
 			FETCH FIRST $4 ROWS WITH TIES`, name, after.Commit, after.ID, n)
-		var err error
-		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Parked, err error) {
-			var text []byte
-			var next *time.Time
-			if err := row.Scan(&text, &p.Shard, &p.Waits, &p.Attempts, &p.Error, &p.Dead, &next, &p.Since); err != nil {
-				return p, err
+		found = []Parked{}
+		var p Parked
+		var text []byte
+		var next *time.Time
+		size, full := 0, false
+		_, err := pgx.ForEachRow(rows, []any{&text, &p.Shard, &p.Waits, &p.Attempts, &p.Error, &p.Dead, &next, &p.Since}, func() error {
+			if full {
+				return nil
 			}
+			p.Change, p.Next, p.Since = Change{}, time.Time{}, p.Since.UTC()
 			if next != nil {
 				p.Next = next.UTC()
 			}
-			p.Since = p.Since.UTC()
-			return p, json.Unmarshal(text, &p.Change)
+			if err := json.Unmarshal(text, &p.Change); err != nil {
+				return err
+			}
+			// The next page begins behind a position.
+			if full = size >= l.bytes && p.Change.Position != found[len(found)-1].Change.Position; full {
+				return nil
+			}
+			found, size = append(found, p), size+p.Change.size()+len(p.Error)
+			return nil
 		})
 		return err
 	})
