@@ -118,9 +118,10 @@ func (p *Pump) prepare(ctx context.Context, s *source, w *writer) error {
 // check returns up to where the slot knows that we have everything; ErrLost where it
 // has thrown away what follows.
 func (p *Pump) check(ctx context.Context, s *source) (confirmed pglogrepl.LSN, err error) {
-	var status, plugin, text string
+	var status, plugin string
+	var text *string
 	err = s.conn.QueryRow(ctx, `
-		SELECT coalesce(wal_status, 'lost'), coalesce(plugin, ''), coalesce(confirmed_flush_lsn, '0/0')::text
+		SELECT coalesce(wal_status, 'lost'), coalesce(plugin, ''), confirmed_flush_lsn::text
 		FROM pg_replication_slots
 		WHERE slot_name = $1`, p.cfg.Slot).Scan(&status, &plugin, &text)
 	switch {
@@ -132,8 +133,10 @@ func (p *Pump) check(ctx context.Context, s *source) (confirmed pglogrepl.LSN, e
 		return 0, fmt.Errorf("%w: %q needed WAL that max_slot_wal_keep_size or idle_replication_slot_timeout did not keep", ErrLost, p.cfg.Slot)
 	case plugin != "pgoutput":
 		return 0, pg.Refuse("slot", "%q is one of %s; want one of pgoutput", p.cfg.Slot, plugin)
+	case text == nil:
+		return 0, fmt.Errorf("%q is still being made, which waits for the transactions that are open", p.cfg.Slot)
 	}
-	return pglogrepl.ParseLSN(text)
+	return pglogrepl.ParseLSN(*text)
 }
 
 // stream carries changes over until something fails or ctx is done.

@@ -35,7 +35,7 @@ type writer struct {
 	system int64
 	slot   string
 
-	at      pglogrepl.LSN // the commit that the log ends with
+	at      pglogrepl.LSN // the log has the commits whose records begin up to here, here too
 	flushed pglogrepl.LSN // up to here everything is on the log's disk, or needs not be
 	told    pglogrepl.LSN // and up to here the log says so: the slot may be told as much
 	end     pglogrepl.LSN // where the last transaction ended that was written
@@ -71,15 +71,16 @@ func (w *writer) locate(ctx context.Context) (known bool, err error) {
 	return err == nil, err
 }
 
-// begin notes that the log ends at lsn, unless another pump has begun meanwhile: then
-// only one of them gets the slot, and the other looks again.
+// begin notes that the log begins with a slot that stands at lsn, which is an end: the
+// first commit may begin there. Where another pump has begun meanwhile only one of them
+// gets the slot, and the other looks again.
 func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN) error {
-	w.at, w.told = lsn, lsn
+	w.at, w.told = lsn-1, lsn
 	_, err := w.db.Exec(ctx, `
 		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
-		SELECT $1, $2, $3::text::pg_lsn, $3::text::pg_lsn
+		SELECT $1, $2, $3::text::pg_lsn, $4::text::pg_lsn
 		WHERE NOT EXISTS (SELECT FROM howdah.change_pump WHERE system = $1 AND slot = $2)
-		ON CONFLICT DO NOTHING`, w.system, w.slot, lsn.String())
+		ON CONFLICT DO NOTHING`, w.system, w.slot, w.at.String(), w.told.String())
 	return err
 }
 

@@ -10,3 +10,4 @@ CREATE TABLE howdah.change_pump (
 	CONSTRAINT change_pump_pk PRIMARY KEY (system, slot, lsn)
 );
 COMMENT ON TABLE howdah.change_pump IS 'Up to where the log has what a replication slot of some cluster gave: one row each, in whose place the next one is put.';
+COMMENT ON COLUMN howdah.change_pump.lsn IS 'The log has the commits whose records begin up to here, here too.';
