@@ -55,7 +55,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 	away := trouble{of: "the consumers that are saved cannot be looked up"}
 	for {
-		err := r.look(ctx, &background)
+		err := r.look(ctx, &away, &background)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -82,12 +82,16 @@ type keptConsumer struct {
 }
 
 // look starts what is new, and stops what is gone or was changed.
-func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
-	rows, _ := r.log.db.Query(ctx, `
-		SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
-		FROM howdah.change_consumer
-		WHERE sink IS NOT NULL`)
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitGroup) error {
+	var all []keptConsumer
+	err := away.ask(ctx, r.log, func(ctx context.Context) (err error) {
+		rows, _ := r.log.db.Query(ctx, `
+			SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
+			FROM howdah.change_consumer
+			WHERE sink IS NOT NULL`)
+		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -122,9 +126,15 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 		})
 	}
 	for name, i := range r.running {
-		if !wanted[name] {
-			i.stop()
+		if wanted[name] {
+			continue
+		}
+		i.stop()
+		i.kept = "" // one that is saved under its name meanwhile waits for its end
+		select {
+		case <-i.ended:
 			delete(r.running, name)
+		default:
 		}
 	}
 	return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -46,16 +45,14 @@ func (t *Tail) Run(ctx context.Context) error {
 		return pg.Wrap("changes: tail", err)
 	}
 	defer bell.close()
-	failing := false
+	away := trouble{of: "the feed of changes cannot be read"}
 	for t.wait(ctx) {
-		err := t.follow(ctx, bell)
+		err := t.follow(ctx, bell, &away)
 		if ctx.Err() != nil {
 			break
 		}
-		if err != nil && !failing {
-			slog.WarnContext(ctx, "the feed of changes cannot be read; trying again", "error", err)
-		}
-		if failing = err != nil; failing {
+		if err != nil {
+			away.note(ctx, err)
 			bell.wait(ctx)
 		}
 	}
@@ -79,35 +76,41 @@ func (t *Tail) wait(ctx context.Context) bool {
 }
 
 // follow reads from the present end on, while somebody watches.
-func (t *Tail) follow(ctx context.Context, bell *bell) error {
-	at, err := t.log.Sync(ctx)
-	if readOnly(err) {
-		at, err = t.log.Head(ctx)
-	}
-	if err != nil {
+func (t *Tail) follow(ctx context.Context, bell *bell, away *trouble) error {
+	var at Position
+	if err := away.ask(ctx, t.log, func(ctx context.Context) (err error) {
+		if at, err = t.log.Sync(ctx); readOnly(err) {
+			at, err = t.log.Head(ctx)
+		}
+		return err
+	}); err != nil {
 		return err
 	}
 	t.ring.reset(at)
 	for end := true; t.watched(); { // of what is numbered
 		if end {
-			head, err := t.log.tick(ctx, false)
+			var head *int64
+			err := away.ask(ctx, t.log, func(ctx context.Context) (err error) { head, err = t.log.tick(ctx, false); return err })
 			if err != nil && !readOnly(err) {
 				return err
 			}
 			if err == nil && head != nil && *head == at.Commit {
+				away.over()
 				if !bell.wait(ctx) {
 					return nil
 				}
 				continue
 			}
 		}
-		page, next, more, err := t.log.page(ctx, at, MaxPage, Filter{})
+		page, next, more, err := t.page(ctx, away, at, Filter{})
 		switch {
 		case errors.Is(err, ErrExpired), errors.Is(err, ErrAhead):
 			return nil // begin anew; each watcher is told where it stands
 		case err != nil:
 			return err
-		case next == at: // a standby, or another is numbering and will ring
+		}
+		away.over()
+		if next == at { // a standby, or another is numbering and will ring
 			if end && !bell.wait(ctx) {
 				return nil
 			}
@@ -119,6 +122,15 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 		bell.busy()
 	}
 	return nil
+}
+
+// page reads what follows at.
+func (t *Tail) page(ctx context.Context, away *trouble, at Position, f Filter) (page []Change, next Position, more bool, err error) {
+	err = away.ask(ctx, t.log, func(ctx context.Context) (err error) {
+		page, next, more, err = t.log.page(ctx, at, MaxPage, f)
+		return err
+	})
+	return page, next, more, err
 }
 
 func (t *Tail) watched() bool {
@@ -171,6 +183,7 @@ type watcher struct {
 	at      Position
 	history int     // of the ring that at is known to belong to
 	held    *Change // let through, and perhaps the last of its commit
+	away    trouble // with what it reads by itself
 }
 
 // next returns what follows, waiting for it; none where it is to be asked again.
@@ -186,13 +199,18 @@ func (w *watcher) next(ctx context.Context) ([]Change, error) {
 		}
 		return nil, nil
 	}
+	return w.pass(some, next, &w.filter), nil
+}
+
+// pass goes on to next, over changes of which f lets through what it returns: one only
+// when it is known whether it is the last of its commit.
+func (w *watcher) pass(some []Change, next Position, f *Filter) (found []Change) {
 	w.at = next
-	var found []Change
 	for _, c := range some {
 		if w.held != nil && w.held.Position.Commit != c.Position.Commit {
 			found = w.release(found, true)
 		}
-		if w.filter.names(&c) && w.filter.matches(&c) {
+		if f.names(&c) && f.matches(&c) {
 			found = w.release(found, false)
 			w.held = &c
 		}
@@ -200,7 +218,7 @@ func (w *watcher) next(ctx context.Context) ([]Change, error) {
 	if w.held != nil && next.Compare(Position{Commit: w.held.Position.Commit}) >= 0 {
 		found = w.release(found, true)
 	}
-	return found, nil
+	return found
 }
 
 func (w *watcher) release(found []Change, last bool) []Change {
@@ -215,20 +233,13 @@ func (w *watcher) release(found []Change, last bool) []Change {
 
 // catchUp reads a page of the log, which also tells whether at is in it.
 func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{}) ([]Change, error) {
-	if w.held != nil {
-		// The ring left us inside a commit: what was held is read again.
-		w.at = Position{Commit: w.held.Position.Commit, ID: w.held.Position.ID - 1}
-		if w.at.ID == 0 {
-			w.at = Position{Commit: w.at.Commit - 1}
-		}
-		w.held = nil
-	}
-	page, next, _, err := w.tail.log.page(ctx, w.at, MaxPage, w.filter)
+	page, next, _, err := w.tail.page(ctx, &w.away, w.at, w.filter)
 	if err != nil && !errors.Is(pg.Wrap("", err), fault.Unavailable) {
 		return nil, err
 	}
 	if err == nil {
 		w.history = history // at was in it
+		w.away.over()
 	}
 	if err != nil || next == w.at { // away, or at the end: the ring will go on
 		select {
@@ -238,6 +249,5 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		}
 		return nil, nil
 	}
-	w.at = next
-	return page, nil
+	return w.pass(page, next, &Filter{}), nil // the server has applied it
 }
