@@ -46,6 +46,8 @@ type writer struct {
 	unsafe  bool          // it may not be on the disk yet
 	due     time.Time     // when it must be
 
+	timeline int32 // of the source, in which these places are
+
 	commit  pglogrepl.LSN // of the transaction that is being read
 	time    time.Time
 	origin  string // of the changes that follow, and meta
@@ -60,9 +62,9 @@ type writer struct {
 func (w *writer) locate(ctx context.Context) (known bool, err error) {
 	var at, told string
 	err = w.db.QueryRow(ctx, `
-		SELECT lsn::text, coalesce(confirmed, 'FFFFFFFF/FFFFFFFF')::text -- it was not kept once
+		SELECT lsn::text, coalesce(confirmed, 'FFFFFFFF/FFFFFFFF')::text, timeline -- it was not kept once
 		FROM howdah.change_pump
-		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&at, &told)
+		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&at, &told, &w.timeline)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
@@ -78,13 +80,13 @@ func (w *writer) locate(ctx context.Context) (known bool, err error) {
 // begin notes that the log begins with a slot that stands at lsn, which is an end: the
 // first commit may begin there. Where another pump has begun meanwhile only one of them
 // gets the slot, and the other looks again.
-func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN) error {
-	w.at, w.told = lsn-1, lsn
+func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN, timeline int32) error {
+	w.at, w.told, w.timeline = lsn-1, lsn, timeline
 	_, err := w.db.Exec(ctx, `
-		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
-		SELECT $1, $2, $3::text::pg_lsn, $4::text::pg_lsn
+		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed, timeline)
+		SELECT $1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5
 		WHERE NOT EXISTS (SELECT FROM howdah.change_pump WHERE system = $1 AND slot = $2)
-		ON CONFLICT DO NOTHING`, w.system, w.slot, w.at.String(), w.told.String())
+		ON CONFLICT DO NOTHING`, w.system, w.slot, w.at.String(), w.told.String(), timeline)
 	return err
 }
 
@@ -217,7 +219,7 @@ func (w *writer) flush(ctx context.Context) error {
 			SELECT pg_notify('howdah_changes', ''))
 		UPDATE howdah.change_pump
 		SET confirmed = greatest(confirmed, $3::text::pg_lsn)
-		WHERE system = $1 AND slot = $2 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot, upTo.String())
+		WHERE system = $1 AND slot = $2 AND timeline = $4 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot, upTo.String(), w.timeline)
 	if err == nil {
 		w.unsafe, w.flushed, w.told = false, upTo, upTo
 	}
@@ -246,12 +248,12 @@ func (w *writer) queueMove(b *pgx.Batch) {
 	b.Queue(`
 		WITH gone AS (
 			DELETE FROM howdah.change_pump
-			WHERE system = $1 AND slot = $2 AND lsn = $3::text::pg_lsn
+			WHERE system = $1 AND slot = $2 AND lsn = $3::text::pg_lsn AND timeline = $5
 			RETURNING confirmed)
-		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
-		SELECT $1, $2, $4::text::pg_lsn, confirmed
+		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed, timeline)
+		SELECT $1, $2, $4::text::pg_lsn, confirmed, $5
 		FROM gone
-		RETURNING true`, w.system, w.slot, w.at.String(), w.commit.String()).
+		RETURNING true`, w.system, w.slot, w.at.String(), w.commit.String(), w.timeline).
 		QueryRow(func(row pgx.Row) error {
 			var moved bool
 			err := row.Scan(&moved)
