@@ -169,7 +169,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
-		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
+		WHERE n.nspname = $1::text AND c.relname = $2::text`, t.schema, t.table, c.Key).
 		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &parent, &torn, &t.zoned, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:

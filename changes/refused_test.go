@@ -37,6 +37,23 @@ func TestCapturesThatCannotBeRight(t *testing.T) {
 	}
 }
 
+// PostgreSQL cuts a name that is too long, and so a value of its type for names: what is
+// asked for is not the table whose name the beginning is.
+func TestNamesAreNotCut(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	name := strings.Repeat("ü", 31) + "t"
+	exec(t, pool, `CREATE SCHEMA "`+name+`"; CREATE TABLE "`+name+`"."`+name+`" (id int PRIMARY KEY)`)
+	for _, table := range []string{name + "." + name + "x", name + "x." + name, name + "x.*"} {
+		_, err := l.Apply(t.Context(), []changes.Capture{{Table: table}}, false)
+		invalid(t, table, err, "table: ")
+	}
+	capture(t, l, changes.Capture{Table: name + "." + name})
+	consumer := changes.NewConsumer(pool, nil, changes.ConsumerConfig{Name: "c", From: "now", Backfill: []string{name + "." + name + "x"}})
+	consumer.Handle("*", effect("c"))
+	invalid(t, "backfill", consumer.Register(t.Context()), "backfill: ")
+}
+
 // What is refused says of which of the captures it is, where in a condition, and leaves
 // all of them alone, those too that could have been.
 func TestRefusedCapturesChangeNothing(t *testing.T) {
