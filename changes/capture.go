@@ -137,8 +137,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		SELECT c.oid, c.relkind::text, c.relpersistence::text, c.relispartition, howdah.change_key(c.oid),
 			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum),
 			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attgenerated = 'v' AND NOT attisdropped ORDER BY attnum),
-			ARRAY(SELECT tgname::text FROM pg_trigger
-				WHERE tgrelid = c.oid AND NOT tgisinternal AND tgtype & 3 = 1 AND left(tgname, 8) <> '!howdah_'), -- AFTER … FOR EACH ROW
+			ARRAY(SELECT g.tgname::text FROM pg_trigger g
+				WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT `+ours+`), -- AFTER … FOR EACH ROW
 			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
 			EXISTS (SELECT FROM pg_index i

@@ -43,8 +43,8 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		sql  string
 		args []any
 	}{
-		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}},
-		{"log", doctorLog, nil}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
+		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}}, {"roles", doctorRoles, nil},
+		{"log", doctorLog, []any{l.large}}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
 	} {
 		rows, _ := l.db.Query(ctx, look.sql, look.args...)
 		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
@@ -90,32 +90,56 @@ const captured = `
 
 const doctorTriggers = `
 	WITH ` + captured + `, wanted AS (
-		SELECT t.oid, t.name, '!howdah_' || op AS trigger, t.hash
-		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op)
-	SELECT 'trigger-missing' AS code, 'error' AS severity, w.name AS object, 'trigger ' || w.trigger || ' is gone: these changes are not logged' AS problem,
+		SELECT t.oid, t.name, '!howdah_' || op AS trigger, CASE op WHEN 'insert' THEN 4 WHEN 'delete' THEN 8 WHEN 'update' THEN 16 ELSE 32 END AS event
+		FROM captured t, jsonb_array_elements_text(t.spec -> 'ops') AS op),
+	made AS (
+		SELECT t.oid, t.name, g.tgname, g.tgfoid, g.tgtype, g.tgenabled IN ('D', 'R') AS off
+		FROM captured t
+		JOIN pg_trigger g ON g.tgrelid = t.oid AND g.tgparentid = 0 AND ` + calls + `),
+	missing AS (
+		SELECT *
+		FROM wanted w
+		WHERE NOT EXISTS (SELECT FROM made m WHERE m.oid = w.oid AND m.tgtype & w.event > 0)),
+	disabled AS (
+		SELECT oid, tgname, oid AS relid, '' AS partition
+		FROM made
+		WHERE off
+		UNION ALL
+		SELECT m.oid, g.tgname, g.tgrelid, ' on this partition of ' || m.name -- the rows are there
+		FROM made m
+		CROSS JOIN LATERAL pg_partition_tree(m.oid) p
+		JOIN pg_trigger g ON g.tgrelid = p.relid AND g.tgparentid <> 0 AND g.tgfoid = m.tgfoid AND g.tgtype = m.tgtype
+		JOIN pg_trigger above ON above.oid = g.tgparentid
+		WHERE g.tgenabled IN ('D', 'R') AND above.tgenabled NOT IN ('D', 'R')) -- by itself, not with that above it
+	SELECT 'trigger-missing' AS code, 'error' AS severity, name AS object, 'trigger ' || trigger || ' is gone: these changes are not logged' AS problem,
 		'howdah changes apply, with this capture' AS cure
-	FROM wanted w
-	WHERE NOT EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = w.oid AND g.tgname = w.trigger)
+	FROM missing
 	UNION ALL
-	SELECT 'trigger-disabled', 'error', w.name, 'trigger ' || w.trigger || ' is disabled: these changes are not logged', 'howdah changes apply, with this capture'
-	FROM wanted w
-	JOIN pg_trigger g ON g.tgrelid = w.oid AND g.tgname = w.trigger AND g.tgenabled IN ('D', 'R')
+	SELECT 'trigger-disabled', 'error', n.nspname || '.' || c.relname, 'trigger ' || d.tgname || ' is disabled' || d.partition || ': these changes are not logged',
+		'howdah changes apply, with ' || CASE d.partition WHEN '' THEN 'this capture' ELSE 'the capture of that table' END
+	FROM disabled d
+	JOIN pg_class c ON c.oid = d.relid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
 	UNION ALL
 	SELECT 'trigger-drift', 'warning', t.name,
-		CASE WHEN t.spec ->> 'table' = t.name THEN 'its triggers are not as they were made'
-			ELSE 'it was renamed: its changes bear the name ' || (t.spec ->> 'table') || ' still' END, 'howdah changes apply, with this capture'
+		CASE WHEN t.spec ->> 'table' <> t.name THEN 'it was renamed: its changes bear the name ' || (t.spec ->> 'table') || ' still'
+			WHEN o.names IS NOT NULL THEN 'triggers of its capture were renamed, to ' || o.names || ': where others of the table fire before them, changes come out in the wrong order'
+			ELSE 'its triggers are not as they were made' END, 'howdah changes apply, with this capture'
 	FROM captured t
 	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
-	CROSS JOIN LATERAL (` + triggersOf + `) g
-	WHERE g.hash IS DISTINCT FROM t.hash AND NOT EXISTS (
-		SELECT FROM wanted w
-		LEFT JOIN pg_trigger p ON p.tgrelid = w.oid AND p.tgname = w.trigger
-		WHERE w.oid = t.oid AND (p.oid IS NULL OR p.tgenabled IN ('D', 'R')))
+	CROSS JOIN LATERAL (` + triggersOf + `) h
+	CROSS JOIN LATERAL (SELECT string_agg(tgname, ', ' ORDER BY tgname) AS names FROM made WHERE oid = t.oid AND left(tgname, 8) <> '!howdah_') o
+	WHERE h.hash IS DISTINCT FROM t.hash AND t.oid NOT IN (SELECT oid FROM missing UNION ALL SELECT oid FROM disabled)
 	UNION ALL
-	SELECT 'trigger-foreign-order', 'warning', t.name, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
-		'make it a BEFORE trigger, or a deferred one'
+	SELECT 'trigger-foreign-order', 'warning', n.nspname || '.' || c.relname, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
+		'let it change no rows of its own table (a BEFORE trigger sets columns of NEW), make it a constraint trigger that is INITIALLY DEFERRED, or take changes/logical'
 	FROM captured t
-	JOIN pg_trigger g ON g.tgrelid = t.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT g.tgdeferrable AND left(g.tgname, 8) <> '!howdah_'`
+	CROSS JOIN LATERAL (SELECT t.oid::oid AS relid UNION SELECT relid FROM pg_partition_tree(t.oid)) p
+	JOIN pg_trigger g ON g.tgrelid = p.relid AND (g.tgparentid = 0 OR g.tgrelid = t.oid) -- on a partition, that of its table was named
+		AND g.tgtype & 3 = 1 AND NOT g.tginitdeferred AND NOT ` + ours + `
+	JOIN pg_class c ON c.oid = p.relid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.oid = g.tgconstraint AND k.contype <> 't') -- tgisinternal is, in PostgreSQL 14, any that a partition has of its table`
 
 const doctorKeys = `
 	WITH ` + captured + `
@@ -127,6 +151,10 @@ const doctorKeys = `
 	SELECT 'key-renamed', 'warning', t.name, 'column ' || k || ' of its key is gone or renamed', 'howdah changes apply, with the key as it is now'
 	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k
 	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = k AND NOT a.attisdropped)
+	UNION ALL
+	SELECT 'except-renamed', 'error', t.name, 'column ' || e || ', which is not to be logged, is gone or renamed: under another name it is logged', 'howdah changes apply, with except as it is now'
+	FROM captured t, jsonb_array_elements_text(coalesce(t.spec -> 'except', '[]')) AS e
+	WHERE NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = t.oid AND a.attname = e AND NOT a.attisdropped)
 	UNION ALL
 	SELECT 'key-deferrable', 'error', t.name, 'its key is DEFERRABLE: two transactions may swap it, and their changes come out turned around', 'make the constraint NOT DEFERRABLE'
 	FROM captured t
@@ -149,7 +177,16 @@ const doctorTables = `
 		UNION
 		SELECT r.oid, r.name, f.conrelid
 		FROM reached r
-		JOIN pg_constraint f ON f.confrelid = r.conrelid AND f.contype = 'f')
+		JOIN pg_constraint f ON f.confrelid = r.conrelid AND f.contype = 'f'),
+	heirs AS (
+		SELECT t.name, (t.spec ->> 'bulk')::boolean AS bulk, i.inhrelid, i.inhparent
+		FROM captured t
+		JOIN pg_class c ON c.oid = t.oid AND c.relkind = 'r' -- a partition's rows fire its triggers
+		JOIN pg_inherits i ON i.inhparent = t.oid
+		UNION
+		SELECT h.name, h.bulk, i.inhrelid, i.inhparent
+		FROM heirs h
+		JOIN pg_inherits i ON i.inhparent = h.inhrelid)
 	SELECT 'truncate-cascade' AS code, 'warning' AS severity, n.nspname || '.' || c.relname AS object,
 		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it is not captured' AS problem,
 		'howdah changes capture ' || n.nspname || '.' || c.relname || ', or never say CASCADE' AS cure
@@ -157,6 +194,16 @@ const doctorTables = `
 	JOIN pg_class c ON c.oid = r.conrelid
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = r.conrelid)
+	GROUP BY n.nspname, c.relname
+	UNION ALL
+	SELECT 'new-child', 'error', n.nspname || '.' || c.relname, 'it inherits from ' || string_agg(DISTINCT h.name, ', ') || ', whose statements change its rows, too, and is not captured: these changes are not logged',
+		string_agg(DISTINCT format('ALTER TABLE %I.%I NO INHERIT %I.%I', n.nspname, c.relname, pn.nspname, p.relname), '; ') || '; or capture it, too, and neither with --bulk'
+	FROM heirs h
+	JOIN pg_class c ON c.oid = h.inhrelid
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	JOIN pg_class p ON p.oid = h.inhparent
+	JOIN pg_namespace pn ON pn.oid = p.relnamespace
+	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- by statement, rows of both are logged under the name that it bears
 	GROUP BY n.nspname, c.relname
 	UNION ALL
 	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
@@ -199,15 +246,29 @@ const doctorServer = `
 		'GRANT pg_read_all_stats TO ' || quote_ident(current_user)
 	WHERE NOT pg_has_role('pg_read_all_stats', 'USAGE') AND EXISTS (
 		SELECT FROM pg_stat_activity
-		WHERE datname = current_database() AND usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE'))
-	UNION ALL
-	SELECT 'replica-role', 'error', coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, ''), 'session_replication_role is set to replica: ordinary triggers do not fire, nothing is logged',
-		'reset it, or capture with --always'
-	FROM pg_db_role_setting s
-	LEFT JOIN pg_roles r ON r.oid = s.setrole
-	LEFT JOIN pg_database d ON d.oid = s.setdatabase
-	CROSS JOIN unnest(s.setconfig) AS c
-	WHERE c = 'session_replication_role=replica' AND coalesce(d.datname, current_database()) = current_database()`
+		WHERE datname = current_database() AND usesysid IS NOT NULL AND NOT pg_has_role(usesysid, 'USAGE'))`
+
+const doctorRoles = `
+	WITH ` + captured + `, set AS (
+		SELECT coalesce(r.rolname, 'everybody') || coalesce(' in ' || d.datname, '') AS who
+		FROM pg_db_role_setting s
+		LEFT JOIN pg_roles r ON r.oid = s.setrole
+		LEFT JOIN pg_database d ON d.oid = s.setdatabase
+		CROSS JOIN unnest(s.setconfig) AS c
+		WHERE lower(c) = 'session_replication_role=replica' AND coalesce(d.datname, current_database()) = current_database()
+		UNION ALL
+		SELECT CASE source WHEN 'client' THEN 'this connection' ELSE 'everybody' END -- the URL, or the configuration of the server
+		FROM pg_settings
+		WHERE name = 'session_replication_role' AND reset_val = 'replica' AND source NOT IN ('database', 'user', 'database user'))
+	SELECT 'replica-role' AS code, 'error' AS severity, s.who AS object,
+		'session_replication_role is set to replica: ordinary triggers do not fire, and nothing is logged of ' || t.name || CASE t.others WHEN 0 THEN '' ELSE ', nor of ' || t.others || ' more' END AS problem,
+		'reset it, or capture with --always, and without --bulk' AS cure
+	FROM set s
+	CROSS JOIN (
+		SELECT min(name) AS name, count(*) - 1 AS others
+		FROM captured
+		WHERE (spec ->> 'always')::boolean IS NOT TRUE
+		HAVING count(*) > 0) t`
 
 const doctorLog = `
 	SELECT 'sequence-cache' AS code, 'error' AS severity, 'howdah.change_id' AS object, 'the sequence hands out numbers ahead of time: changes come out late and in the wrong order' AS problem,
@@ -217,7 +278,7 @@ const doctorLog = `
 	UNION ALL
 	SELECT 'log-large', 'warning', 'howdah.change', 'the log has ' || pg_size_pretty(s.bytes), 'howdah changes retention with a shorter time, or look who is behind: howdah changes consumers'
 	FROM (SELECT sum(pg_total_relation_size(inhrelid)) AS bytes FROM pg_inherits WHERE inhparent = 'howdah.change'::regclass) s
-	WHERE s.bytes > 10::bigint << 30
+	WHERE s.bytes > $1::bigint
 	UNION ALL
 	SELECT 'restored', 'error', 'howdah.change', 'the log came from another database, where the feed ended: nothing is numbered, and nothing handled',
 		'howdah changes rebase --yes begins a new feed; after pg_upgrade howdah changes rebase --keep goes on with this one'

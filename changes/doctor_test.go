@@ -1,9 +1,12 @@
 package changes_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -334,5 +337,66 @@ func TestPreparedTransactionIsAnOldOne(t *testing.T) {
 	l.Old(0)
 	if found := codes(t, l); !slices.Contains(found, "old-transaction prepared "+id) {
 		t.Errorf("an old one: %q", found)
+	}
+}
+
+func TestDoctorFindsAnOldTransaction(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	tx, err := pool.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tx.Rollback(context.WithoutCancel(t.Context()))
+	this := fmt.Sprint("old-transaction process ", tx.Conn().PgConn().PID())
+	if _, err := tx.Exec(t.Context(), `SELECT 1`); err != nil { // it begins before doctor's clock is read
+		t.Fatal(err)
+	}
+	if found := codes(t, l); len(found) > 0 {
+		t.Errorf("a young one: %q", found)
+	}
+	l.Old(0)
+	if found := codes(t, l); !slices.Contains(found, this) {
+		t.Errorf("an old one: %q, want %s", found, this)
+	}
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if found := codes(t, l); slices.Contains(found, this) {
+		t.Errorf("one that has ended: %q", found)
+	}
+}
+
+func TestDoctorFindsALargeLog(t *testing.T) {
+	t.Parallel()
+	l, _ := newLog(t)
+	if found := codes(t, l); len(found) > 0 {
+		t.Errorf("an empty one: %q", found)
+	}
+	l.Large(1 << 10) // its eight leaves have indexes
+	if diff := cmp.Diff([]string{"log-large howdah.change"}, codes(t, l)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Whatever doctor may find stands in the docs, as what it is.
+func TestDoctorIsDocumented(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("doctor.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	docs, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := regexp.MustCompile(`['"]([a-z-]+)['"](?: AS code)?, ['"](error|warning)['"]`).FindAllSubmatch(source, -1)
+	if len(said) < 25 {
+		t.Fatalf("only %d findings are in the source: %q", len(said), said)
+	}
+	for _, m := range said {
+		if of := fmt.Sprintf("`%s` (%s)", m[1], m[2]); !bytes.Contains(docs, []byte(of)) {
+			t.Errorf("docs/operations.md does not say %s", of)
+		}
 	}
 }

@@ -108,5 +108,8 @@ func (l *Log) Old(d time.Duration) { l.old = d }
 // Full is of how much of the queue of NOTIFY Doctor speaks.
 func (l *Log) Full(part float64) { l.full = part }
 
+// Large is of how many bytes of the log Doctor speaks.
+func (l *Log) Large(bytes int64) { l.large = bytes }
+
 // Impatient has PostgreSQL end a transaction of l that is not gone on with for so long.
 func (l *Log) Impatient(d time.Duration) { l.stopped = d }

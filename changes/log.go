@@ -75,6 +75,7 @@ type Log struct {
 	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with
 	old     time.Duration // for Doctor a transaction is that is open for longer
 	full    float64       // and a queue of NOTIFY of which more is taken
+	large   int64         // and a log that has more bytes
 }
 
 // looks counts the ticks of a process, and adds up what they took.
@@ -85,7 +86,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, looks: new(looks), stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1}
+	return &Log{db: db, cfg: cfg, looks: new(looks), stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1, large: 10 << 30}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

@@ -247,66 +247,6 @@ func (t *target) step(installed []*installation) (*Step, error) {
 	return step, nil
 }
 
-// installation is what is installed on a table.
-type installation struct {
-	Relation uint32
-	Schema   string
-	Table    string
-	Spec     string   // as recorded; "" if it is not
-	Hash     string   // as recorded
-	Owner    string   // the service whose capture it is; "" if people's
-	Triggers []string // by name
-	Current  string   // hash of the triggers as they are
-}
-
-// triggersOf hashes the triggers of table c.oid, so that what was changed by hand
-// is seen.
-const triggersOf = `
-	SELECT array_agg(tgname::text ORDER BY tgname) AS triggers,
-		md5(string_agg(pg_get_triggerdef(oid) || tgenabled::text, E'\n' ORDER BY tgname)) AS hash
-	FROM pg_trigger
-	WHERE tgrelid = c.oid AND NOT tgisinternal AND tgparentid = 0 AND left(tgname, 8) = '!howdah_'`
-
-func (l *Log) installed(ctx context.Context) ([]*installation, error) {
-	rows, _ := l.db.Query(ctx, `
-		SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS table,
-			coalesce(s.spec::text, '') AS spec, coalesce(s.hash, '') AS hash, coalesce(s.owner, '') AS owner,
-			coalesce(t.triggers, '{}') AS triggers, coalesce(t.hash, '') AS current
-		FROM pg_class c
-		JOIN pg_namespace n ON n.oid = c.relnamespace
-		LEFT JOIN howdah.change_spec s ON s.relation = c.oid
-		CROSS JOIN LATERAL (`+triggersOf+`) t
-		WHERE s.relation IS NOT NULL OR t.triggers IS NOT NULL
-		ORDER BY 2, 3`)
-	return pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[installation])
-}
-
-func (in *installation) name() string { return in.Schema + "." + in.Table }
-
-// same reports whether the capture is recorded as spec and its triggers are as
-// they were made.
-func (in *installation) same(spec string) bool {
-	var have, want Capture
-	if in.Spec == "" || in.Hash != in.Current || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
-		return false
-	}
-	a, errA := json.Marshal(have)
-	b, errB := json.Marshal(want)
-	return errA == nil && errB == nil && string(a) == string(b)
-}
-
-func (in *installation) drops() []string {
-	var drops []string
-	for _, name := range in.Triggers {
-		drops = append(drops, fmt.Sprintf(`DROP TRIGGER %s ON %s`, pgx.Identifier{name}.Sanitize(), pgx.Identifier{in.Schema, in.Table}.Sanitize()))
-	}
-	return drops
-}
-
-func (in *installation) release() Step {
-	return Step{Table: in.name(), Action: Release, SQL: in.drops(), relation: in.Relation}
-}
-
 const (
 	lockPatience = 2 * time.Second
 	lockTries    = 5
@@ -458,7 +398,8 @@ func (s *Step) record(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// lockedBy says who has the table locked.
+// lockedBy says who has the table, or a partition of it, locked against the step: what
+// makes a trigger goes beside readers, what drops one does not.
 func (l *Log) lockedBy(ctx context.Context, step *Step, cause error) error {
 	if pg.InTx(l.db) {
 		return cause
@@ -466,9 +407,10 @@ func (l *Log) lockedBy(ctx context.Context, step *Step, cause error) error {
 	rows, _ := l.db.Query(ctx, `
 		SELECT DISTINCT pid
 		FROM pg_locks
-		WHERE relation = $1::oid AND granted AND pid <> pg_backend_pid()
-			AND mode NOT IN ('AccessShareLock', 'RowShareLock')
-		ORDER BY pid`, step.relation)
+		WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND relation IN (SELECT $1::oid UNION SELECT relid FROM pg_partition_tree($1::oid))
+			AND granted AND pid <> pg_backend_pid() AND ($2 OR mode NOT IN ('AccessShareLock', 'RowShareLock'))
+		ORDER BY pid`, step.relation, step.Action != Create)
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
 	if err != nil || len(pids) == 0 {
 		return fmt.Errorf("locked by others: %w", cause)

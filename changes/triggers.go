@@ -26,7 +26,7 @@ func (l *Log) Triggers(ctx context.Context) ([]Trigger, error) {
 			concat_ws(',', CASE WHEN t.tgtype & 4 > 0 THEN 'insert' END, CASE WHEN t.tgtype & 16 > 0 THEN 'update' END,
 				CASE WHEN t.tgtype & 8 > 0 THEN 'delete' END, CASE WHEN t.tgtype & 32 > 0 THEN 'truncate' END) AS events,
 			CASE t.tgenabled WHEN 'O' THEN 'yes' WHEN 'D' THEN 'no' WHEN 'R' THEN 'replica' ELSE 'always' END AS enabled,
-			CASE WHEN left(t.tgname, 8) = '!howdah_' AND pn.nspname = 'howdah' THEN 'howdah' ELSE pn.nspname || '.' || p.proname END AS whose
+			CASE pn.nspname WHEN 'howdah' THEN 'howdah' ELSE pn.nspname || '.' || p.proname END AS whose
 		FROM pg_trigger t
 		JOIN pg_class c ON c.oid = t.tgrelid
 		JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -5,9 +5,12 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/howdah-db/howdah/httpapi"
 )
@@ -69,6 +72,30 @@ func TestChangesPageByPage(t *testing.T) {
 	}
 	if r := s.get(`/v1/changes?after=2&table=message.users.counted`); !strings.Contains(r.body, `"new":{"n":1}`) || !strings.Contains(r.body, `"next":"3","head":"3"`) {
 		t.Errorf("the message: %s", r.body)
+	}
+}
+
+// S11: those of TRUNCATE, too, and whatever kind of table they are of.
+func TestChangesTriggers(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Config{})
+	s.sql(`CREATE TABLE users (id int PRIMARY KEY); CREATE VIEW seen AS SELECT * FROM users;
+		CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+		CREATE TRIGGER seen INSTEAD OF INSERT OR UPDATE ON seen FOR EACH ROW EXECUTE FUNCTION f()`)
+	if r := s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(`{"ops":["truncate"]}`), "Content-Type: application/json"); r.StatusCode != 200 {
+		t.Fatal(r.body)
+	}
+	var all struct{ Triggers []map[string]string }
+	if err := json.Unmarshal([]byte(s.get("/v1/changes/triggers").body), &all); err != nil {
+		t.Fatal(err)
+	}
+	public := slices.DeleteFunc(all.Triggers, func(tr map[string]string) bool { return !strings.HasPrefix(tr["table_name"], "public.") }) // other services have some
+	want := []map[string]string{
+		{"table_name": "public.seen", "trigger_name": "seen", "events": "insert,update", "enabled": "yes", "whose": "public.f"},
+		{"table_name": "public.users", "trigger_name": "!howdah_truncate", "events": "truncate", "enabled": "yes", "whose": "howdah"},
+	}
+	if diff := cmp.Diff(want, public); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
 	}
 }
 

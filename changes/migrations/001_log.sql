@@ -292,6 +292,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION howdah.change_key(oid) IS 'The columns of a table''s key.';
 
+-- Names are written out in full, whatever the path of who asks: it is compared with what others saw.
+CREATE FUNCTION howdah.change_trigger(trigger oid) RETURNS text
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+AS $$ SELECT pg_get_triggerdef(trigger) $$;
+COMMENT ON FUNCTION howdah.change_trigger(oid) IS 'The statement that makes a trigger.';
+
 CREATE FUNCTION howdah.change_emit(topic text, payload jsonb) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$

@@ -1,0 +1,105 @@
+package changes_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
+)
+
+// Whether triggers are as they were made does not depend on where who asks looks for
+// names: else two of different settings would undo each other's, under a lock that
+// nobody reads through.
+func TestDriftOnAnySearchPath(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE SCHEMA shop; CREATE TYPE shop.state AS ENUM ('x', 'y'); CREATE TABLE shop.a (id int PRIMARY KEY, s shop.state)`)
+	want := changes.Capture{Table: "shop.a", When: "NEW.s = 'x'::shop.state", Ops: []changes.Op{changes.Insert}}
+	capture(t, l, want)
+	for _, path := range []string{"public", "shop, public", "howdah, shop", "howdah, pg_catalog", `""`} {
+		cfg := pool.Config()
+		cfg.ConnConfig.RuntimeParams["search_path"] = path
+		other, err := pgxpool.NewWithConfig(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(other.Close)
+		looks := changes.New(other, changes.Config{})
+		if found := codes(t, looks); len(found) != 0 {
+			t.Errorf("search_path %s: %q", path, found)
+		}
+		if steps, err := looks.Plan(t.Context(), []changes.Capture{want}, false); err != nil || len(steps) != 0 {
+			t.Errorf("search_path %s: %+v, %v", path, steps, err)
+		}
+	}
+}
+
+// What is not to be logged is so by its name.
+func TestDoctorFindsARenamedException(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY, password text)`)
+	capture(t, l, changes.Capture{Table: "public.a", Except: []string{"password"}})
+	if found := codes(t, l); len(found) != 0 {
+		t.Fatalf("before: %q", found)
+	}
+	exec(t, pool, `ALTER TABLE a RENAME password TO secret`)
+	if diff := cmp.Diff([]string{"except-renamed public.a"}, codes(t, l)); diff != "" {
+		t.Error(diff)
+	}
+	capture(t, l, changes.Capture{Table: "public.a", Except: []string{"secret"}})
+	if found := codes(t, l); len(found) != 0 {
+		t.Errorf("after: %q", found)
+	}
+}
+
+// Who is waited for is named: a reader, too, where triggers are dropped, and who has but
+// a partition.
+func TestWhoIsInTheWayIsNamed(t *testing.T) {
+	t.Parallel()
+	_, pool := newLog(t)
+	cfg := pool.Config()
+	cfg.ConnConfig.RuntimeParams["lock_timeout"] = "20ms"
+	hasty, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(hasty.Close)
+	l := changes.New(hasty, changes.Config{})
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (9)`)
+	capture(t, l, changes.Capture{Table: "public.a"})
+	for name, test := range map[string]struct {
+		lock string
+		does func() error
+	}{
+		"Release": {`SELECT FROM a`, func() error { _, err := l.Release(t.Context(), "public.a"); return err }},
+		"Apply": {`INSERT INTO p_1 VALUES (1)`, func() error {
+			_, err := l.Apply(t.Context(), []changes.Capture{{Table: "public.p"}}, false)
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+				if _, err := tx.Exec(t.Context(), test.lock); err != nil {
+					return err
+				}
+				err := test.does()
+				if pid := fmt.Sprintf("locked by process %d ", tx.Conn().PgConn().PID()); !errors.Is(err, fault.Unavailable) || err != nil && !strings.Contains(err.Error(), pid) {
+					t.Errorf("%v, want %s", err, pid)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

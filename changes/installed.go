@@ -1,0 +1,85 @@
+package changes
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// installation is what is installed on a table.
+type installation struct {
+	Relation uint32
+	Schema   string
+	Table    string
+	Spec     string   // as recorded; "" if it is not
+	Hash     string   // as recorded
+	Owner    string   // the service whose capture it is; "" if people's
+	Triggers []string // by name
+	Current  string   // hash of the triggers as they are
+}
+
+// calls is whether trigger g logs changes, whoever made it and whatever its name is.
+const calls = `g.tgfoid IN (to_regproc('howdah.change_capture'), to_regproc('howdah.change_capture_bulk'))`
+
+// ours is whether trigger g is of a capture: by what it calls, or by its name, in the
+// place of one that was.
+const ours = `(` + calls + ` OR left(g.tgname, 8) = '!howdah_')`
+
+// triggersOf hashes the triggers of table c.oid, so that what was changed by hand
+// is seen, on a partition, too: as long as those there are like that of the table they do not
+// count, however many there are.
+const triggersOf = `
+	SELECT array_agg(g.tgname::text ORDER BY g.tgname) AS triggers,
+		md5(string_agg(howdah.change_trigger(g.oid) || g.tgenabled::text || coalesce(p.differing, ''), E'\n' ORDER BY g.tgname)) AS hash
+	FROM pg_trigger g
+	CROSS JOIN LATERAL (
+		SELECT string_agg(concat_ws(' ', o.tgrelid, o.tgname, o.tgenabled), ', ' ORDER BY o.tgrelid, o.tgname) AS differing
+		FROM pg_partition_tree(g.tgrelid) AS part
+		JOIN pg_trigger o ON o.tgrelid = part.relid AND o.tgparentid <> 0 AND o.tgfoid = g.tgfoid AND o.tgtype = g.tgtype
+		WHERE (o.tgname, o.tgenabled) <> (g.tgname, g.tgenabled)) p
+	WHERE g.tgrelid = c.oid AND g.tgparentid = 0 AND NOT g.tgisinternal AND ` + ours
+
+func (l *Log) installed(ctx context.Context) ([]*installation, error) {
+	rows, _ := l.db.Query(ctx, `
+		SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS table,
+			coalesce(s.spec::text, '') AS spec, coalesce(s.hash, '') AS hash, coalesce(s.owner, '') AS owner,
+			coalesce(t.triggers, '{}') AS triggers, coalesce(t.hash, '') AS current
+		FROM (
+			SELECT relation::oid AS oid FROM howdah.change_spec
+			UNION
+			SELECT g.tgrelid FROM pg_trigger g WHERE g.tgparentid = 0 AND NOT g.tgisinternal AND `+ours+`) k
+		JOIN pg_class c ON c.oid = k.oid
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN howdah.change_spec s ON s.relation = c.oid
+		CROSS JOIN LATERAL (`+triggersOf+`) t
+		ORDER BY 2, 3`)
+	return pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[installation])
+}
+
+func (in *installation) name() string { return in.Schema + "." + in.Table }
+
+// same reports whether the capture is recorded as spec and its triggers are as
+// they were made.
+func (in *installation) same(spec string) bool {
+	var have, want Capture
+	if in.Spec == "" || in.Hash != in.Current || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
+		return false
+	}
+	a, errA := json.Marshal(have)
+	b, errB := json.Marshal(want)
+	return errA == nil && errB == nil && string(a) == string(b)
+}
+
+func (in *installation) drops() []string {
+	var drops []string
+	for _, name := range in.Triggers {
+		drops = append(drops, fmt.Sprintf(`DROP TRIGGER %s ON %s`, pgx.Identifier{name}.Sanitize(), pgx.Identifier{in.Schema, in.Table}.Sanitize()))
+	}
+	return drops
+}
+
+func (in *installation) release() Step {
+	return Step{Table: in.name(), Action: Release, SQL: in.drops(), relation: in.Relation}
+}
