@@ -62,7 +62,8 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantJSON(t, s.post(at+"/parked/skip", `{"positions":["1.2"]}`), `{"count":1}`)
 	wantProblem(t, s.post(at+"/parked/skip", `{"positions":["x"]}`), 400, `positions[0]: "x"; want one such as`, "body.positions[0]")
 	wantJSON(t, s.post(at+"/parked/retry", `{"positions":[]}`), `{"count":0}`) // none is not all
-	wantJSON(t, s.post(at+"/parked/skip", `{}`), `{"count":1}`)
+	wantJSON(t, s.post(at+"/parked/skip", `{"positions":[]}`), `{"count":0}`)
+	wantJSON(t, s.post(at+"/parked/skip", `{"positions":null,"all":true}`), `{"count":1}`)
 	wantJSON(t, s.get(at+"/parked"), `{"parked":[]}`)
 
 	wantJSON(t, s.post(at+"/wait", `{"position":"1.3"}`), `{"position":"1.3"}`)
@@ -90,7 +91,7 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantJSON(t, s.do("DELETE", at, nil), `{"forgotten":true}`)
 
 	for _, path := range []string{"/pause", "/resume", "/seek", "/reshard", "/backfill", "/wait", "/parked/retry", "/parked/skip"} {
-		body := map[string]string{"/seek": `{"to":"now"}`, "/reshard": `{"shards":2}`, "/backfill": `{"end":true}`}[path]
+		body := map[string]string{"/seek": `{"to":"now"}`, "/reshard": `{"shards":2}`, "/backfill": `{"end":true}`, "/parked/skip": `{"all":true}`}[path]
 		if body == "" {
 			body = `{}`
 		}
