@@ -1,16 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -30,8 +34,9 @@ func (c *cli) changesRun() *cobra.Command {
 		Use:   "run NAME",
 		Short: "Hand changes on, each once and in order, until interrupted",
 		Long: `Hands the changes of tables on, each once and in order, until it is interrupted, or up
-to --until. How far it has come is kept under its name: run again, after whatever
-end, it goes on there. Run twice at a time, one goes on when the other ends.
+to --until, which is an error where it is interrupted before, or stands still (exit code
+5). How far it has come is kept under its name: run again, after whatever end, it goes
+on there. Run twice at a time, one goes on when the other ends.
 
 One flag says what is done with them. With --sql a statement is run once for each change, $1 being the change as JSON; what
 it writes is committed together with how far the consumer has come, so it happens
@@ -69,7 +74,7 @@ serve does, until it is forgotten.`,
 			if r.save && (r.sink.Kept == nil || r.until != "") {
 				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
 			}
-			return endedWell(cmd.Context(), c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
+			return endedWell(cmd.Context(), r.until, c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
 				if private {
 					if err := client.Migrate(ctx); err != nil {
 						return err
@@ -196,13 +201,40 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 			defer stop()
 			ended = consumer.Run(ctx)
 		})
-		err := c.reconnecting(ctx, func() error { return client.Changes.Wait(ctx, r.Name, end) })
-		over := ctx.Err() != nil
+		err := c.reconnecting(ctx, func() error { return comeTo(ctx, client.Changes, r.Name, end) })
 		stop()
 		running.Wait()
-		if ended != nil || over { // the consumer's own error, or interrupted
+		if ended != nil { // which is why the other ended
 			return ended
 		}
 		return err
 	})
+}
+
+// comeTo waits until a consumer has handled all up to end. It returns Conflict, and why,
+// where it stands still before.
+func comeTo(ctx context.Context, l *changes.Log, name string, end changes.Position) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for {
+			s, err := l.Consumer(ctx, name)
+			if err == nil && s.State == "paused" && (s.Position.Compare(end) < 0 || len(s.Backfill) > 0) {
+				stop(fmt.Errorf("%s is paused at %s, before %s: %s; howdah changes resume %[1]s: %[5]w", name, s.Position, end, cmp.Or(s.Reason, "no reason was given"), fault.Conflict))
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	err := l.Wait(ctx, name, end)
+	stop(err)
+	watching.Wait()
+	if err != nil && errors.Is(context.Cause(ctx), fault.Conflict) {
+		return context.Cause(ctx)
+	}
+	return err
 }
