@@ -198,6 +198,37 @@ func TestNoSQLAtTheEdges(t *testing.T) {
 	}
 }
 
+// A test waits for what has to come, by a channel, a row or a notification, and never for
+// a while: that is too short on a machine that is busy, and too long on any other.
+func TestNoTestSleeps(t *testing.T) {
+	t.Parallel()
+	looked := 0
+	err := filepath.WalkDir(".", func(path string, _ fs.DirEntry, err error) error {
+		pgtest := strings.HasPrefix(filepath.ToSlash(path), "internal/pgtest/")
+		if err != nil || !strings.HasSuffix(path, ".go") || !strings.HasSuffix(path, "_test.go") && !pgtest {
+			return err
+		}
+		looked++
+		files := token.NewFileSet()
+		file, err := parser.ParseFile(files, path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if name, ok := n.(*ast.SelectorExpr); ok && name.Sel.Name == "Sleep" {
+				if pkg, ok := name.X.(*ast.Ident); ok && pkg.Obj == nil { // a package, and no variable
+					t.Errorf("%s sleeps", files.Position(n.Pos()))
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil || looked < 100 {
+		t.Errorf("looked at %d files, %v", looked, err)
+	}
+}
+
 var advisory = regexp.MustCompile(`1752135524, (\d+)\)`)
 
 // The advisory locks of howdah have a number each: two services that took the same

@@ -283,9 +283,10 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 	}
 	order := strings.Join(columns, ", ")
 	// In the order of the index and not sorted anew for each chunk; what a policy would
-	// hide has to be an error; and the last row must be found again by its text.
+	// hide has to be an error; the last row must be found again by its text; and an instant
+	// in a key is spelled as triggers do.
 	for _, sql := range []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL jit = off`, `SET LOCAL row_security = off`,
-		`SET LOCAL extra_float_digits = 1`, `SET LOCAL datestyle = 'ISO, MDY'`, `SET LOCAL intervalstyle = postgres`} {
+		`SET LOCAL extra_float_digits = 1`, `SET LOCAL datestyle = 'ISO, MDY'`, `SET LOCAL intervalstyle = postgres`, `SET LOCAL timezone = 'UTC'`} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return nil, nil, err
 		}

@@ -36,6 +36,7 @@ type Capture struct {
 	Bulk     bool     `json:"bulk,omitempty"`      // log by statement, not by row
 	Always   bool     `json:"always,omitempty"`    // also what replication applies (session_replication_role = replica)
 	Wake     string   `json:"wake,omitempty"`      // notify (default), or poll: for tables written in prepared transactions
+	Owner    string   `json:"owner,omitempty"`     // the service that captures it for itself; told, never asked for
 }
 
 const defaultMaxBytes = 1 << 20
@@ -43,6 +44,9 @@ const defaultMaxBytes = 1 << 20
 // withDefaults checks what can be checked without the table; the error is Invalid
 // and names the field.
 func (c Capture) withDefaults() (Capture, error) {
+	if c.Owner != "" {
+		return c, pg.Refuse("owner", "%q; only howdah's own services have captures that bear one", c.Owner)
+	}
 	if c.Ops == nil {
 		c.Ops = []Op{Insert, Update, Delete, Truncate}
 	}
@@ -112,6 +116,7 @@ type target struct {
 	schema      string
 	table       string
 	partitioned bool
+	zoned       bool     // the text of its key depends on a time zone
 	family      []uint32 // its partitions, and what it is one of, however far away
 }
 
@@ -148,6 +153,9 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 			EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = c.oid AND confrelid = c.oid AND confupdtype IN ('c', 'n', 'd')),
+			EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+				WHERE a.attrelid = c.oid AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid)))
+					AND y.typcategory IN ('D', 'R', 'A', 'C') AND y.typname NOT IN ('date', 'timestamp', 'time', 'timetz')), -- or may
 			f.family, ARRAY(SELECT rn.nspname || '.' || r.relname
 				FROM howdah.change_spec s
 				JOIN pg_class r ON r.oid = s.relation
@@ -162,7 +170,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &virtual, &rowTriggers, &deferrable, &unique, &parent, &cascade, &t.family, &related)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &virtual, &rowTriggers, &deferrable, &unique, &parent, &cascade, &t.zoned, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -242,16 +250,25 @@ func twice(table, other string) error {
 // name is the table, quoted.
 func (t *target) name() string { return pgx.Identifier{t.schema, t.table}.Sanitize() }
 
+// recorded is a capture as it is kept, with what its triggers depend on besides.
+type recorded struct {
+	Capture
+	Zoned bool `json:"zoned,omitempty"`
+}
+
 // spec is the capture as it is recorded.
 func (t *target) spec() (string, error) {
-	text, err := json.Marshal(t.Capture)
+	text, err := json.Marshal(recorded{t.Capture, t.zoned})
 	return string(text), err
 }
 
 // triggers are the statements that install the capture, in the order they run.
 func (t *target) triggers() []string {
 	args := []string{t.schema, t.table, string(t.Payload), fmt.Sprint(t.MaxBytes), t.Wake, textArray(t.Key), textArray(t.Except)}
-	if len(t.Key) == 1 && len(t.Except) == 0 && t.Payload != PayloadKeys {
+	switch {
+	case t.zoned:
+		args = append(args, "")
+	case len(t.Key) == 1 && len(t.Except) == 0 && t.Payload != PayloadKeys:
 		args = append(args, t.Key[0])
 	}
 	for i, arg := range args {

@@ -23,9 +23,10 @@ import (
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
-// chaosFor is how long the chaos lasts: HOWDAH_CHAOS=60s for longer.
+// chaosFor is how long the chaos lasts, under the race detector, where all is slower, a
+// little longer: HOWDAH_CHAOS=60s for more.
 func chaosFor(t testing.TB) time.Duration {
-	d, err := time.ParseDuration(cmp.Or(os.Getenv("HOWDAH_CHAOS"), "8s"))
+	d, err := time.ParseDuration(cmp.Or(os.Getenv("HOWDAH_CHAOS"), fmt.Sprint(pgtest.Size(8, 10), "s")))
 	if err != nil {
 		t.Fatalf("HOWDAH_CHAOS: %v", err)
 	}

@@ -168,7 +168,7 @@ func TestPatternsOfCaptures(t *testing.T) {
 		t.Fatal(err)
 	}
 	captured := func() (all []string) {
-		captures, err := l.Captures(t.Context())
+		captures, err := l.Captures(t.Context(), false)
 		if err != nil {
 			t.Fatal(err)
 		}

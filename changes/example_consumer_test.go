@@ -2,6 +2,7 @@ package changes_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log"
 	"log/slog"
@@ -12,37 +13,44 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/internal/pgtest"
 	"github.com/howdah-db/howdah/pg"
 	"github.com/howdah-db/howdah/pg/migrate"
 )
 
-// open returns a pool and a log on a database of the example's own; a program has its
-// own database, which howdah migrate has prepared.
-func open(ctx context.Context) (*pgxpool.Pool, *changes.Log, func()) {
+// open returns a pool on a database of the example's own; a program has its own, which
+// howdah migrate prepares.
+func open(ctx context.Context) (*pgxpool.Pool, func()) {
 	url, drop := pgtest.ForExample()
 	pool, err := pgxpool.New(ctx, url)
 	if err != nil {
 		log.Fatal(err)
 	}
-	l := changes.New(pool, changes.Config{})
-	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), l.Migrations()); err != nil {
-		log.Fatal(err)
-	}
-	return pool, l, func() { pool.Close(); drop() }
+	return pool, func() { pool.Close(); drop() }
 }
 
-// The outbox without an outbox: an order is inserted, by whatever program, and what is
-// to follow happens exactly once, because what the handler writes is committed together
-// with how far the consumer has come.
+func prepare(ctx context.Context, pool *pgxpool.Pool, services ...pg.Migrations) {
+	if err := migrate.Up(ctx, pool.Config().ConnConfig, slog.New(slog.DiscardHandler), services...); err != nil {
+		log.Fatal(err)
+	}
+}
+
+// The outbox without an outbox: an order is inserted, by whatever program, and a letter is
+// put on the checklist of those to send, and counted. All of that is committed in one
+// transaction with how far the consumer has come: so it happens once for each order,
+// whatever is killed meanwhile, or not at all where the order is rolled back.
 func ExampleConsumer() {
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
-	pool, l, done := open(ctx)
+	pool, done := open(ctx)
 	defer done()
-	if _, err := pool.Exec(ctx, `
-		CREATE TABLE orders (id int PRIMARY KEY, mail text);
-		CREATE TABLE letters (id int PRIMARY KEY, mail text, about int)`); err != nil {
+	l := changes.New(pool, changes.Config{})
+	lists := checklists.New(pool, checklists.Config{})
+	counts := counters.New(pool, counters.Config{})
+	prepare(ctx, pool, l.Migrations(), lists.Migrations(), counts.Migrations())
+	if _, err := pool.Exec(ctx, `CREATE TABLE orders (id int PRIMARY KEY, mail text, placed timestamptz)`); err != nil {
 		log.Fatal(err)
 	}
 	if _, err := l.Apply(ctx, []changes.Capture{{Table: "public.orders"}}, false); err != nil {
@@ -52,11 +60,19 @@ func ExampleConsumer() {
 	hub := pg.NewHub(pg.HubConfig{Conn: pool.Config().ConnConfig})
 	c := changes.NewConsumer(pool, hub, changes.ConsumerConfig{Name: "letters"})
 	c.Handle("public.orders:insert", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
-		_, err := tx.Exec(ctx, `
-			INSERT INTO letters
-			SELECT (o->>'id')::int, o->>'mail', (o->>'id')::int
-			FROM (SELECT $1::jsonb AS o) AS s`, string(c.New))
-		return err
+		var order struct {
+			ID     int
+			Mail   string
+			Placed time.Time
+		}
+		if err := json.Unmarshal(c.New, &order); err != nil {
+			return err
+		}
+		letter := fmt.Sprintf("order %d, to %s", order.ID, order.Mail)
+		if _, err := lists.WithTx(tx).Insert(ctx, "letters", letter); err != nil {
+			return err
+		}
+		return counts.WithTx(tx).Track(ctx, "letters", order.Placed, counters.Values{"to_send": 1})
 	}))
 	if err := c.Register(ctx); err != nil { // from here on it misses nothing
 		log.Fatal(err)
@@ -70,7 +86,10 @@ func ExampleConsumer() {
 		}
 	})
 
-	if _, err := pool.Exec(ctx, `INSERT INTO orders VALUES (1, 'ada@example.com'), (2, 'grace@example.com')`); err != nil {
+	if _, err := pool.Exec(ctx, `
+		INSERT INTO orders VALUES
+			(1, 'ada@example.com', '2026-03-02 10:00Z'),
+			(2, 'grace@example.com', '2026-03-02 11:30Z')`); err != nil {
 		log.Fatal(err)
 	}
 	now, err := l.Sync(ctx)
@@ -83,18 +102,23 @@ func ExampleConsumer() {
 	end()
 	background.Wait()
 
-	rows, _ := pool.Query(ctx, `SELECT mail, about FROM letters ORDER BY id`)
-	var mail string
-	var about int
-	_, err = pgx.ForEachRow(rows, []any{&mail, &about}, func() error {
-		_, err := fmt.Println("to", mail, "about order", about)
-		return err
-	})
-	fmt.Println(err)
+	letters, err := lists.Page(ctx, "letters", nil, 10)
+	if err != nil {
+		log.Fatal(err)
+	}
+	for _, letter := range letters {
+		fmt.Println(letter.Name)
+	}
+	day := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	count, err := counts.Values(ctx, counters.Query{Key: "letters", From: day, To: day, Granularity: "1d"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(count.Values)
 	// Output:
-	// to ada@example.com about order 1
-	// to grace@example.com about order 2
-	// <nil>
+	// order 1, to ada@example.com
+	// order 2, to grace@example.com
+	// [map[to_send:2]]
 }
 
 // A statement is a handler, too: a function of the database is called exactly once for
@@ -102,8 +126,10 @@ func ExampleConsumer() {
 func ExampleSQL() {
 	ctx, stop := context.WithTimeout(context.Background(), time.Minute)
 	defer stop()
-	pool, l, done := open(ctx)
+	pool, done := open(ctx)
 	defer done()
+	l := changes.New(pool, changes.Config{})
+	prepare(ctx, pool, l.Migrations())
 	if _, err := pool.Exec(ctx, `
 		CREATE TABLE users (id int PRIMARY KEY, name text);
 		CREATE TABLE history (n serial, what text);

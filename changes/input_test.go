@@ -166,7 +166,7 @@ func TestCaptureRefuses(t *testing.T) {
 	invalid(t, "twice", err, "table")
 	_, err = l.Apply(t.Context(), []changes.Capture{{Table: "public.nokey"}, {Table: "public.v"}}, false)
 	invalid(t, "one of two", err, "captures[1].table")
-	if captured, err := l.Captures(t.Context()); err != nil || len(captured) != 1 {
+	if captured, err := l.Captures(t.Context(), false); err != nil || len(captured) != 1 {
 		t.Errorf("%d captures, %v, want 1", len(captured), err)
 	}
 }

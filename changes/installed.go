@@ -6,7 +6,33 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/pg"
 )
+
+// Captures returns what is captured, by table; with all, also what services of howdah
+// capture for themselves, which bears its Owner and ends with that.
+func (l *Log) Captures(ctx context.Context, all bool) ([]Capture, error) {
+	const op = "changes: captures"
+	installed, err := l.installed(ctx)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	captures := make([]Capture, 0, len(installed))
+	for _, in := range installed {
+		if in.Spec == "" || in.Owner != "" && !all {
+			continue // triggers of ours without a record are an accident for Apply to mend
+		}
+		var c Capture
+		if err := json.Unmarshal([]byte(in.Spec), &c); err != nil {
+			return nil, pg.Wrap(op, err)
+		}
+		c.Table, c.Owner = in.name(), in.Owner // it may have been renamed since
+		captures = append(captures, c)
+	}
+	return captures, nil
+}
 
 // installation is what is installed on a table.
 type installation struct {
@@ -60,11 +86,15 @@ func (l *Log) installed(ctx context.Context) ([]*installation, error) {
 
 func (in *installation) name() string { return in.Schema + "." + in.Table }
 
-// same reports whether the capture is recorded as spec and its triggers are as
-// they were made.
-func (in *installation) same(spec string) bool {
-	var have, want Capture
-	if in.Spec == "" || in.Hash != in.Current || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
+// owned refuses people what a service captures for itself.
+func (in *installation) owned() error {
+	return fmt.Errorf("%q is captured for the service %s, which alone ends that or changes it: %w", in.name(), in.Owner, fault.Conflict)
+}
+
+// recordedAs reports whether the capture is recorded as spec.
+func (in *installation) recordedAs(spec string) bool {
+	var have, want recorded
+	if in.Spec == "" || json.Unmarshal([]byte(in.Spec), &have) != nil || json.Unmarshal([]byte(spec), &want) != nil {
 		return false
 	}
 	a, errA := json.Marshal(have)
@@ -81,5 +111,5 @@ func (in *installation) drops() []string {
 }
 
 func (in *installation) release() Step {
-	return Step{Table: in.name(), Action: Release, SQL: in.drops(), relation: in.Relation}
+	return Step{Table: in.name(), Action: Release, SQL: in.drops(), relation: in.Relation, owner: in.Owner}
 }

@@ -13,9 +13,11 @@
 //
 // A [Tail] follows the feed for any number of watchers. A [Consumer] hands it to handlers,
 // each change once and in order, and goes on where it was after any crash; what a handler
-// writes in its transaction happens exactly once. [Log.Save] keeps one in the database, for
-// a [Runner] to run, as in howdah serve. [Log.Snapshot] reads how things stand at a place in
-// the feed. A [Keeper] empties the log of what nobody needs any more.
+// writes in its transaction happens exactly once. Its example is an outbox: for each order
+// that is inserted a letter is put on a checklist, and counted, in one transaction.
+// [Log.Save] keeps a consumer in the database, for a [Runner] to run, as in howdah serve.
+// [Log.Snapshot] reads how things stand at a place in the feed. A [Keeper] empties the log
+// of what nobody needs any more.
 //
 // A Log captures, reads and mends, on a pool or, with [Log.WithTx], in the caller's
 // transaction. Errors have a kind of package fault: what cannot be is Invalid and names the

@@ -3,7 +3,10 @@ package changes_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,7 +16,7 @@ import (
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
-// What was wrong with the way of the talk; a test for each number of DESIGN.md.
+// What was wrong with the way of the talk; a test for each of its numbers in DESIGN.md.
 
 // S1, S7, S10: the payload is JSON, a delete is one and has its id, and the name
 // of a table says which schema's it is.
@@ -215,5 +218,81 @@ func TestS8OriginInsteadOfDisabling(t *testing.T) {
 	all, _ := readAll(t, m.log, changes.Position{}, 10, changes.Filter{})
 	if len(all) != 2 || all[0].Origin != "crm" || all[1].Origin != "" {
 		t.Errorf("%s", jsonOf(t, all))
+	}
+}
+
+// S9: an error of a handler ends nothing and is tried again; a slow one holds up no other
+// consumer, and no other shard.
+func TestS9ErrorsAndSlowHandlers(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	exec(t, pool, `INSERT INTO a SELECT g, g FROM generate_series(1, 20) g`)
+	var others int // that are not on the shard of id 1
+	if err := pool.QueryRow(t.Context(), `
+		SELECT count(*) FILTER (WHERE shard <> first)
+		FROM (
+			SELECT shard, first_value(shard) OVER (ORDER BY id) AS first
+			FROM (SELECT id, abs(howdah.change_lane('public', 'a', jsonb_build_object('id', id)) % 2) AS shard FROM a) s) f`).Scan(&others); err != nil || others == 0 {
+		t.Fatal(others, err)
+	}
+	failures := 0
+	p := startPatient(t, url, changes.ConsumerConfig{Name: "failing"}, func(c changes.Change) error {
+		if string(c.Key) == `{"id":3}` && failures < 2 {
+			failures++
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	stuck, goOn := make(chan struct{}, 2), make(chan struct{})
+	release := sync.OnceFunc(func() { close(goOn) })
+	slow := start(t, url, changes.ConsumerConfig{Name: "slow", From: "start", Shards: 2, Batch: 1, Timeout: patience}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Handle("*", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
+			if string(c.Key) == `{"id":1}` {
+				select {
+				case stuck <- struct{}{}:
+				default:
+				}
+				select {
+				case <-goOn:
+				case <-ctx.Done():
+				}
+			}
+			return effect("slow")(ctx, tx, []changes.Change{c})
+		}))
+	})
+	defer slow.stop()
+	defer release()
+	pgtest.Receive(t, stuck, "the slow handler")
+	handled(t, l, "failing") // beside the slow one
+	third := positions(t, l, changes.Filter{})[2]
+	if n := p.called(third); n < 3 || len(effectsOf(t, pool, "failing")) != 20 {
+		t.Errorf("the change that failed twice was tried %d times, and %d were handled", n, len(effectsOf(t, pool, "failing")))
+	}
+	eventually(t, "the other shard is at its end", func() bool { return len(effectsOf(t, pool, "slow")) == others })
+	release()
+	handled(t, l, "slow")
+	if got := len(effectsOf(t, pool, "slow")); got != 20 {
+		t.Errorf("the slow one has handled %d, want 20", got)
+	}
+}
+
+// S11: every trigger is listed to whoever asks, those of tables that are not his and those
+// of TRUNCATE, too.
+func TestS11EveryTriggerIsListed(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	_, conn := humble(t, m)
+	var standard int
+	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM information_schema.triggers WHERE trigger_name = '!howdah_truncate'`).Scan(&standard); err != nil {
+		t.Fatal(err)
+	}
+	all, err := changes.New(conn, changes.Config{}).Triggers(t.Context())
+	i := slices.IndexFunc(all, func(trigger changes.Trigger) bool { return trigger.Name == "!howdah_truncate" })
+	if err != nil || i < 0 || all[i] != (changes.Trigger{Table: "chk.a", Name: "!howdah_truncate", Events: "truncate", Enabled: "yes", Owner: "howdah"}) {
+		t.Errorf("%+v, %v", all, err)
+	}
+	if standard != 0 {
+		t.Errorf("information_schema has %d: there is nothing to be had by this list", standard)
 	}
 }

@@ -3,7 +3,6 @@ package changes
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -38,6 +37,7 @@ type Step struct {
 
 	relation uint32
 	spec     string                // "" to release
+	owner    string                // of the capture that is there
 	when     string                // the condition, if there is one
 	in       func(err error) error // names the capture in an error about it; nil to release
 	patience time.Duration         // for the lock, each time
@@ -58,7 +58,8 @@ func (l *Log) Plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 // times. A table that others keep locked is
 // Unavailable, with their process ids; the other tables are done. An Invalid
 // error names the field, of several captures as captures[1].key; nothing has been
-// changed then. In a caller's transaction it waits once.
+// changed then, nor where a table is Conflict, because a service captures it for itself
+// and otherwise. In a caller's transaction it waits once.
 func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
 	const op = "changes: apply"
 	steps, err := l.plan(ctx, want, prune)
@@ -85,14 +86,18 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 }
 
 // Release ends the capture of table, schema.table. What was logged stays. A table
-// that is not captured is nothing to do.
+// that is not captured is nothing to do, and one that a service captures for itself
+// Conflict.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 	const op = "changes: release"
 	plan := func() ([]Step, error) {
 		installed, err := l.installed(ctx)
 		i := slices.IndexFunc(installed, func(in *installation) bool { return in.name() == table })
-		if err != nil || i < 0 {
+		switch {
+		case err != nil || i < 0:
 			return nil, err
+		case installed[i].Owner != "":
+			return nil, installed[i].owned()
 		}
 		return []Step{installed[i].release()}, nil
 	}
@@ -101,27 +106,6 @@ func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 		steps, err = l.carryOut(ctx, steps[0], plan)
 	}
 	return steps, pg.Wrap(op, err)
-}
-
-// Captures returns what is captured, by table.
-func (l *Log) Captures(ctx context.Context) ([]Capture, error) {
-	installed, err := l.installed(ctx)
-	if err != nil {
-		return nil, pg.Wrap("changes: captures", err)
-	}
-	captures := make([]Capture, 0, len(installed))
-	for _, in := range installed {
-		if in.Spec == "" {
-			continue // triggers of ours without a record: an accident for Apply to mend
-		}
-		var c Capture
-		if err := json.Unmarshal([]byte(in.Spec), &c); err != nil {
-			return nil, pg.Wrap("changes: captures", err)
-		}
-		c.Table = in.name() // it may have been renamed since
-		captures = append(captures, c)
-	}
-	return captures, nil
 }
 
 func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
@@ -136,6 +120,7 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		if len(want) > 1 {
 			in = func(err error) error { return pg.Within(fmt.Sprintf("captures[%d]", i), err) }
 		}
+		pattern := strings.HasSuffix(c.Table, ".*")
 		expanded, err := l.expand(ctx, c, want)
 		if err != nil {
 			return nil, in(err)
@@ -155,6 +140,9 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 				}
 			}
 			step, err := t.step(installed)
+			if errors.Is(err, fault.Conflict) && pattern {
+				continue // a service's own is not meant
+			}
 			if err != nil {
 				return nil, in(err)
 			}
@@ -237,10 +225,14 @@ func (t *target) step(installed []*installation) (*Step, error) {
 	i := slices.IndexFunc(installed, func(in *installation) bool { return in.Relation == t.relation })
 	if i >= 0 {
 		in := installed[i]
-		if in.same(spec) {
+		switch same := in.recordedAs(spec); {
+		case same && in.Hash == in.Current:
 			return nil, nil
+		case !same && in.Owner != "":
+			return nil, in.owned()
 		}
 		step.Action = Replace
+		step.owner = in.Owner
 		step.SQL = in.drops()
 	}
 	step.SQL = append(step.SQL, t.triggers()...)
@@ -381,20 +373,32 @@ func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// record keeps what is captured and the hash of its triggers.
+// record keeps what is captured and the hash of its triggers. A capture that is another's
+// than it was has been made since the step was planned.
 func (s *Step) record(ctx context.Context, tx pgx.Tx) error {
 	if s.spec == "" {
-		_, err := tx.Exec(ctx, `DELETE FROM howdah.change_spec WHERE relation = $1::oid`, s.relation)
+		if _, err := tx.Exec(ctx, `DELETE FROM howdah.change_spec WHERE relation = $1::oid AND coalesce(owner, '') = $2`, s.relation, s.owner); err != nil {
+			return err
+		}
+		var left bool
+		err := tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_spec WHERE relation = $1::oid)`, s.relation).Scan(&left)
+		if err == nil && left {
+			err = errOvertaken
+		}
 		return err
 	}
-	_, err := tx.Exec(ctx, `
-		INSERT INTO howdah.change_spec (relation, spec, hash)
+	did, err := tx.Exec(ctx, `
+		INSERT INTO howdah.change_spec AS s (relation, spec, hash)
 		SELECT c.oid, $2::jsonb, t.hash
 		FROM pg_class c
 		CROSS JOIN LATERAL (`+triggersOf+`) t
 		WHERE c.oid = $1::oid
-		ON CONFLICT (relation) DO UPDATE SET spec = EXCLUDED.spec, hash = EXCLUDED.hash, changed_at = clock_timestamp()`,
-		s.relation, s.spec)
+		ON CONFLICT (relation) DO UPDATE SET spec = EXCLUDED.spec, hash = EXCLUDED.hash, changed_at = clock_timestamp()
+		WHERE coalesce(s.owner, '') = $3`,
+		s.relation, s.spec, s.owner)
+	if err == nil && did.RowsAffected() == 0 {
+		err = errOvertaken
+	}
 	return err
 }
 

@@ -73,7 +73,7 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 			t.Fatalf("%s was refused, and did %+v: %s", jsonOf(t, c.want), steps, got)
 		}
 	}
-	if captured, err := l.Captures(t.Context()); err != nil || len(captured) != 0 {
+	if captured, err := l.Captures(t.Context(), false); err != nil || len(captured) != 0 {
 		t.Errorf("%+v, %v: something is recorded", captured, err)
 	}
 }

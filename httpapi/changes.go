@@ -112,8 +112,10 @@ type capturesOutput struct {
 	}
 }
 
-func (a *api) listCaptures(ctx context.Context, _ *struct{}) (*capturesOutput, error) {
-	captured, err := a.client.Changes.Captures(ctx)
+func (a *api) listCaptures(ctx context.Context, in *struct {
+	All bool `query:"all" doc:"Also what services of howdah capture for themselves, which bears its owner."`
+}) (*capturesOutput, error) {
+	captured, err := a.client.Changes.Captures(ctx, in.All)
 	out := new(capturesOutput)
 	out.Body.Captures = captured
 	return out, err

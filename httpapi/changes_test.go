@@ -33,6 +33,28 @@ func (s *server) sql(sql string) {
 	}
 }
 
+// What a service of howdah captures for itself is shown to who asks for it, and neither
+// ended nor changed.
+func TestCapturesOfAService(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	s.sql(`UPDATE howdah.change_spec SET owner = 'documents'`)
+	if r := s.get("/v1/changes/captures"); r.StatusCode != 200 || strings.Contains(r.body, "public.users") {
+		t.Errorf("%s %s, want none", r.Status, r.body)
+	}
+	if r := s.get("/v1/changes/captures?all=true"); r.StatusCode != 200 || !strings.Contains(r.body, `"table":"public.users"`) || !strings.Contains(r.body, `"owner":"documents"`) {
+		t.Errorf("%s %s, want users with its owner", r.Status, r.body)
+	}
+	for _, r := range []response{
+		s.do("DELETE", "/v1/changes/captures/public/users", nil),
+		s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(`{"payload":"diff"}`), "Content-Type: application/json"),
+	} {
+		if r.StatusCode != 409 || !strings.Contains(r.body, "captured for the service documents") {
+			t.Errorf("%s %s, want 409 with the service's name", r.Status, r.body)
+		}
+	}
+}
+
 func TestChangesPageByPage(t *testing.T) {
 	t.Parallel()
 	s := withUsers(t, httpapi.Config{})

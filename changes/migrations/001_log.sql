@@ -108,6 +108,13 @@ SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 S
 AS $$ BEGIN RETURN to_jsonb(r); END $$;
 COMMENT ON FUNCTION howdah.change_json(record) IS 'A row as JSON, whatever the connection has set.';
 
+-- A key is to be the same for all who write the row: where there is an instant in it, it is not spelled by their clocks.
+CREATE FUNCTION howdah.change_json_utc(r record) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 SET datestyle = 'ISO, MDY' SET quote_all_identifiers = off SET timezone = 'UTC'
+AS $$ BEGIN RETURN to_jsonb(r); END $$;
+COMMENT ON FUNCTION howdah.change_json_utc(record) IS 'A row as JSON, its instants in UTC: of tables with one in their key.';
+
 CREATE FUNCTION howdah.change_pick(image jsonb, columns text[]) RETURNS jsonb
 LANGUAGE sql STABLE
 RETURN CASE WHEN cardinality(columns) = 1 THEN jsonb_build_object(columns[1], image -> columns[1])
@@ -119,13 +126,13 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	-- arguments: schema, table, payload, max_bytes, wake, key columns, columns left out, and the key's only
-	-- column where what is inserted is logged as it is
+	-- column where what is inserted is logged as it is; '' where the key has an instant in it
 	was jsonb; -- OLD
 	is_ jsonb; -- NEW
 BEGIN
 	-- The most frequent by the shortest way: each expression is made ready anew in each transaction, which
 	-- costs as much as what it does. Where the column was renamed, or the row is large, the long way knows.
-	IF TG_OP = 'INSERT' AND TG_ARGV[7] IS NOT NULL
+	IF TG_OP = 'INSERT' AND TG_ARGV[7] <> ''
 		AND current_setting('bytea_output') = 'hex' AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0
 		AND current_setting('datestyle') LIKE 'ISO,%' AND current_setting('quote_all_identifiers') = 'off' THEN
 		is_ := to_jsonb(NEW);
@@ -140,7 +147,7 @@ BEGIN
 			except_ CONSTANT text[] := TG_ARGV[6];
 			plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
 				AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0 AND current_setting('datestyle') LIKE 'ISO,%'
-				AND current_setting('quote_all_identifiers') = 'off';
+				AND current_setting('quote_all_identifiers') = 'off' AND (TG_ARGV[7] IS DISTINCT FROM '' OR current_setting('timezone') IN ('UTC', 'Etc/UTC'));
 			was_key jsonb;
 			is_key  jsonb;
 			op      "char" := lower(left(TG_OP, 1));
@@ -148,10 +155,10 @@ BEGIN
 			large   boolean := false;
 		BEGIN
 			IF TG_OP IN ('UPDATE', 'DELETE') THEN
-				IF plain THEN was := to_jsonb(OLD); ELSE was := howdah.change_json(OLD); END IF;
+				IF plain THEN was := to_jsonb(OLD); ELSE was := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END; END IF;
 			END IF;
 			IF TG_OP IN ('UPDATE', 'INSERT') THEN
-				IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := howdah.change_json(NEW); END IF;
+				IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END; END IF;
 			END IF;
 
 			IF columns <> '{}' AND TG_OP <> 'TRUNCATE' THEN
@@ -227,7 +234,8 @@ DECLARE
 	columns text[] := TG_ARGV[5];
 	plain   CONSTANT boolean := current_setting('bytea_output') = 'hex'
 		AND current_setting('intervalstyle') = 'postgres' AND current_setting('extra_float_digits')::int > 0 AND current_setting('datestyle') LIKE 'ISO,%'
-		AND current_setting('quote_all_identifiers') = 'off';
+		AND current_setting('quote_all_identifiers') = 'off' AND (TG_ARGV[7] IS DISTINCT FROM '' OR current_setting('timezone') IN ('UTC', 'Etc/UTC'));
+	utc     CONSTANT boolean := TG_ARGV[7] = '';
 BEGIN
 	IF EXISTS (SELECT FROM unnest(columns) AS c
 		WHERE NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = TG_RELID AND attname = c AND NOT attisdropped)) THEN -- renamed since
@@ -240,12 +248,12 @@ BEGIN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, new)
 		SELECT howdah.change_slot(), 'i', payload <> 'keys' AND pg_column_size(n.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(n.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(n.image) <= most THEN n.image END
-		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_new r OFFSET 0) n;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_new r OFFSET 0) n;
 	ELSIF TG_OP = 'DELETE' THEN
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old)
 		SELECT howdah.change_slot(), 'd', payload <> 'keys' AND pg_column_size(o.image) > most, TG_ARGV[0], TG_ARGV[1],
 			howdah.change_pick(o.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(o.image) <= most THEN o.image END
-		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r OFFSET 0) o;
+		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r OFFSET 0) o;
 	ELSE
 		-- A key that is only in the old rows has ended, one only in the new has begun.
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
@@ -260,9 +268,9 @@ BEGIN
 					CASE WHEN payload <> 'keys' THEN n.image END AS new,
 					n.key IS NOT NULL AS later
 				FROM (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
-					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) o
+					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) o
 				FULL JOIN (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
-					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) n ON n.key = o.key
+					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) n ON n.key = o.key
 				WHERE n.key IS NULL OR o.key IS NULL OR o.whole *<> n.whole
 			) x
 			ORDER BY x.later

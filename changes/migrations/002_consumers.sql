@@ -87,9 +87,10 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION howdah.change_move(text, int, bigint, bigint, bigint, int, text, jsonb, bigint, bigint) IS 'Puts a checkpoint in the place of seq_; HD003 where that is not there, or howdah.path is not path any more. What was handled and failed since is added to what it counts.';
 
+-- By value and not by text: 1.0 and 1.00 are one key.
 CREATE FUNCTION howdah.change_lane(schema_name text, table_name text, key jsonb) RETURNS bigint
 LANGUAGE sql IMMUTABLE
-RETURN hashtextextended(schema_name || '.' || table_name || coalesce(key::text, ''), 0);
+RETURN hashtextextended(schema_name || '.' || table_name, coalesce(jsonb_hash_extended(key, 0), 0));
 COMMENT ON FUNCTION howdah.change_lane(text, text, jsonb) IS 'Changes of one lane are handled one after the other: those of a key, or of a table or topic without one.';
 
 CREATE TABLE howdah.change_parked (

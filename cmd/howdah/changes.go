@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -236,39 +237,46 @@ func (c *cli) changesRelease() *cobra.Command {
 }
 
 func (c *cli) changesList() *cobra.Command {
-	var all bool
+	var triggers, all bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "What is captured; with --triggers, every trigger of the database",
 		Example: `  howdah changes list
+  howdah changes list --all
   howdah changes list --triggers`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				if all {
-					triggers, err := client.Changes.Triggers(ctx)
+				if triggers {
+					found, err := client.Changes.Triggers(ctx)
 					if err != nil {
 						return err
 					}
 					return rows(c, []string{"table_name", "trigger_name", "events", "enabled", "whose"}, func(t changes.Trigger) []any {
 						return []any{t.Table, t.Name, t.Events, t.Enabled, t.Owner}
-					}, sequence(triggers))
+					}, sequence(found))
 				}
-				captured, err := client.Changes.Captures(ctx)
+				captured, err := client.Changes.Captures(ctx, all)
 				if err != nil {
 					return err
 				}
-				return rows(c, []string{"table", "ops", "payload", "key"}, func(t changes.Capture) []any {
+				columns := []string{"table", "ops", "payload", "key"}
+				if all {
+					columns = append(columns, "owner")
+				}
+				return rows(c, columns, func(t changes.Capture) []any {
 					ops := make([]string, len(t.Ops))
 					for i, op := range t.Ops {
 						ops[i] = string(op)
 					}
-					return []any{t.Table, strings.Join(ops, ","), t.Payload, strings.Join(t.Key, ",")}
+					return []any{t.Table, strings.Join(ops, ","), t.Payload, strings.Join(t.Key, ","), cmp.Or(t.Owner, "-")}[:len(columns)]
 				}, sequence(captured))
 			})
 		},
 	}
-	cmd.Flags().BoolVar(&all, "triggers", false, "every trigger of the database, ours and others'")
+	cmd.Flags().BoolVar(&triggers, "triggers", false, "every trigger of the database, ours and others'")
+	cmd.Flags().BoolVar(&all, "all", false, "also what services of howdah capture for themselves")
+	cmd.MarkFlagsMutuallyExclusive("triggers", "all")
 	return cmd
 }
 

@@ -164,14 +164,22 @@ func execute(url, sql string) error {
 
 // alone is execute of what waits until nobody is connected to a database, which
 // PostgreSQL does for five seconds: on a busy machine some need more to leave.
-func alone(url, sql string) (err error) {
-	for end := time.Now().Add(Patience); ; {
-		err = execute(url, sql)
+func alone(url, sql string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	defer cancel()
+	for {
+		err := execute(url, sql)
 		var inUse *pgconn.PgError
-		if !errors.As(err, &inUse) || inUse.Code != "55006" || time.Now().After(end) {
+		if !errors.As(err, &inUse) || inUse.Code != "55006" {
 			return err
 		}
-		time.Sleep(50 * time.Millisecond) // some reasons are told at once, such as a transaction that is prepared
+		again := time.NewTimer(50 * time.Millisecond) // some reasons are told at once, such as a transaction that is prepared
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return err
+		}
 	}
 }
 
