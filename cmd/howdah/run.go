@@ -158,6 +158,14 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 			return err
 		}
 	}
+	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil {
+		if from {
+			c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))
+		}
+		if r.fill && len(s.Backfill) == 0 && (r.save || s.State != "expired") { // which begins anew where it is run here
+			c.note(fmt.Sprintf("%s is there already and reads no rows for --backfill; howdah changes backfill has it read them anew", r.Name))
+		}
+	}
 	if r.save {
 		if err := client.Changes.Save(ctx, r.ConsumerConfig, r.tables, *r.sink.Kept); err != nil {
 			return err
@@ -167,9 +175,6 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	consumer := changes.NewConsumer(client.Pool, client.Hub, r.ConsumerConfig)
 	for _, pattern := range r.tables {
 		consumer.Handle(pattern, r.sink.Handler)
-	}
-	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil && from {
-		c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))
 	}
 	var s changes.Status
 	if err := c.reconnecting(ctx, func() (err error) {
