@@ -65,7 +65,9 @@ type Consumer struct {
 	handlers []Handler
 	refused  error // a pattern that is none
 
-	kept bool // by Log.Save, so that it is not this instance's to make or to change
+	kept  bool            // by Log.Save, so that it is not this instance's to make or to change
+	turns []chan struct{} // for its shards to take, in that order, where they share fewer connections; none: each has one
+	told  seldom          // what its shards cannot do
 
 	failpoint func(b *batch, step string) // of tests, which do harm there
 }
@@ -127,7 +129,7 @@ func (c *Consumer) checkSettings() error {
 // room makes sure that the shards do not take all connections: handlers may want
 // one, and ticks and what is read ahead do.
 func (c *Consumer) room(shards int) error {
-	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
+	if most := c.pool.Config().MaxConns; c.turns == nil && int(most) < shards+2 {
 		return pg.Refuse("pool", "pool_max_conns is %d; want %d for shards and 2 more", most, shards)
 	}
 	return nil
@@ -356,7 +358,7 @@ func ends(err error) bool {
 // look numbers what has committed, for all shards of this instance, until ctx is done. It
 // returns ErrRestored where the log turns out to be from another database.
 func (c *Consumer) look(ctx context.Context, bell *bell) error {
-	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name}
+	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name, told: new(seldom)}
 	seen := time.Now()
 	for {
 		head, err := c.log.tick(ctx, false)
@@ -419,11 +421,16 @@ func (f *feed) more() <-chan struct{} {
 type trouble struct {
 	of, name string
 	pause    time.Duration // the last one; 0 = all is well
+	told     *seldom       // whoever has the same trouble; nil = nobody
+	said     bool          // it was logged
 }
 
 // wait waits for the next try; false when ctx ended first.
 func (t *trouble) wait(ctx context.Context, err error) bool {
 	if t.pause == 0 {
+		t.said = t.told.now()
+	}
+	if t.pause == 0 && t.said {
 		t.log().WarnContext(ctx, t.of+"; trying again", "error", err)
 	}
 	t.pause = min(max(2*t.pause, 50*time.Millisecond), 5*time.Second)
@@ -438,7 +445,7 @@ func (t *trouble) log() *slog.Logger {
 }
 
 func (t *trouble) over() {
-	if t.pause > 0 {
+	if t.pause > 0 && t.said {
 		t.log().Info("changes go on")
 	}
 	t.pause = 0

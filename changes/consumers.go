@@ -102,8 +102,11 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 				var kept *saved
 				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
 					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
-				if kept != nil {
-					s.Sink = kept.Sink.String()
+				switch {
+				case kept != nil && name != nil:
+					s.Sink = kept.whole()
+				case kept != nil:
+					s.Sink = kept.String()
 				}
 				return s, err
 			})

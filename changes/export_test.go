@@ -2,12 +2,16 @@ package changes
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/fault"
 )
 
 // MostSpecific chooses a consumer's handler.
@@ -46,6 +50,34 @@ func (r *Runner) Running() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Keys(r.running))
+}
+
+// Shards is how many shards the consumer has that a Runner runs under name.
+func (r *Runner) Shards(name string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := r.running[name]; i != nil {
+		fmt.Sscan(i.kept, &n)
+	}
+	return n
+}
+
+// Flap has the shards of a consumer fail, and go on, so many times.
+func Flap(name string, shards, times int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // no pauses
+	c := NewConsumer(nil, nil, ConsumerConfig{Name: name})
+	var running sync.WaitGroup
+	for n := range shards {
+		running.Go(func() {
+			s := newShard(c, n, shards)
+			for range times {
+				s.away.wait(ctx, fault.Unavailable)
+				s.away.over()
+			}
+		})
+	}
+	running.Wait()
 }
 
 func hurried() pace {

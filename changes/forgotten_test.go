@@ -22,8 +22,8 @@ import (
 func serve(t testing.TB, l *changes.Log, url string) *changes.Runner {
 	t.Helper()
 	hub := pg.NewHub(pg.HubConfig{Conn: pgtest.Pool(t, url).Config().ConnConfig})
-	r := changes.NewRunner(l, hub, func(ctx context.Context, conns int) (*pgxpool.Pool, error) {
-		return pgxpool.New(ctx, withConns(url, conns))
+	r := changes.NewRunner(l, hub, func(ctx context.Context) (*pgxpool.Pool, error) {
+		return pgxpool.New(ctx, withConns(url, 8))
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var background sync.WaitGroup

@@ -21,7 +21,10 @@ import (
 type Runner struct {
 	log  *Log
 	hub  *pg.Hub
-	open func(ctx context.Context, conns int) (*pgxpool.Pool, error)
+	open func(ctx context.Context) (*pgxpool.Pool, error)
+
+	pool  *pgxpool.Pool // of all of them; nil before the first
+	turns chan struct{} // of their shards
 
 	mu      sync.Mutex
 	running map[string]*instance
@@ -38,9 +41,10 @@ type instance struct {
 }
 
 // NewRunner returns a Runner of the consumers that are kept with l, woken by hub. open
-// opens a pool for one of them, of so many connections: handlers may take their time,
-// and are not to take connections from others. It starts nothing.
-func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context, conns int) (*pgxpool.Pool, error)) *Runner {
+// opens the pool of all of them, once there is one: handlers may take their time, and are
+// not to take connections from others. However many shards are saved, they take turns
+// with its connections, and those of one consumer with half of them. It starts nothing.
+func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context) (*pgxpool.Pool, error)) *Runner {
 	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}, pace: usual, every: time.Second}
 }
 
@@ -49,6 +53,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	if pg.InTx(r.log.db) {
 		return pg.Wrap("changes: runner", ErrInTx)
 	}
+	defer r.close()
 	var background sync.WaitGroup
 	defer background.Wait()
 	ctx, stop := context.WithCancel(ctx)
@@ -76,7 +81,6 @@ func (r *Runner) Run(ctx context.Context) error {
 type keptConsumer struct {
 	Name     string
 	Shards   int // that there are to be
-	Most     int // of these and those that there still are
 	Patterns []string
 	Sink     string
 }
@@ -84,12 +88,18 @@ type keptConsumer struct {
 // look starts what is new, and stops what is gone or was changed.
 func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	rows, _ := r.log.db.Query(ctx, `
-		SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
+		SELECT name, coalesce(next_shards, shards) AS shards, patterns, sink
 		FROM howdah.change_consumer
 		WHERE sink IS NOT NULL`)
 	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
 	if err != nil {
 		return err
+	}
+	if len(all) > 0 && r.pool == nil {
+		if r.pool, err = r.open(ctx); err != nil {
+			return err
+		}
+		r.turns = make(chan struct{}, max(int(r.pool.Config().MaxConns)-2, 1)) // ticks, and what is read ahead, take one, too
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,6 +140,13 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 	return nil
 }
 
+func (r *Runner) close() {
+	if r.pool != nil {
+		r.pool.Close()
+		r.pool = nil
+	}
+}
+
 // run runs a consumer until ctx is done. One that ends by itself is run again: another
 // of the name may have been in its way, or it was forgotten and is saved anew.
 func (r *Runner) run(ctx context.Context, k keptConsumer) {
@@ -160,13 +177,9 @@ func (r *Runner) runOnce(ctx context.Context, k keptConsumer) error {
 	if err := json.Unmarshal([]byte(k.Sink), &s); err != nil {
 		return err
 	}
-	pool, err := r.open(ctx, k.Most+2)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	c := NewConsumer(pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
+	c := NewConsumer(r.pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
 	c.log.looks, c.pace, c.kept = r.log.looks, r.pace, true
+	c.turns = []chan struct{}{make(chan struct{}, (cap(r.turns)+1)/2), r.turns} // one whose handlers hang leaves others some
 	handler := s.Handler()
 	for _, pattern := range k.Patterns {
 		c.Handle(pattern, handler)
