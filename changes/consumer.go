@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"regexp"
 	"slices"
 	"sync"
@@ -303,10 +302,13 @@ func (c *Consumer) Run(ctx context.Context) error {
 	defer bell.close()
 	registering := trouble{of: "a consumer of changes cannot be registered", name: c.cfg.Name}
 	for {
-		shards, err := c.register(ctx)
-		if err == nil { // in a copy it would do once more what it does where the log came from
-			err = pg.Wrap(op, c.log.own(ctx))
-		}
+		var shards int
+		err := registering.ask(ctx, c.log, func(ctx context.Context) (err error) {
+			if shards, err = c.register(ctx); err == nil { // in a copy it would do once more what it does where the log came from
+				err = pg.Wrap(op, c.log.own(ctx))
+			}
+			return err
+		})
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -318,6 +320,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		case err != nil:
 			return err
 		}
+		registering.over()
 		if err := c.runShards(ctx, bell, shards); !errors.Is(err, errResharded) {
 			return pg.Wrap(op, err)
 		}
@@ -361,10 +364,17 @@ func (c *Consumer) look(ctx context.Context, bell *bell) error {
 	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name, told: new(seldom)}
 	seen := time.Now()
 	for {
-		head, err := c.log.tick(ctx, false)
+		var head *int64
+		err := away.ask(ctx, c.log, func(ctx context.Context) (err error) {
+			head, err = c.log.tick(ctx, false)
+			return err
+		})
 		if err == nil && time.Since(seen) > c.pace.seen {
 			seen = time.Now()
-			_, err = c.pool.Exec(ctx, noteSeen, c.cfg.Name)
+			err = away.ask(ctx, c.log, func(ctx context.Context) error {
+				_, err := c.pool.Exec(ctx, noteSeen, c.cfg.Name)
+				return err
+			})
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -414,52 +424,4 @@ func (f *feed) more() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.news
-}
-
-// trouble is something that fails, and is tried again after pauses that grow. It is
-// logged once, and once when it is over.
-type trouble struct {
-	of, name string
-	pause    time.Duration // the last one; 0 = all is well
-	told     *seldom       // whoever has the same trouble; nil = nobody
-	said     bool          // it was logged
-}
-
-// wait waits for the next try; false when ctx ended first.
-func (t *trouble) wait(ctx context.Context, err error) bool {
-	if t.pause == 0 {
-		t.said = t.told.now()
-	}
-	if t.pause == 0 && t.said {
-		t.log().WarnContext(ctx, t.of+"; trying again", "error", err)
-	}
-	t.pause = min(max(2*t.pause, 50*time.Millisecond), 5*time.Second)
-	return sleep(ctx, t.pause, nil)
-}
-
-func (t *trouble) log() *slog.Logger {
-	if t.name == "" {
-		return slog.Default()
-	}
-	return slog.With("consumer", t.name)
-}
-
-func (t *trouble) over() {
-	if t.pause > 0 && t.said {
-		t.log().Info("changes go on")
-	}
-	t.pause = 0
-}
-
-// sleep returns after d, or when woken; false when ctx ended first.
-func sleep(ctx context.Context, d time.Duration, woken <-chan struct{}) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-woken:
-	case <-timer.C:
-	}
-	return true
 }

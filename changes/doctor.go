@@ -331,12 +331,16 @@ func (l *Log) silent(ctx context.Context, pool *pgxpool.Pool) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
 	const channel = "howdah_doctor"
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		conn.Exec(ctx, "UNLISTEN "+channel) // or it stays with the pooler's connection
+		conn.Close(ctx)
+	}()
 	if _, err := conn.Exec(ctx, "LISTEN "+channel); err != nil {
 		return false, err
 	}
-	defer conn.Exec(context.WithoutCancel(ctx), "UNLISTEN "+channel) // or it stays with the pooler's connection
 	if _, err := pool.Exec(ctx, "NOTIFY "+channel); err != nil {
 		return false, err
 	}

@@ -52,6 +52,12 @@ func (r *Runner) Running() []string {
 	return slices.Collect(maps.Keys(r.running))
 }
 
+// Begun has each consumer that a Runner begins to run call f first.
+func (r *Runner) Begun(f func()) { r.begun = f }
+
+// Close closes what Look has opened.
+func (r *Runner) Close() { r.close() }
+
 // Shards is how many shards the consumer has that a Runner runs under name.
 func (r *Runner) Shards(name string) (n int) {
 	r.mu.Lock()
@@ -143,5 +149,21 @@ func (l *Log) Full(part float64) { l.full = part }
 // Large is of how many bytes of the log Doctor speaks.
 func (l *Log) Large(bytes int64) { l.large = bytes }
 
-// Impatient has PostgreSQL end a transaction of l that is not gone on with for so long.
+// Impatient has PostgreSQL end a transaction of l that is not gone on with for so long, and
+// who follows l give up what is not answered.
 func (l *Log) Impatient(d time.Duration) { l.stopped = d }
+
+// Impatient has the consumer give up what is not answered for so long.
+func (c *Consumer) Impatient(d time.Duration) { c.log.Impatient(d) }
+
+// Kept is Tend as a Keeper does it, until it succeeds.
+func (l *Log) Kept(ctx context.Context) {
+	away := trouble{of: "a test"}
+	for err := l.tend(ctx, &away); err != nil && away.wait(ctx, err); err = l.tend(ctx, &away) {
+	}
+}
+
+// Look looks for consumers once.
+func (r *Runner) Look(ctx context.Context, background *sync.WaitGroup) error {
+	return r.look(ctx, new(trouble), background)
+}

@@ -368,3 +368,50 @@ func waits(t testing.TB, pool *pgxpool.Pool) (is bool) {
 	}
 	return is
 }
+
+// One that is saved under the name of another that was just forgotten does not run beside
+// it: it waits for its end.
+func TestSavedAnewWaitsForTheOld(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	beginning, begun := make(chan struct{}), make(chan struct{}, 2)
+	var once sync.Once
+	r := changes.NewRunner(l, pg.NewHub(pg.HubConfig{Conn: pool.Config().ConnConfig}), opener(url))
+	defer r.Close()
+	r.Begun(func() {
+		begun <- struct{}{}
+		once.Do(func() { <-beginning }) // the first takes its time, also to end
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer cancel()
+	begin := sync.OnceFunc(func() { close(beginning) })
+	defer begin()
+	look := func() {
+		t.Helper()
+		if err := r.Look(ctx, &background); err != nil {
+			t.Fatal(err)
+		}
+	}
+	saved(t, l, changes.ConsumerConfig{Name: "c"}, "public.a")
+	look()
+	pgtest.Receive(t, begun, "the first")
+	if err := l.Forget(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	saved(t, l, changes.ConsumerConfig{Name: "c"}, "public.b")
+	look()
+	select {
+	case <-begun:
+		t.Error("two of one name run beside each other")
+	case <-time.After(100 * time.Millisecond): // where it does not wait it is there at once
+		begin()
+		pgtest.Receive(t, begun, "the second")
+	}
+	if err := l.Forget(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it has ended, and is let go", func() bool { look(); return len(r.Running()) == 0 })
+}

@@ -72,6 +72,7 @@ func TestC2ParkedChangeComesAgainAsItWas(t *testing.T) {
 		defer mu.Unlock()
 		return len(came) == 6
 	})
+	eventually(t, "that is committed", func() bool { return len(parked(t, l, "c")) == 0 }) // Wait would say that it is parked
 	handled(t, l, "c")
 	for i, c := range came[1:] {
 		if diff := cmp.Diff(came[0], c); diff != "" {

@@ -74,7 +74,7 @@ type Log struct {
 	cfg   Config
 	looks *looks // shared by copies
 
-	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with
+	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with, and we one that is not answered
 	old     time.Duration // for Doctor a transaction is that is open for longer
 	full    float64       // and a queue of NOTIFY of which more is taken
 	large   int64         // and a log that has more bytes

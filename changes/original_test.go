@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -274,25 +273,5 @@ func TestS9ErrorsAndSlowHandlers(t *testing.T) {
 	handled(t, l, "slow")
 	if got := len(effectsOf(t, pool, "slow")); got != 20 {
 		t.Errorf("the slow one has handled %d, want 20", got)
-	}
-}
-
-// S11: every trigger is listed to whoever asks, those of tables that are not his and those
-// of TRUNCATE, too.
-func TestS11EveryTriggerIsListed(t *testing.T) {
-	t.Parallel()
-	m := newAudited(t)
-	_, conn := humble(t, m)
-	var standard int
-	if err := conn.QueryRow(t.Context(), `SELECT count(*) FROM information_schema.triggers WHERE trigger_name = '!howdah_truncate'`).Scan(&standard); err != nil {
-		t.Fatal(err)
-	}
-	all, err := changes.New(conn, changes.Config{}).Triggers(t.Context())
-	i := slices.IndexFunc(all, func(trigger changes.Trigger) bool { return trigger.Name == "!howdah_truncate" })
-	if err != nil || i < 0 || all[i] != (changes.Trigger{Table: "chk.a", Name: "!howdah_truncate", Events: "truncate", Enabled: "yes", Owner: "howdah"}) {
-		t.Errorf("%+v, %v", all, err)
-	}
-	if standard != 0 {
-		t.Errorf("information_schema has %d: there is nothing to be had by this list", standard)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"strconv"
 	"time"
@@ -72,21 +71,30 @@ func (l *Log) Retention(ctx context.Context) (r Retention, err error) {
 // where it would have to wait for others it leaves the rest for the next time. Several
 // at once do no harm. It returns ErrInTx in a transaction.
 func (l *Log) Tend(ctx context.Context) error {
+	return l.tend(ctx, nil)
+}
+
+// tend is Tend; away is of who does it again and again, or nil.
+func (l *Log) tend(ctx context.Context, away *trouble) error {
 	const op = "changes: tend"
 	if pg.InTx(l.db) {
 		return pg.Wrap(op, ErrInTx)
 	}
-	l.look(ctx, false) // what has no number is never old enough to go, nor is anyone behind it
-	steps := []func(pgx.Tx) error{func(tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }}
+	// What has no number is never old enough to go, nor is anyone behind it.
+	err := away.ask(ctx, l, func(ctx context.Context) error { _, err := l.tick(ctx, false); return err })
+	if errors.Is(err, context.DeadlineExceeded) { // of what else it may be the next step tells
+		return pg.Wrap(op, err)
+	}
+	steps := []func(context.Context, pgx.Tx) error{func(ctx context.Context, tx pgx.Tx) error { _, err := tx.Exec(ctx, expire); return err }}
 	for slot := range leaves {
-		steps = append(steps, func(tx pgx.Tx) error { return empty(ctx, tx, slot) })
+		steps = append(steps, func(ctx context.Context, tx pgx.Tx) error { return empty(ctx, tx, slot) })
 	}
 	for _, step := range steps {
-		alone, err := l.tending(ctx, func(tx pgx.Tx) error {
+		alone, err := l.tending(ctx, away, func(ctx context.Context, tx pgx.Tx) error {
 			if err := settled(ctx, tx); err != nil {
 				return err
 			}
-			return step(tx)
+			return step(ctx, tx)
 		})
 		var pgErr *pgconn.PgError
 		if errors.As(err, &pgErr) && pgErr.Code == "55P03" {
@@ -96,7 +104,7 @@ func (l *Log) Tend(ctx context.Context) error {
 			return pg.Wrap(op, err)
 		}
 	}
-	return pg.Wrap(op, errors.Join(l.forget(ctx, commits), l.forget(ctx, ticks)))
+	return pg.Wrap(op, errors.Join(l.forget(ctx, away, commits), l.forget(ctx, away, ticks)))
 }
 
 // leaves is how many parts the log has.
@@ -104,13 +112,15 @@ const leaves = 8
 
 // tending runs fn in a transaction, unless another process tends the log: then it
 // reports false.
-func (l *Log) tending(ctx context.Context, fn func(pgx.Tx) error) (alone bool, err error) {
-	err = pg.Retry(ctx, l.db, func() error {
-		return l.begin(ctx, func(tx pgx.Tx) error {
-			if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(1752135524, 2)`).Scan(&alone); err != nil || !alone {
-				return err
-			}
-			return fn(tx)
+func (l *Log) tending(ctx context.Context, away *trouble, fn func(context.Context, pgx.Tx) error) (alone bool, err error) {
+	err = away.ask(ctx, l, func(ctx context.Context) error {
+		return pg.Retry(ctx, l.db, func() error {
+			return l.begin(ctx, func(tx pgx.Tx) error {
+				if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(1752135524, 2)`).Scan(&alone); err != nil || !alone {
+					return err
+				}
+				return fn(ctx, tx)
+			})
 		})
 	})
 	return alone, err
@@ -245,11 +255,11 @@ var (
 
 // forget deletes what told of changes that are gone, in parts, so that no transaction is
 // long.
-func (l *Log) forget(ctx context.Context, what told) error {
+func (l *Log) forget(ctx context.Context, away *trouble, what told) error {
 	after := int64(-1)
 	for {
 		var last int64
-		alone, err := l.tending(ctx, func(tx pgx.Tx) (err error) {
+		alone, err := l.tending(ctx, away, func(ctx context.Context, tx pgx.Tx) (err error) {
 			last, err = what.part(ctx, tx, after)
 			return err
 		})
@@ -304,30 +314,26 @@ func (k *Keeper) Run(ctx context.Context) error {
 	if pg.InTx(k.log.db) {
 		return pg.Wrap("changes: keeper", ErrInTx)
 	}
-	failing := false
+	away := trouble{of: "the log of changes cannot be tended"}
 	// Not all processes at once, and not those that live but for a moment.
-	for timer := time.NewTimer(time.Second + rand.N(10*time.Second)); ; timer.Reset(k.pause(ctx)) {
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+	for wait := time.Second + rand.N(10*time.Second); sleep(ctx, wait, nil); wait = k.pause(ctx, &away) {
+		err := k.log.tend(ctx, &away)
+		switch {
+		case ctx.Err() != nil:
 			return nil
-		case <-timer.C:
+		case err != nil && !readOnly(err): // a standby: the primary is tended
+			away.note(ctx, err)
+		default:
+			away.over()
 		}
-		err := k.log.Tend(ctx)
-		if readOnly(err) {
-			err = nil // a standby: the primary is tended
-		}
-		if err != nil && !failing && ctx.Err() == nil {
-			slog.WarnContext(ctx, "the log of changes cannot be tended; trying again", "error", err)
-		}
-		failing = err != nil
 	}
+	return nil
 }
 
 // pause is how long to wait for the next time.
-func (k *Keeper) pause(ctx context.Context) time.Duration {
-	r, err := k.log.Retention(ctx)
-	if err != nil {
+func (k *Keeper) pause(ctx context.Context, away *trouble) time.Duration {
+	var r Retention
+	if err := away.ask(ctx, k.log, func(ctx context.Context) (err error) { r, err = k.log.Retention(ctx); return err }); err != nil {
 		return time.Minute
 	}
 	return between(r.Keep)

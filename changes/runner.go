@@ -31,6 +31,8 @@ type Runner struct {
 
 	pace  pace          // of the consumers
 	every time.Duration // that it looks for what was saved
+
+	begun func() // of tests, which wait in it, for each consumer that begins
 }
 
 // instance is a consumer that a Runner runs.
@@ -60,7 +62,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	defer stop()
 	away := trouble{of: "the consumers that are saved cannot be looked up"}
 	for {
-		err := r.look(ctx, &background)
+		err := r.look(ctx, &away, &background)
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -86,12 +88,16 @@ type keptConsumer struct {
 }
 
 // look starts what is new, and stops what is gone or was changed.
-func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
-	rows, _ := r.log.db.Query(ctx, `
-		SELECT name, coalesce(next_shards, shards) AS shards, patterns, sink
-		FROM howdah.change_consumer
-		WHERE sink IS NOT NULL`)
-	all, err := pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitGroup) error {
+	var all []keptConsumer
+	err := away.ask(ctx, r.log, func(ctx context.Context) (err error) {
+		rows, _ := r.log.db.Query(ctx, `
+			SELECT name, coalesce(next_shards, shards) AS shards, patterns, sink
+			FROM howdah.change_consumer
+			WHERE sink IS NOT NULL`)
+		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -132,9 +138,15 @@ func (r *Runner) look(ctx context.Context, background *sync.WaitGroup) error {
 		})
 	}
 	for name, i := range r.running {
-		if !wanted[name] {
-			i.stop()
+		if wanted[name] {
+			continue
+		}
+		i.stop()
+		i.kept = "" // one that is saved under its name meanwhile waits for its end
+		select {
+		case <-i.ended:
 			delete(r.running, name)
+		default:
 		}
 	}
 	return nil
@@ -173,6 +185,9 @@ func (r *Runner) run(ctx context.Context, k keptConsumer) {
 }
 
 func (r *Runner) runOnce(ctx context.Context, k keptConsumer) error {
+	if r.begun != nil {
+		r.begun()
+	}
 	var s saved
 	if err := json.Unmarshal([]byte(k.Sink), &s); err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"iter"
-	"log/slog"
 	"sync"
 	"time"
 
@@ -46,16 +45,14 @@ func (t *Tail) Run(ctx context.Context) error {
 		return pg.Wrap("changes: tail", err)
 	}
 	defer bell.close()
-	failing := false
+	away := trouble{of: "the feed of changes cannot be read"}
 	for t.wait(ctx) {
-		err := t.follow(ctx, bell)
+		err := t.follow(ctx, bell, &away)
 		if ctx.Err() != nil {
 			break
 		}
-		if err != nil && !failing {
-			slog.WarnContext(ctx, "the feed of changes cannot be read; trying again", "error", err)
-		}
-		if failing = err != nil; failing {
+		if err != nil {
+			away.note(ctx, err)
 			bell.wait(ctx)
 		}
 	}
@@ -79,35 +76,41 @@ func (t *Tail) wait(ctx context.Context) bool {
 }
 
 // follow reads from the present end on, while somebody watches.
-func (t *Tail) follow(ctx context.Context, bell *bell) error {
-	at, err := t.log.Sync(ctx)
-	if readOnly(err) {
-		at, err = t.log.Head(ctx)
-	}
-	if err != nil {
+func (t *Tail) follow(ctx context.Context, bell *bell, away *trouble) error {
+	var at Position
+	if err := away.ask(ctx, t.log, func(ctx context.Context) (err error) {
+		if at, err = t.log.Sync(ctx); readOnly(err) {
+			at, err = t.log.Head(ctx)
+		}
+		return err
+	}); err != nil {
 		return err
 	}
 	t.ring.reset(at)
 	for end := true; t.watched(); { // of what is numbered
 		if end {
-			head, err := t.log.tick(ctx, false)
+			var head *int64
+			err := away.ask(ctx, t.log, func(ctx context.Context) (err error) { head, err = t.log.tick(ctx, false); return err })
 			if err != nil && !readOnly(err) {
 				return err
 			}
 			if err == nil && head != nil && *head == at.Commit {
+				away.over()
 				if !bell.wait(ctx) {
 					return nil
 				}
 				continue
 			}
 		}
-		page, next, more, err := t.log.page(ctx, at, MaxPage, Filter{})
+		page, next, more, err := t.page(ctx, away, at, Filter{})
 		switch {
 		case errors.Is(err, ErrExpired), errors.Is(err, ErrAhead):
 			return nil // begin anew; each watcher is told where it stands
 		case err != nil:
 			return err
-		case next == at: // a standby, or another is numbering and will ring
+		}
+		away.over()
+		if next == at { // a standby, or another is numbering and will ring
 			if end && !bell.wait(ctx) {
 				return nil
 			}
@@ -119,6 +122,15 @@ func (t *Tail) follow(ctx context.Context, bell *bell) error {
 		bell.busy()
 	}
 	return nil
+}
+
+// page reads what follows at.
+func (t *Tail) page(ctx context.Context, away *trouble, at Position, f Filter) (page []Change, next Position, more bool, err error) {
+	err = away.ask(ctx, t.log, func(ctx context.Context) (err error) {
+		page, next, more, err = t.log.page(ctx, at, MaxPage, f)
+		return err
+	})
+	return page, next, more, err
 }
 
 func (t *Tail) watched() bool {
@@ -171,6 +183,7 @@ type watcher struct {
 	at      Position
 	history int     // of the ring that at is known to belong to
 	held    *Change // let through, and perhaps the last of its commit
+	away    trouble // with what it reads by itself
 }
 
 // next returns what follows, waiting for it; none where it is to be asked again.
@@ -223,12 +236,13 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		}
 		w.held = nil
 	}
-	page, next, _, err := w.tail.log.page(ctx, w.at, MaxPage, w.filter)
+	page, next, _, err := w.tail.page(ctx, &w.away, w.at, w.filter)
 	if err != nil && !errors.Is(pg.Wrap("", err), fault.Unavailable) {
 		return nil, err
 	}
 	if err == nil {
 		w.history = history // at was in it
+		w.away.over()
 	}
 	if err != nil || next == w.at { // away, or at the end: the ring will go on
 		select {

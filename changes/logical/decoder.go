@@ -42,6 +42,7 @@ func (s *source) receive(ctx context.Context) ([]byte, error) {
 
 // decoder makes changes of what pgoutput says.
 type decoder struct {
+	pump      *Pump
 	source    *source
 	writer    *writer
 	relations map[uint32]*relation
@@ -100,7 +101,7 @@ func (d *decoder) message(ctx context.Context, m pglogrepl.Message) error {
 		d.inside = false
 		return d.writer.done(ctx, m.TransactionEndLSN)
 	case *pglogrepl.RelationMessage:
-		return d.relation(ctx, m)
+		return d.writer.ask(ctx, func(ctx context.Context) error { return d.relation(ctx, m) })
 	case *pglogrepl.InsertMessage:
 		return d.row(ctx, m.RelationID, "i", nil, false, m.Tuple)
 	case *pglogrepl.UpdateMessage:
@@ -140,6 +141,10 @@ func (d *decoder) told(ctx context.Context, prefix string, content []byte) error
 			c.new, c.trimmed = nil, true
 		}
 		return d.writer.add(ctx, c)
+	case message && !d.writer.skip: // Log.Emit would refuse it; here it has been committed
+		d.pump.odd.Do(func() {
+			d.pump.cfg.Log.Warn("a message was left out: its topic is not up to 100 of a-z 0-9 . _ -; of others that are nothing is said", "slot", d.pump.cfg.Slot, "topic", topic)
+		})
 	}
 	return nil
 }

@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -61,7 +62,12 @@ var (
 
 const (
 	flushEvery = 50 * time.Millisecond // between commits that wait for the disk
-	beatEvery  = 10 * time.Second      // between messages that let a slot move on where nothing is written
+
+	// Of the time that a pump is given to go on with a transaction: between messages that
+	// let a slot move on where nothing is written, and that tell of a pump that it lives.
+	beats = 3
+	// So many without a word of the source, and the stream leads nowhere any more.
+	silent = 30
 )
 
 var validSlot = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
@@ -72,6 +78,9 @@ type Pump struct {
 	db     pg.DB
 	cfg    Config
 	source *pgx.ConnConfig
+	odd    sync.Once // a topic was left out, and that was said
+
+	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with, and we what is not answered
 }
 
 // New returns a Pump into the log of db, which must be a pool. The error is Invalid.
@@ -96,7 +105,7 @@ func New(db pg.DB, cfg Config) (*Pump, error) {
 	if err != nil || cfg.Source == "" {
 		return nil, pg.Wrap(op, pg.Refuse("source", "want a URL such as postgres://host/database")) // that error may hold a password
 	}
-	return &Pump{db: db, cfg: cfg, source: source}, nil
+	return &Pump{db: db, cfg: cfg, source: source, stopped: 30 * time.Second}, nil
 }
 
 // Run pumps until ctx is done; it then returns nil. A database that is away, and a slot
@@ -104,9 +113,11 @@ func New(db pg.DB, cfg Config) (*Pump, error) {
 // was lost, and Invalid where the source is not prepared: the error says what to do.
 func (p *Pump) Run(ctx context.Context) error {
 	const op = "changes/logical: run"
-	wait := time.Duration(0)
+	wait, patience := time.Duration(0), pg.Patience{}
 	for {
-		moved, err := p.pump(ctx)
+		moved, err := p.pump(ctx, func(ctx context.Context, fn func(ctx context.Context) error) error {
+			return patience.Ask(ctx, p.db, p.stopped, fn)
+		})
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -115,6 +126,7 @@ func (p *Pump) Run(ctx context.Context) error {
 		}
 		if moved {
 			wait = 0
+			patience.Over()
 		}
 		wait = min(max(2*wait, 100*time.Millisecond), 5*time.Second)
 		p.cfg.Log.Warn("the pump of changes tries again", "slot", p.cfg.Slot, "error", err, "in", wait)
@@ -137,15 +149,18 @@ func final(err error) bool {
 	return errors.Is(err, ErrLost) || errors.Is(err, fault.Invalid) || errors.Is(err, fault.Denied)
 }
 
+// An asking carries out fn, which asks one of the databases, with patience.
+type asking func(ctx context.Context, fn func(ctx context.Context) error) error
+
 // pump pumps until something fails or ctx is done; moved reports that it wrote something.
-func (p *Pump) pump(ctx context.Context) (moved bool, err error) {
-	s, err := connect(ctx, p.source)
-	if err != nil {
+func (p *Pump) pump(ctx context.Context, ask asking) (moved bool, err error) {
+	var s *source
+	if err := ask(ctx, func(ctx context.Context) (err error) { s, err = connect(ctx, p.source); return err }); err != nil {
 		return false, err
 	}
 	defer s.close()
-	w := &writer{db: p.db, slot: p.cfg.Slot}
-	if err := p.prepare(ctx, s, w); err != nil {
+	w := &writer{db: p.db, slot: p.cfg.Slot, ask: ask, stopped: p.stopped}
+	if err := ask(ctx, func(ctx context.Context) error { return p.prepare(ctx, s, w) }); err != nil {
 		return false, err
 	}
 	before := w.at

@@ -101,6 +101,12 @@ func (f *fixture) start(t *testing.T, db *pgxpool.Pool, cfg logical.Config) (sto
 	if err != nil {
 		t.Fatal(err)
 	}
+	return f.run(t, p)
+}
+
+// run is start of p.
+func (f *fixture) run(t *testing.T, p *logical.Pump) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()
@@ -113,7 +119,7 @@ func (f *fixture) start(t *testing.T, db *pgxpool.Pool, cfg logical.Config) (sto
 	t.Cleanup(stop)
 	eventually(t, "the pump has its place", func() bool {
 		var there bool
-		if err := f.target.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM howdah.change_pump WHERE slot = $1)`, cfg.Slot).Scan(&there); err != nil {
+		if err := f.target.QueryRow(t.Context(), `SELECT EXISTS (SELECT FROM howdah.change_pump WHERE slot = $1)`, f.slot).Scan(&there); err != nil {
 			t.Fatal(err)
 		}
 		return there

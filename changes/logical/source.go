@@ -110,6 +110,9 @@ func (p *Pump) prepare(ctx context.Context, s *source, w *writer) error {
 			return err
 		}
 	}
+	if err := w.cutOff(ctx); err != nil {
+		return err
+	}
 	w.flushed, w.end = confirmed, confirmed
 	w.unsafe = true // what a pump before us wrote last, and we are not going to write again
 	return w.flush(ctx)
@@ -142,33 +145,32 @@ func (p *Pump) stream(ctx context.Context, s *source, w *writer) error {
 	if s.messages {
 		args = append(args, "messages 'true'")
 	}
-	if err := pglogrepl.StartReplication(ctx, s.stream, p.cfg.Slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args}); err != nil {
+	if err := w.ask(ctx, func(ctx context.Context) error {
+		return pglogrepl.StartReplication(ctx, s.stream, p.cfg.Slot, 0, pglogrepl.StartReplicationOptions{PluginArgs: args})
+	}); err != nil {
 		return err
 	}
 	defer func() { // what was written is not to be sent again
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 		defer cancel()
 		w.abandon(ctx)
-		if w.flush(ctx) == nil && s.confirm(ctx, w) == nil {
+		if w.flush(ctx) == nil && s.confirm(ctx, w, false) == nil {
 			s.end(ctx)
 		}
 	}()
-	d := &decoder{source: s, writer: w, relations: map[uint32]*relation{}}
-	beat := time.Now()
+	d := &decoder{pump: p, source: s, writer: w, relations: map[uint32]*relation{}}
+	beat, unheard := time.Now(), 0 // and so many since the source has said something
 	for {
-		if time.Since(beat) > beatEvery {
+		if time.Since(beat) > p.stopped/beats {
 			beat = time.Now()
-			if _, err := p.check(ctx, s); err != nil {
-				return err
+			if unheard++; unheard > silent {
+				return errors.New("the stream of the source says nothing any more")
 			}
-			if _, err := s.conn.Exec(ctx, `SELECT pg_logical_emit_message(false, 'howdah', '')`); err != nil {
-				return err
-			}
-			if err := s.confirm(ctx, w); err != nil {
+			if err := w.ask(ctx, func(ctx context.Context) error { return p.beat(ctx, s, w) }); err != nil {
 				return err
 			}
 		}
-		until := beat.Add(beatEvery + time.Millisecond)
+		until := beat.Add(p.stopped/beats + time.Millisecond)
 		if w.pending() && w.due.Before(until) {
 			until = w.due
 		}
@@ -180,22 +182,31 @@ func (p *Pump) stream(ctx context.Context, s *source, w *writer) error {
 		}
 		asked := false
 		if msg != nil {
+			unheard = 0
 			if asked, err = d.take(ctx, msg); err != nil {
 				return err
 			}
 		}
-		if w.pending() && !time.Now().Before(w.due) {
-			if err := w.flush(ctx); err != nil {
-				return err
-			}
-			asked = true
-		}
-		if asked {
-			if err := s.confirm(ctx, w); err != nil {
+		if asked || w.pending() && !time.Now().Before(w.due) {
+			if err := w.ask(ctx, func(ctx context.Context) error { return s.confirm(ctx, w, false) }); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// beat shows that both databases, and the pump, are there.
+func (p *Pump) beat(ctx context.Context, s *source, w *writer) error {
+	if err := w.live(ctx); err != nil {
+		return err
+	}
+	if _, err := p.check(ctx, s); err != nil {
+		return err
+	}
+	if _, err := s.conn.Exec(ctx, `SELECT pg_logical_emit_message(false, 'howdah', '')`); err != nil {
+		return err
+	}
+	return s.confirm(ctx, w, true)
 }
 
 // end ends the stream, so that the slot is free when it returns.
@@ -213,8 +224,9 @@ func (s *source) end(ctx context.Context) {
 }
 
 // confirm tells the source what is on the log's disk: it need not keep that. The log
-// says before what the slot is told, so that a slot that knows of more is another.
-func (s *source) confirm(ctx context.Context, w *writer) error {
+// says before what the slot is told, so that a slot that knows of more is another. The
+// source may be asked to answer.
+func (s *source) confirm(ctx context.Context, w *writer, ask bool) error {
 	if w.tx == nil { // which has that row locked
 		if err := w.flush(ctx); err != nil {
 			return err
@@ -223,5 +235,5 @@ func (s *source) confirm(ctx context.Context, w *writer) error {
 	if s.stream.IsClosed() { // pgx may still be taking leave on it
 		return net.ErrClosed
 	}
-	return pglogrepl.SendStandbyStatusUpdate(ctx, s.stream, pglogrepl.StandbyStatusUpdate{WALWritePosition: w.told})
+	return pglogrepl.SendStandbyStatusUpdate(ctx, s.stream, pglogrepl.StandbyStatusUpdate{WALWritePosition: w.told, ReplyRequested: ask})
 }

@@ -3,6 +3,7 @@ package logical
 import (
 	"context"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -34,6 +35,9 @@ type writer struct {
 	db     pg.DB
 	system int64
 	slot   string
+	ask    asking
+
+	stopped time.Duration // after so long PostgreSQL ends tx where it is not gone on with
 
 	at      pglogrepl.LSN // the commit that the log ends with
 	flushed pglogrepl.LSN // up to here everything is on the log's disk, or needs not be
@@ -107,18 +111,33 @@ func (w *writer) add(ctx context.Context, c change) error {
 	if len(w.changes) < chunk && w.bytes < chunkBytes {
 		return nil
 	}
+	return w.ask(ctx, w.spill)
+}
+
+// spill writes what is held of a transaction that goes on.
+func (w *writer) spill(ctx context.Context) error {
 	if w.tx == nil {
 		tx, err := pg.Begin(ctx, w.db)
 		if err != nil {
 			return err
 		}
 		w.tx = tx
-		if err := w.send(ctx, w.tx, w.queueMove); err != nil {
+		if err := w.send(ctx, w.tx, w.queueStopped, w.queueMove); err != nil {
 			return err
 		}
 	}
 	err := w.send(ctx, w.tx, w.queueChanges)
 	w.changes, w.bytes = w.changes[:0], 0
+	return err
+}
+
+// live says that the transaction that is open goes on, although the source, which may have
+// much to leave out of it, says nothing.
+func (w *writer) live(ctx context.Context) error {
+	if w.tx == nil {
+		return nil
+	}
+	_, err := w.tx.Exec(ctx, `SELECT`)
 	return err
 }
 
@@ -129,13 +148,7 @@ func (w *writer) done(ctx context.Context, end pglogrepl.LSN) error {
 		w.pass(end)
 		return nil
 	}
-	var err error
-	if w.tx == nil {
-		err = w.send(ctx, w.db, w.queueMove, w.queueChanges) // a transaction by itself
-	} else if err = w.send(ctx, w.tx, w.queueChanges); err == nil {
-		err = w.tx.Commit(ctx)
-	}
-	if err != nil {
+	if err := w.ask(ctx, w.commitAll); err != nil {
 		return err
 	}
 	w.tx = nil
@@ -144,6 +157,16 @@ func (w *writer) done(ctx context.Context, end pglogrepl.LSN) error {
 		w.unsafe, w.due = true, time.Now().Add(flushEvery)
 	}
 	return nil
+}
+
+func (w *writer) commitAll(ctx context.Context) error {
+	if w.tx == nil {
+		return w.send(ctx, w.db, w.queueMove, w.queueChanges) // a transaction by itself
+	}
+	if err := w.send(ctx, w.tx, w.queueChanges); err != nil {
+		return err
+	}
+	return w.tx.Commit(ctx)
 }
 
 // pass notes that up to end there was nothing to write.
@@ -159,6 +182,21 @@ func (w *writer) abandon(ctx context.Context) {
 		w.tx.Rollback(ctx) // or its connection has ended, and it with that
 		w.tx = nil
 	}
+}
+
+// cutOff ends the transaction of a pump that was stopped while it sent something: that is not
+// idle, and PostgreSQL would wait for the rest for ever.
+func (w *writer) cutOff(ctx context.Context) error {
+	_, err := w.db.Exec(ctx, `
+		SELECT pg_terminate_backend(a.pid)
+		FROM pg_locks k
+		JOIN pg_stat_activity a ON a.pid = k.pid
+		JOIN pg_roles r ON r.oid = a.usesysid
+		WHERE k.locktype = 'relation' AND k.relation = 'howdah.change_pump'::regclass AND k.mode = 'RowExclusiveLock' AND k.granted
+			AND k.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND a.state = 'active' AND a.wait_event = 'ClientRead' AND a.state_change < clock_timestamp() - $1::interval
+			AND pg_has_role(r.oid, 'USAGE') AND (NOT r.rolsuper OR current_setting('is_superuser')::boolean)`, silent/beats*w.stopped)
+	return err
 }
 
 // flush returns when all that was committed is on the disk, with how far that is, and
@@ -192,6 +230,12 @@ func (w *writer) send(ctx context.Context, db pg.DB, queue ...func(*pgx.Batch)) 
 		q(&batch)
 	}
 	return db.SendBatch(ctx, &batch).Close()
+}
+
+// queueStopped has the transaction end where we are stopped in the middle of it: who goes on
+// in our place would wait for it for ever.
+func (w *writer) queueStopped(b *pgx.Batch) {
+	b.Queue(`SELECT set_config('idle_in_transaction_session_timeout', $1, true)`, strconv.FormatInt(w.stopped.Milliseconds(), 10))
 }
 
 // queueMove moves the place of the slot in the log, if it is where we left it: a pump

@@ -26,6 +26,7 @@ type Proxy struct {
 	closed bool
 	refuse bool
 	stall  bool
+	hung   bool // a link does, or did
 	links  map[*link]struct{}
 	traps  []trap
 	from   []byte
@@ -36,6 +37,7 @@ type Proxy struct {
 type link struct {
 	client, server net.Conn
 	cut            bool // no byte passes any more
+	hung           bool // nor does one until it is cut, and nobody is told
 }
 
 // trap cuts the connection on which match comes by.
@@ -43,6 +45,7 @@ type trap struct {
 	match   []byte
 	answer  bool // from the server, not from the client
 	forward bool // the other side gets to see it
+	hang    bool // nobody is told
 }
 
 // NewProxy puts a proxy on a loopback port in front of the server of url, be
@@ -102,6 +105,17 @@ func (p *Proxy) CutOn(match []byte) { p.arm(trap{match: match, forward: true}) }
 
 // Drop arms a trap like [Proxy.CutOn], but the server does not get what matched.
 func (p *Proxy) Drop(match []byte) { p.arm(trap{match: match}) }
+
+// HangOn arms a trap like [Proxy.Drop], but nobody is told: the connection stays open, and
+// leads nowhere any more until it is [Proxy.Cut].
+func (p *Proxy) HangOn(match []byte) { p.arm(trap{match: match, hang: true}) }
+
+// Hung reports whether a trap of HangOn has sprung.
+func (p *Proxy) Hung() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.hung
+}
 
 // CutOnAnswer arms a trap for what the server sends: the client gets what came
 // before the chunk of the network that holds match, and then the connection is
@@ -217,6 +231,11 @@ func (p *Proxy) spring(l *link, chunk []byte, answer bool) (_ []byte, last bool)
 			continue
 		}
 		p.traps = append(p.traps[:i:i], p.traps[i+1:]...)
+		if trap.hang {
+			l.hung, p.hung = true, true
+			p.pass(l)
+			return nil, true
+		}
 		l.cut = true // the answer must not overtake the cut
 		if trap.forward {
 			return chunk, true
@@ -240,7 +259,7 @@ func (p *Proxy) fromServer(l *link, chunk []byte) (_ []byte, last bool) {
 
 // pass waits out a stall. It reports false if the link was cut meanwhile.
 func (p *Proxy) pass(l *link) bool {
-	for p.stall && !l.cut {
+	for (p.stall || l.hung) && !l.cut {
 		p.move.Wait()
 	}
 	return !l.cut
