@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
 )
@@ -106,5 +107,28 @@ func TestConsumersOverHTTP(t *testing.T) {
 	saved := s.do("PUT", at, strings.NewReader(`{"tables":["public.users:insert","update","public.orders"],"sink":{"notify":true}}`), "Content-Type: application/json")
 	if !strings.Contains(saved.body, `"patterns":["public.orders","public.users:insert,update"]`) {
 		t.Error(saved.body)
+	}
+}
+
+// Whoever waits in vain for a handler is told so, and what to do.
+func TestForgottenBehindAHandler(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{Timeout: 2 * time.Second})
+	s.sql(`INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('billing', 1, '{public.users}')`)
+	s.sql(`INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id) VALUES ('billing', 0, 1, 0, 0)`)
+	handling, err := s.db.Pool.Begin(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handling.Rollback(within(t))
+	if _, err := handling.Exec(within(t), `SELECT pg_advisory_xact_lock(hashtextextended('howdah.consumer billing 0', 0))`); err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, s.do("DELETE", "/v1/changes/consumers/billing", nil), 503, "waited for what billing is handling, in vain: pause it")
+	if err := handling.Rollback(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Changes.Forget(within(t), "billing"); err != nil {
+		t.Error(err)
 	}
 }
