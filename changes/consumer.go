@@ -66,7 +66,8 @@ type Consumer struct {
 
 	kept  bool            // by Log.Save, so that it is not this instance's to make or to change
 	turns []chan struct{} // for its shards to take, in that order, where they share fewer connections; none: each has one
-	told  seldom          // what its shards cannot do
+
+	told, parks, stalls seldom // what its shards have to say
 
 	failpoint func(b *batch, step string) // of tests, which do harm there
 }

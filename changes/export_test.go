@@ -52,6 +52,15 @@ func (r *Runner) Running() []string {
 	return slices.Collect(maps.Keys(r.running))
 }
 
+// Shared is shared, of consumers that have so many shards.
+func Shared(shards []int, turns int) int {
+	var all []keptConsumer
+	for _, n := range shards {
+		all = append(all, keptConsumer{Most: n})
+	}
+	return shared(all, turns)
+}
+
 // Begun has each consumer that a Runner begins to run call f first.
 func (r *Runner) Begun(f func()) { r.begun = f }
 

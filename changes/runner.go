@@ -45,7 +45,7 @@ type instance struct {
 // NewRunner returns a Runner of the consumers that are kept with l, woken by hub. open
 // opens the pool of all of them, once there is one: handlers may take their time, and are
 // not to take connections from others. However many shards are saved, they take turns
-// with its connections, and those of one consumer with half of them. It starts nothing.
+// with its connections, those of each consumer with its share. It starts nothing.
 func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context) (*pgxpool.Pool, error)) *Runner {
 	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}, pace: usual, every: time.Second}
 }
@@ -83,8 +83,10 @@ func (r *Runner) Run(ctx context.Context) error {
 type keptConsumer struct {
 	Name     string
 	Shards   int // that there are to be
+	Most     int // of these and those that there still are
 	Patterns []string
 	Sink     string
+	Turns    int `db:"-"` // that its shards may have at once
 }
 
 // look starts what is new, and stops what is gone or was changed.
@@ -92,7 +94,7 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 	var all []keptConsumer
 	err := away.ask(ctx, r.log, func(ctx context.Context) (err error) {
 		rows, _ := r.log.db.Query(ctx, `
-			SELECT name, coalesce(next_shards, shards) AS shards, patterns, sink
+			SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
 			FROM howdah.change_consumer
 			WHERE sink IS NOT NULL`)
 		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
@@ -110,9 +112,11 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	wanted := map[string]bool{}
+	most := shared(all, cap(r.turns))
 	for _, k := range all {
 		wanted[k.Name] = true
-		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), k.Sink)
+		k.Turns = min(k.Most, most)
+		kept := fmt.Sprintln(k.Shards, k.Turns, strings.Join(k.Patterns, "\n"), k.Sink)
 		i := r.running[k.Name]
 		if i != nil && i.kept == kept {
 			continue
@@ -150,6 +154,21 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 		}
 	}
 	return nil
+}
+
+// shared is how many turns a consumer may have at most: who needs fewer leaves the rest to
+// others, and who hangs with all of his leaves them theirs.
+func shared(all []keptConsumer, turns int) (most int) {
+	for most = 1; most < maxShards; most++ {
+		sum := 0
+		for _, k := range all {
+			sum += min(k.Most, most+1)
+		}
+		if sum > turns {
+			break
+		}
+	}
+	return most
 }
 
 func (r *Runner) close() {
@@ -194,7 +213,7 @@ func (r *Runner) runOnce(ctx context.Context, k keptConsumer) error {
 	}
 	c := NewConsumer(r.pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
 	c.log.looks, c.pace, c.kept = r.log.looks, r.pace, true
-	c.turns = []chan struct{}{make(chan struct{}, (cap(r.turns)+1)/2), r.turns} // one whose handlers hang leaves others some
+	c.turns = []chan struct{}{make(chan struct{}, k.Turns), r.turns}
 	handler := s.Handler()
 	for _, pattern := range k.Patterns {
 		c.Handle(pattern, handler)

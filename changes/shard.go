@@ -342,7 +342,9 @@ func (s *shard) fail(b *batch, st standing, cs []Change, to Position, err error)
 		wait = max(wait, s.pace.inPlace[s.tries-1])
 		return pause{d: wait + rand.N(wait/5)}, nil
 	}
-	slog.WarnContext(b.parent, "a change could not be handled; it is parked", "consumer", s.cfg.Name, "position", cs[0].Position, "error", inShort(err))
+	if s.parks.now() {
+		slog.WarnContext(b.parent, "a change could not be handled; it is parked", "consumer", s.cfg.Name, "position", cs[0].Position, "error", inShort(err))
+	}
 	return pause{}, s.setAside(b.parent, st, cs, to, err, wait)
 }
 
@@ -372,7 +374,7 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 		return err
 	}
 	s.moved(cs, st.next(to, failures))
-	if failures == outage {
+	if failures == outage && s.stalls.now() {
 		slog.WarnContext(ctx, "a consumer of changes stalls: nothing succeeds", "consumer", s.cfg.Name, "shard", s.n, "error", inShort(cause))
 	}
 	return nil

@@ -34,10 +34,12 @@ func TestSavedShardsShareConnections(t *testing.T) {
 	if _, err := held.Exec(t.Context(), `SELECT pg_advisory_xact_lock(4)`); err != nil {
 		t.Fatal(err)
 	}
-	save(t, l, changes.ConsumerConfig{Name: "hangs", Shards: 64, From: "start"}, changes.Sink{SQL: `SELECT pg_advisory_xact_lock_shared(4), $1::jsonb`}, "public.a")
+	for _, name := range []string{"hangs", "hangs-too"} {
+		save(t, l, changes.ConsumerConfig{Name: name, Shards: 64, From: "start"}, changes.Sink{SQL: `SELECT pg_advisory_xact_lock_shared(4), $1::jsonb`}, "public.a")
+	}
 	exec(t, pool, `INSERT INTO a SELECT g, 1 FROM generate_series(1, $1::int) g`, rows)
 	pgtest.UntilSQL(t, pool, "some hang", `
-		SELECT count(*) >= 2
+		SELECT count(*) >= 4 -- of those of each Runner all but two
 		FROM pg_locks
 		WHERE locktype = 'advisory' AND NOT granted AND objid = 4 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`)
 	save(t, l, changes.ConsumerConfig{Name: "c", Shards: 64, From: "start"}, effectSink("c"), "public.a")
@@ -56,6 +58,23 @@ func TestSavedShardsShareConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	handled(t, l, "hangs")
+}
+
+// Who needs fewer turns than his share leaves the rest to others; each has one.
+func TestShares(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		shards []int
+		turns  int
+		want   int // at most, each
+	}{
+		{[]int{1}, 14, 64}, {[]int{64}, 14, 14}, {[]int{64, 64}, 14, 7}, {[]int{64, 1, 1, 1}, 14, 11},
+		{[]int{8, 4, 2}, 14, 64}, {[]int{8, 4, 3}, 14, 7}, {[]int{64, 64, 64}, 2, 1}, {nil, 14, 64},
+	} {
+		if got := changes.Shared(test.shards, test.turns); got != test.want {
+			t.Errorf("%v of %d: %d, want %d", test.shards, test.turns, got, test.want)
+		}
+	}
 }
 
 // What all shards have to say is said by one of them, and not each time that it comes and
