@@ -89,6 +89,16 @@ const (
 					LIMIT 1), 0)::float8`
 )
 
+// retries is whether a parked change of shard g of consumer c is to be tried again. The
+// first is found by an index; and parked changes, and dead ones, are counted each in one,
+// not in the table, which has all of each change.
+const retries = `(
+						SELECT true
+						FROM howdah.change_parked
+						WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead
+						ORDER BY next_at
+						LIMIT 1) IS NOT NULL`
+
 // away is whether nobody runs consumer c: an instance says every 30 s that it does.
 const away = `c.seen_at < clock_timestamp() - interval '5 minutes'`
 
@@ -129,23 +139,22 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					ORDER BY 1),
 				s.n, s.id,
 				`+lag+`, `+behind+`,
-				p.parked, p.dead, c.seen_at
+				p.parked, d.dead, c.seen_at
 			FROM howdah.change_consumer c
 			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
 			CROSS JOIN LATERAL (
-				SELECT count(*) AS parked, count(*) FILTER (WHERE dead) AS dead
+				SELECT count(*) AS parked
 				FROM howdah.change_parked
 				WHERE consumer = c.name) p
+			CROSS JOIN LATERAL (
+				SELECT count(*) AS dead
+				FROM howdah.change_parked
+				WHERE consumer = c.name AND dead) d
 			CROSS JOIN LATERAL (
 				SELECT x.n, x.id, bool_or(x.stalls) OVER () AS stalls, min(x.shard) FILTER (WHERE x.stalls) OVER () AS stalled
 				FROM generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL (
-					SELECT k.n, k.id, k.shard, k.failures >= $2 AND (
-						SELECT true
-						FROM howdah.change_parked
-						WHERE consumer = c.name AND shard = g.shard AND head AND NOT dead
-						ORDER BY next_at
-						LIMIT 1) IS NOT NULL AS stalls
+					SELECT k.n, k.id, k.shard, k.failures >= $2 AND `+retries+` AS stalls
 					FROM howdah.change_place(c.name, g.shard) k) x
 				ORDER BY x.n, x.id = 0, x.id
 				LIMIT 1) s
@@ -338,9 +347,6 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 	if n < 1 || n > MaxPage {
 		return nil, pg.Wrap(op, pg.Refuse("limit", "%d; want 1 to %d", n, MaxPage))
 	}
-	if _, err := l.Consumer(ctx, name); err != nil {
-		return nil, err
-	}
 	var found []Parked
 	err := pg.Retry(ctx, l.db, func() error {
 		rows, _ := l.db.Query(ctx, `
@@ -364,6 +370,9 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 		})
 		return err
 	})
+	if err == nil && len(found) == 0 {
+		err = l.known(ctx, name)
+	}
 	return found, pg.Wrap(op, err)
 }
 
@@ -372,22 +381,46 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 // how many.
 func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	const op = "changes: retry"
-	if _, err := l.Consumer(ctx, name); err != nil {
-		return 0, err
+	again := `
+		UPDATE howdah.change_parked p
+		SET attempts = 0, dead = false, next_at = clock_timestamp()`
+	args := []any{name}
+	if at != nil {
+		commits, ids := columns(at)
+		args = append(args, commits, ids)
+		again += `
+		FROM unnest($2::bigint[], $3::bigint[]) AS a(n, id)
+		WHERE p.consumer = $1 AND p.head AND p.n = a.n AND p.id = a.id`
+	} else {
+		again += `
+		WHERE p.consumer = $1 AND p.head`
 	}
-	commits, ids := columns(at)
 	err = pg.Retry(ctx, l.db, func() error {
-		tag, err := l.db.Exec(ctx, `
-			UPDATE howdah.change_parked
-			SET attempts = 0, dead = false, next_at = clock_timestamp()
-			WHERE consumer = $1 AND head AND ($2::bigint[] IS NULL OR (n, id) IN (SELECT * FROM unnest($2, $3::bigint[])))`, name, commits, ids)
+		tag, err := l.db.Exec(ctx, again, args...)
 		count = tag.RowsAffected()
 		return err
 	})
-	if err == nil {
+	switch {
+	case err != nil:
+		err = pg.Written(l.db, err)
+	case count == 0:
+		err = l.known(ctx, name)
+	default:
 		l.ring(ctx)
 	}
-	return count, pg.Wrap(op, pg.Written(l.db, err))
+	return count, pg.Wrap(op, err)
+}
+
+// known returns ErrNoConsumer where there is none of the name, and with it nothing parked.
+func (l *Log) known(ctx context.Context, name string) error {
+	var there bool
+	err := pg.Retry(ctx, l.db, func() error {
+		return l.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_consumer WHERE name = $1)`, name).Scan(&there)
+	})
+	if err == nil && !there {
+		err = noConsumer(name)
+	}
+	return err
 }
 
 // Skip takes parked changes away, so that they are never handled: those at the

@@ -3,6 +3,7 @@ package changes_test
 import (
 	"cmp"
 	"context"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -298,5 +299,49 @@ func TestForgettingBeginsWhereItEnded(t *testing.T) {
 		if err := e.Tx.QueryRow(t.Context(), `SELECT concat(count(*), ' ', min(`+n+`)) FROM howdah.`+table).Scan(&got); err != nil || got != want {
 			t.Errorf("%s has %s, %v, want %s", table, got, err, want)
 		}
+	}
+}
+
+// A page of what is parked, and one of it that is tried again, are found by an index,
+// without a look at how much there is.
+func TestCostOfParked(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	m.consumerAt(t, "c", changes.Position{})
+	exec(t, m.pool, `INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
+		SELECT 'c', 0, i, i, i, 'message.x', false, json_build_object('position', i::text || '.' || i, 'op', 'message', 'schema', 'message', 'table', 'x', 'at', now()), true
+		FROM generate_series(1, 5000) i`)
+	exec(t, m.pool, `ANALYZE howdah.change_parked`)
+	for name, do := range map[string]func(*changes.Log) (int, error){
+		"Parked": func(l *changes.Log) (int, error) {
+			found, err := l.Parked(t.Context(), "c", changes.Position{Commit: 2000}, 10)
+			return len(found), err
+		},
+		"Retry": func(l *changes.Log) (int, error) {
+			n, err := l.Retry(t.Context(), "c", changes.Position{Commit: 4000, ID: 4000}, changes.Position{Commit: 1, ID: 1})
+			return int(n) * 5, err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := pgtest.Explain(t, pgtest.Pool(t, m.url))
+			least, plan := math.MaxInt, "" // of some: the server reads its catalogs the first time
+			for range 5 {
+				if n, err := do(m.log.WithTx(e)); n != 10 || err != nil {
+					t.Fatalf("%d, %v", n, err)
+				}
+				n, plans := 0, e.Plan()
+				for one := range strings.SplitSeq(plans, "\n\n") {
+					if strings.Contains(one, "change_") { // not a setting
+						n += buffers(t, one)
+					}
+				}
+				if n < least {
+					least, plan = n, plans
+				}
+			}
+			if least > 100 {
+				t.Errorf("it touches %d pages:\n%s", least, plan)
+			}
+		})
 	}
 }

@@ -176,3 +176,6 @@ func (l *Log) Kept(ctx context.Context) {
 func (r *Runner) Look(ctx context.Context, background *sync.WaitGroup) error {
 	return r.look(ctx, new(trouble), background)
 }
+
+// Scan is how many changes a page with a filter looks at, or one more than it can hold.
+func (l *Log) Scan(n int) { l.scan = n }

@@ -73,6 +73,7 @@ type Log struct {
 	db    pg.DB
 	cfg   Config
 	looks *looks // shared by copies
+	scan  int    // changes that a page with a filter looks at
 
 	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with, and we one that is not answered
 	old     time.Duration // for Doctor a transaction is that is open for longer
@@ -88,7 +89,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, looks: new(looks), stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1, large: 10 << 30}
+	return &Log{db: db, cfg: cfg, looks: new(looks), scan: maxChanges, stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1, large: 10 << 30}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.

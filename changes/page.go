@@ -18,9 +18,14 @@ import (
 // MaxPage is the most changes of one page.
 const MaxPage = 1000
 
-// maxCommits is how many commits one page looks at: a filter that lets nothing
-// through must not read the whole log in one statement.
-const maxCommits = 10_000
+// maxCommits and maxChanges are how many commits one page looks at, and how many
+// changes where it has a filter: one that lets nothing through must not read the whole
+// log in one statement, nor all of a transaction, however large. Of a large one so many
+// are fetched before the filter has seen one: more would slow down those who want them all.
+const (
+	maxCommits = 10_000
+	maxChanges = 2 * MaxPage
+)
 
 // Filter says which changes are wanted; the server applies it. The zero Filter
 // lets everything through.
@@ -46,6 +51,10 @@ type share struct {
 // before the call lies before it. In a transaction and on a standby, only what
 // was numbered there is shown.
 //
+// With a filter a page looks at a limited number of changes, 2,000 or a few more, and may
+// have none. What is let through of a transaction comes together if it fits into that; else
+// the last of it may not be marked as such, where only others follow.
+//
 // n is from 1 to [MaxPage]. It returns ErrExpired or ErrAhead where the position
 // is not in the feed any more or not yet.
 func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
@@ -67,8 +76,8 @@ func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Chan
 // numbers what has committed meanwhile. Where another is at that, it waits: the
 // other may have begun too early.
 func (l *Log) newest(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
-	page, next, _, err := l.page(ctx, after, n, f)
-	if err != nil || len(page) > 0 || next.Commit != after.Commit || pg.InTx(l.db) {
+	page, next, more, err := l.page(ctx, after, n, f)
+	if err != nil || len(page) > 0 || more || next.Commit != after.Commit || pg.InTx(l.db) {
 		return page, next, err
 	}
 	head, err := l.tick(ctx, true)
@@ -100,7 +109,8 @@ func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page [
 
 func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	var head, floor, upTo int64
-	var lost []int64 // the bounds of the lost history that after is in; nil = it is in none
+	var cut *Position // where the page ends before all of the commits have been looked at
+	var lost []int64  // the bounds of the lost history that after is in; nil = it is in none
 	var batch pgx.Batch
 	inTx := pg.InTx(l.db)
 	if inTx {
@@ -120,25 +130,10 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 		ORDER BY tick DESC
 		LIMIT 1`, after.Commit, until).
 		QueryRow(func(row pgx.Row) error { return row.Scan(&head, &lost, &upTo, nil) })
-	// One more than wanted tells which is the last of its commit.
-	conditions, args := f.where(after.Commit, after.within(), n+1, until)
-	batch.Queue(`
-		SELECT c.n, e.id, e.op::text, e.schema_name, e.table_name, e.key, e.old, e.new,
-			e.at, e.xid::text, coalesce(e.origin, ''), e.meta, e.trimmed, e.missing
-		FROM howdah.change_commit c
-		CROSS JOIN LATERAL (
-			SELECT *
-			FROM howdah.change l
-			WHERE l.xid = c.xid AND l.slot = c.slot
-				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END`+conditions+`
-			ORDER BY l.id
-			LIMIT $3::int) e
-		WHERE c.n >= $1::bigint
-			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
-		ORDER BY c.n, e.id
-		LIMIT $3::int`, args...).
+	statement, args := l.statement(after, n, until, f)
+	batch.Queue(statement, args...).
 		Query(func(rows pgx.Rows) (err error) {
-			page, more, err = collect(rows, n)
+			page, cut, err = collect(rows, n, after)
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
@@ -160,8 +155,8 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	case after.Commit > head:
 		return nil, after, false, fmt.Errorf("%s is behind %d, where the feed ends: %w", after, head, ErrAhead)
 	}
-	if more {
-		return page, page[n-1].Position, true, nil
+	if cut != nil {
+		return page, *cut, true, nil
 	}
 	// All of the commits looked at: go on after the last of them.
 	next = Position{Commit: min(head, upTo)}
@@ -169,6 +164,50 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 		next.Commit = max(next.Commit, page[len(page)-1].Position.Commit)
 	}
 	return page, next, false, nil
+}
+
+// statement reads one change more than n, which tells which is the last of its commit,
+// of those that follow after up to the commit until. With a filter it looks at no more
+// than so many, and returns the last of these even if the filter does not let it through:
+// looked, which is NULL of all others, is whether it does.
+func (l *Log) statement(after Position, n int, until int64, f Filter) (sql string, args []any) {
+	conditions, args := f.where(after.Commit, after.within(), n+1, until)
+	if conditions == "" {
+		return changesOf("NULL::boolean", follows("$3")), args
+	}
+	args = append(args, max(l.scan, n+1))
+	most := "$" + strconv.Itoa(len(args))
+	return changesOf(`CASE WHEN nth = `+most+`::int THEN coalesce(true`+conditions+`, false) END`, `(
+		SELECT c.n, l.*, row_number() OVER (ORDER BY c.n, l.id) AS nth
+		FROM `+follows(most)+`) l
+		WHERE nth = `+most+`::int OR (true`+conditions+`)
+		ORDER BY n, l.id
+		LIMIT $3::int`), args
+}
+
+// changesOf is a statement of the changes l of what is read from.
+func changesOf(looked, from string) string {
+	return `
+		SELECT n, l.id, l.op::text, l.schema_name, l.table_name, l.key, l.old, l.new,
+			l.at, l.xid::text, coalesce(l.origin, ''), l.meta, l.trimmed, l.missing, ` + looked + ` AS looked
+		FROM ` + from
+}
+
+// follows is what follows change $2 of commit $1, up to commit $4: so many changes l, in
+// order. Without a limit for each commit all of a large one would be sorted.
+func follows(most string) string {
+	return `howdah.change_commit c
+		CROSS JOIN LATERAL (
+			SELECT *
+			FROM howdah.change l
+			WHERE l.xid = c.xid AND l.slot = c.slot
+				AND l.id > CASE WHEN c.n = $1::bigint THEN $2::bigint ELSE 0 END
+			ORDER BY l.id
+			LIMIT ` + most + `::int) l
+		WHERE c.n >= $1::bigint
+			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
+		ORDER BY c.n, l.id
+		LIMIT ` + most + `::int`
 }
 
 // inGap says between which commits a position lies that belongs to a lost history.
@@ -209,12 +248,15 @@ func byIndexes(ctx context.Context, db pg.DB, rows func(pgx.Rows) error, sql str
 
 // collect reads up to n changes, and one more, which only tells whether the last is
 // the last of its commit. They are made while the server looks for those that follow.
-func collect(rows pgx.Rows, n int) (page []Change, more bool, err error) {
+// cut is where to go on from if that is not behind all that was to be looked at.
+func collect(rows pgx.Rows, n int, after Position) (page []Change, cut *Position, err error) {
 	page = []Change{}
 	var l line
+	var looked *bool // of the last that is looked at: it is let through
+	var full bool
 	// Each row is scanned into the same places: by reflection into new ones it
 	// takes half as long again.
-	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing}
+	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing, &looked}
 	_, err = pgx.ForEachRow(rows, into, func() error {
 		before := len(page) - 1
 		if before >= 0 {
@@ -222,20 +264,39 @@ func collect(rows pgx.Rows, n int) (page []Change, more bool, err error) {
 		} else {
 			page = make([]Change, 0, n)
 		}
-		if more = len(page) == n; !more {
+		through := looked == nil || *looked
+		if full = through && len(page) == n; through && !full {
 			page = append(page, l.change())
 		}
 		return nil
 	})
-	if len(page) > 0 && !more {
+	switch {
+	case full:
+		cut = &page[n-1].Position
+	case looked != nil:
+		page, cut = whole(page, Position{l.N, l.ID}, after)
+	case len(page) > 0:
 		page[len(page)-1].Last = true
 	}
-	return page, more, err
+	return page, cut, err
+}
+
+// whole leaves out of a page that ends at cut what it has of the transaction in which that
+// is, so that the next page begins with it. One that has begun with it ends at cut.
+func whole(page []Change, cut, after Position) ([]Change, *Position) {
+	first := slices.IndexFunc(page, func(c Change) bool { return c.Position.Commit == cut.Commit })
+	if first >= 0 {
+		before := Position{cut.Commit, page[first].Position.ID - 1}
+		if before.ID > 0 && before.Compare(after) > 0 {
+			return page[:first], &before
+		}
+	}
+	return page, &cut
 }
 
 // where returns what a filter asks of a change l, and args with its values behind
 // them. What it does not ask is left out: for each row of a page it would take as
-// long as to fetch it.
+// long as to fetch it. It is empty where that is all.
 func (f Filter) where(args ...any) (conditions string, _ []any) {
 	arg := func(v any) string {
 		args = append(args, v)

@@ -199,13 +199,18 @@ func (w *watcher) next(ctx context.Context) ([]Change, error) {
 		}
 		return nil, nil
 	}
+	return w.pass(some, next, &w.filter), nil
+}
+
+// pass goes on to next, over changes of which f lets through what it returns: one only
+// when it is known whether it is the last of its commit.
+func (w *watcher) pass(some []Change, next Position, f *Filter) (found []Change) {
 	w.at = next
-	var found []Change
 	for _, c := range some {
 		if w.held != nil && w.held.Position.Commit != c.Position.Commit {
 			found = w.release(found, true)
 		}
-		if w.filter.names(&c) && w.filter.matches(&c) {
+		if f.names(&c) && f.matches(&c) {
 			found = w.release(found, false)
 			w.held = &c
 		}
@@ -213,7 +218,7 @@ func (w *watcher) next(ctx context.Context) ([]Change, error) {
 	if w.held != nil && next.Compare(Position{Commit: w.held.Position.Commit}) >= 0 {
 		found = w.release(found, true)
 	}
-	return found, nil
+	return found
 }
 
 func (w *watcher) release(found []Change, last bool) []Change {
@@ -228,14 +233,6 @@ func (w *watcher) release(found []Change, last bool) []Change {
 
 // catchUp reads a page of the log, which also tells whether at is in it.
 func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{}) ([]Change, error) {
-	if w.held != nil {
-		// The ring left us inside a commit: what was held is read again.
-		w.at = Position{Commit: w.held.Position.Commit, ID: w.held.Position.ID - 1}
-		if w.at.ID == 0 {
-			w.at = Position{Commit: w.at.Commit - 1}
-		}
-		w.held = nil
-	}
 	page, next, _, err := w.tail.page(ctx, &w.away, w.at, w.filter)
 	if err != nil && !errors.Is(pg.Wrap("", err), fault.Unavailable) {
 		return nil, err
@@ -252,6 +249,5 @@ func (w *watcher) catchUp(ctx context.Context, history int, grown <-chan struct{
 		}
 		return nil, nil
 	}
-	w.at = next
-	return page, nil
+	return w.pass(page, next, &Filter{}), nil // the server has applied it
 }

@@ -55,16 +55,20 @@ func (l *Log) Vitals(ctx context.Context) (v Vitals, err error) {
 			v.Shards, err = pgx.CollectRows(rows, pgx.RowToStructByName[ShardVitals])
 			return err
 		}, `
-			SELECT c.name AS consumer, s.shard, `+lag+` AS lag, `+behind+` AS behind, p.parked, p.dead,
-				c.state = 'running' AND s.failures >= $1 AND p.waiting AS stalled, s.handled, s.failed
+			SELECT c.name AS consumer, s.shard, `+lag+` AS lag, `+behind+` AS behind, p.parked, d.dead,
+				c.state = 'running' AND s.failures >= $1 AND `+retries+` AS stalled, s.handled, s.failed
 			FROM howdah.change_consumer c
 			CROSS JOIN (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) t
 			CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 			CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) s
 			CROSS JOIN LATERAL (
-				SELECT count(*) AS parked, count(*) FILTER (WHERE dead) AS dead, coalesce(bool_or(head AND NOT dead), false) AS waiting
+				SELECT count(*) AS parked
 				FROM howdah.change_parked
 				WHERE consumer = c.name AND shard = g.shard) p
+			CROSS JOIN LATERAL (
+				SELECT count(*) AS dead
+				FROM howdah.change_parked
+				WHERE consumer = c.name AND shard = g.shard AND dead) d
 			ORDER BY c.name, s.shard`, outage)
 	})
 	return v, pg.Wrap("changes: vitals", err)

@@ -116,6 +116,7 @@ CREATE INDEX change_parked_everything ON howdah.change_parked (consumer, shard, 
 CREATE INDEX change_parked_relation ON howdah.change_parked (consumer, shard, relation, place);
 CREATE INDEX change_parked_position ON howdah.change_parked (consumer, n, id);
 CREATE INDEX change_parked_due ON howdah.change_parked (consumer, shard, next_at) WHERE head AND NOT dead;
+CREATE INDEX change_parked_dead ON howdah.change_parked (consumer, shard) WHERE dead;
 COMMENT ON TABLE howdah.change_parked IS 'Changes that a handler failed on, and those behind them. They hold the change itself, so that retention cannot take it.';
 COMMENT ON COLUMN howdah.change_parked.place IS 'The order in which they were parked, which in a shard is that of the feed.';
 COMMENT ON COLUMN howdah.change_parked.lane IS 'change_lane of the change.';
