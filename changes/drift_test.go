@@ -123,8 +123,7 @@ func TestWhoIsInTheWayIsNamed(t *testing.T) {
 			return err
 		}},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, func(t *testing.T) { // one after the other: to look at the triggers of a table waits for who drops one
 			err := pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
 				if _, err := tx.Exec(t.Context(), test.lock); err != nil {
 					return err
