@@ -208,6 +208,12 @@ func (src *source) by() string {
 	return fmt.Sprintf("(%s) with the key (%s) in table %d", strings.Join(columns, ", "), strings.Join(src.key, ", "), src.relation)
 }
 
+// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may hold for the
+// rows to come alone (NOT VALID).
+const notNull = `a.attnotnull AND NOT EXISTS (
+	SELECT FROM pg_constraint n
+	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
+
 // findSource looks up a table. What cannot be read is Invalid.
 func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	src := new(source)

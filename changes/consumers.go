@@ -278,28 +278,35 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
 // all that has committed, that of a Sync; and all rows of its backfill. It returns
-// ErrParked at once where some of it is parked, ErrAhead where upTo was lost in a failover
+// ErrParked at once where some of it is parked, unless that has not been tried since a
+// [Log.Retry], or since what it waited for was handled; ErrAhead where upTo was lost in a failover
 // or restore, Conflict where the consumer has expired, ErrNoConsumer, and otherwise
 // waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
-		var there, parked, expired *bool
+		var there, first, failed, expired *bool // first: whether the first that is parked waits behind no other
 		var lost []int64
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
+					(
+						SELECT CASE WHEN (n, id) <= ($2::bigint, $3::bigint) THEN head END
+						FROM howdah.change_parked
+						WHERE consumer = $1
+						ORDER BY n, id
+						LIMIT 1),
 					coalesce((
 						SELECT (n, id) <= ($2::bigint, $3::bigint)
 						FROM howdah.change_parked
-						WHERE consumer = $1
+						WHERE consumer = $1 AND attempts > 0
 						ORDER BY n, id
 						LIMIT 1), false), bool_or(c.state = 'expired'),
 					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint) -- first - 1 is where a rebase left off
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired, &lost)
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &first, &failed, &expired, &lost)
 		})
 		switch {
 		case err != nil:
@@ -308,9 +315,9 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 			return pg.Wrap(op, noConsumer(consumer))
 		case lost != nil:
 			return pg.Wrap(op, inGap(upTo, lost))
-		case *parked:
+		case *failed, first != nil && !*first: // behind a row that was read, which a Seek left there
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
-		case *there:
+		case *there && first == nil:
 			return nil
 		case *expired:
 			return pg.Wrap(op, hasExpired(consumer))

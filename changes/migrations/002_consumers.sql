@@ -122,6 +122,7 @@ CREATE INDEX change_parked_lane ON howdah.change_parked (consumer, shard, lane, 
 CREATE INDEX change_parked_everything ON howdah.change_parked (consumer, shard, relation, place) WHERE everything;
 CREATE INDEX change_parked_relation ON howdah.change_parked (consumer, shard, relation, place);
 CREATE INDEX change_parked_position ON howdah.change_parked (consumer, n, id);
+CREATE INDEX change_parked_failed ON howdah.change_parked (consumer, n, id) WHERE attempts > 0;
 CREATE INDEX change_parked_due ON howdah.change_parked (consumer, shard, next_at) WHERE head AND NOT dead;
 CREATE INDEX change_parked_dead ON howdah.change_parked (consumer, shard) WHERE dead;
 COMMENT ON TABLE howdah.change_parked IS 'Changes that a handler failed on, and those behind them. They hold the change itself, so that retention cannot take it.';
@@ -129,5 +130,6 @@ COMMENT ON COLUMN howdah.change_parked.place IS 'The order in which they were pa
 COMMENT ON COLUMN howdah.change_parked.lane IS 'change_lane of the change.';
 COMMENT ON COLUMN howdah.change_parked.everything IS 'Is about all of the table (TRUNCATE): behind whatever of it is parked, and before whatever follows.';
 COMMENT ON COLUMN howdah.change_parked.change IS 'The change as it is handed over.';
+COMMENT ON COLUMN howdah.change_parked.attempts IS 'Since it was parked, or a person had it tried again. 0 has not been tried since.';
 COMMENT ON COLUMN howdah.change_parked.head IS 'The first of its lane, which has been tried; others wait behind it, unseen.';
 COMMENT ON COLUMN howdah.change_parked.dead IS 'Failed so often that a person has to look: retry or skip.';
