@@ -123,9 +123,9 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 	c := &Client{Services: services(pool, cfg), Pool: pool, cfg: cfg}
 	c.Hub = pg.NewHub(pg.HubConfig{Conn: direct, Log: cfg.Log})
 	c.Tail = changes.NewTail(c.Changes, c.Hub)
-	c.Runner = changes.NewRunner(c.Changes, c.Hub, func(ctx context.Context, conns int) (*pgxpool.Pool, error) {
+	c.Runner = changes.NewRunner(c.Changes, c.Hub, func(ctx context.Context) (*pgxpool.Pool, error) {
 		database := cfg.Database
-		database.MaxConns = conns
+		database.MaxConns = max(int(pool.Config().MaxConns), 4) // as many again
 		return pg.Open(ctx, database)
 	})
 	c.Writers = NewWriters(c.Services, cfg.Log)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strconv"
 	"time"
@@ -80,6 +81,9 @@ func hold(ctx context.Context, tx pgx.Tx, name string) error {
 	_, err := tx.Exec(ctx, `
 		SELECT pg_advisory_xact_lock(`+lockOf("shard")+`)
 		FROM generate_series(0, $2::int - 1) AS shard`, name, maxShards)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return fmt.Errorf("waited for what %s is handling, in vain: pause it, which waits for nothing, and try again once that has ended, at the latest after its timeout: %w", name, err)
+	}
 	return err
 }
 

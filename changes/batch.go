@@ -34,6 +34,20 @@ type batch struct {
 	told   int64  // calls that failed, as the checkpoint has them
 }
 
+// begin begins a batch.
+func (s *shard) begin(parent context.Context) (*batch, error) {
+	ctx, cancel := context.WithTimeout(parent, s.cfg.Timeout+s.pace.grace)
+	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(
+		`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = %d`, (s.cfg.Timeout + s.pace.grace).Milliseconds())})
+	if err != nil {
+		cancel()
+		return nil, pg.Wrap("begin", err)
+	}
+	b := &batch{shard: s, parent: parent, ctx: ctx, cancel: cancel, tx: tx}
+	b.reach("begun")
+	return b, nil
+}
+
 // reach says that the batch has come to a step.
 func (b *batch) reach(step string) {
 	if b.failpoint != nil {

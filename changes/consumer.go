@@ -64,7 +64,10 @@ type Consumer struct {
 	handlers []Handler
 	refused  error // a pattern that is none
 
-	kept bool // by Log.Save, so that it is not this instance's to make or to change
+	kept  bool            // by Log.Save, so that it is not this instance's to make or to change
+	turns []chan struct{} // for its shards to take, in that order, where they share fewer connections; none: each has one
+
+	told, parks, stalls seldom // what its shards have to say
 
 	failpoint func(b *batch, step string) // of tests, which do harm there
 }
@@ -126,7 +129,7 @@ func (c *Consumer) checkSettings() error {
 // room makes sure that the shards do not take all connections: handlers may want
 // one, and ticks and what is read ahead do.
 func (c *Consumer) room(shards int) error {
-	if most := c.pool.Config().MaxConns; int(most) < shards+2 {
+	if most := c.pool.Config().MaxConns; c.turns == nil && int(most) < shards+2 {
 		return pg.Refuse("pool", "pool_max_conns is %d; want %d for shards and 2 more", most, shards)
 	}
 	return nil
@@ -359,7 +362,7 @@ func ends(err error) bool {
 // look numbers what has committed, for all shards of this instance, until ctx is done. It
 // returns ErrRestored where the log turns out to be from another database.
 func (c *Consumer) look(ctx context.Context, bell *bell) error {
-	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name}
+	away := trouble{of: "the feed of changes cannot be read", name: c.cfg.Name, told: new(seldom)}
 	seen := time.Now()
 	for {
 		var head *int64

@@ -2,6 +2,7 @@ package changes
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -9,6 +10,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/howdah-db/howdah/fault"
 )
 
 // MostSpecific chooses a consumer's handler.
@@ -47,6 +50,49 @@ func (r *Runner) Running() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Collect(maps.Keys(r.running))
+}
+
+// Shared is shared, of consumers that have so many shards.
+func Shared(shards []int, turns int) int {
+	var all []keptConsumer
+	for _, n := range shards {
+		all = append(all, keptConsumer{Most: n})
+	}
+	return shared(all, turns)
+}
+
+// Begun has each consumer that a Runner begins to run call f first.
+func (r *Runner) Begun(f func()) { r.begun = f }
+
+// Close closes what Look has opened.
+func (r *Runner) Close() { r.close() }
+
+// Shards is how many shards the consumer has that a Runner runs under name.
+func (r *Runner) Shards(name string) (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if i := r.running[name]; i != nil {
+		fmt.Sscan(i.kept, &n)
+	}
+	return n
+}
+
+// Flap has the shards of a consumer fail, and go on, so many times.
+func Flap(name string, shards, times int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel() // no pauses
+	c := NewConsumer(nil, nil, ConsumerConfig{Name: name})
+	var running sync.WaitGroup
+	for n := range shards {
+		running.Go(func() {
+			s := newShard(c, n, shards)
+			for range times {
+				s.away.wait(ctx, fault.Unavailable)
+				s.away.over()
+			}
+		})
+	}
+	running.Wait()
 }
 
 func hurried() pace {

@@ -22,8 +22,8 @@ import (
 func serve(t testing.TB, l *changes.Log, url string) *changes.Runner {
 	t.Helper()
 	hub := pg.NewHub(pg.HubConfig{Conn: pgtest.Pool(t, url).Config().ConnConfig})
-	r := changes.NewRunner(l, hub, func(ctx context.Context, conns int) (*pgxpool.Pool, error) {
-		return pgxpool.New(ctx, withConns(url, conns))
+	r := changes.NewRunner(l, hub, func(ctx context.Context) (*pgxpool.Pool, error) {
+		return pgxpool.New(ctx, withConns(url, 8))
 	})
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var background sync.WaitGroup
@@ -374,19 +374,20 @@ func waits(t testing.TB, pool *pgxpool.Pool) (is bool) {
 func TestSavedAnewWaitsForTheOld(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	opening, opened := make(chan struct{}), make(chan struct{}, 2)
+	beginning, begun := make(chan struct{}), make(chan struct{}, 2)
 	var once sync.Once
-	r := changes.NewRunner(l, pg.NewHub(pg.HubConfig{Conn: pool.Config().ConnConfig}), func(ctx context.Context, conns int) (*pgxpool.Pool, error) {
-		opened <- struct{}{}
-		once.Do(func() { <-opening }) // the first takes its time, also to end
-		return opener(url)(ctx, conns)
+	r := changes.NewRunner(l, pg.NewHub(pg.HubConfig{Conn: pool.Config().ConnConfig}), opener(url))
+	defer r.Close()
+	r.Begun(func() {
+		begun <- struct{}{}
+		once.Do(func() { <-beginning }) // the first takes its time, also to end
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	var background sync.WaitGroup
 	defer background.Wait()
 	defer cancel()
-	open := sync.OnceFunc(func() { close(opening) })
-	defer open()
+	begin := sync.OnceFunc(func() { close(beginning) })
+	defer begin()
 	look := func() {
 		t.Helper()
 		if err := r.Look(ctx, &background); err != nil {
@@ -395,7 +396,7 @@ func TestSavedAnewWaitsForTheOld(t *testing.T) {
 	}
 	saved(t, l, changes.ConsumerConfig{Name: "c"}, "public.a")
 	look()
-	pgtest.Receive(t, opened, "the first")
+	pgtest.Receive(t, begun, "the first")
 	if err := l.Forget(t.Context(), "c"); err != nil {
 		t.Fatal(err)
 	}
@@ -403,11 +404,11 @@ func TestSavedAnewWaitsForTheOld(t *testing.T) {
 	saved(t, l, changes.ConsumerConfig{Name: "c"}, "public.b")
 	look()
 	select {
-	case <-opened:
+	case <-begun:
 		t.Error("two of one name run beside each other")
 	case <-time.After(100 * time.Millisecond): // where it does not wait it is there at once
-		open()
-		pgtest.Receive(t, opened, "the second")
+		begin()
+		pgtest.Receive(t, begun, "the second")
 	}
 	if err := l.Forget(t.Context(), "c"); err != nil {
 		t.Fatal(err)

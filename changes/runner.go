@@ -21,13 +21,18 @@ import (
 type Runner struct {
 	log  *Log
 	hub  *pg.Hub
-	open func(ctx context.Context, conns int) (*pgxpool.Pool, error)
+	open func(ctx context.Context) (*pgxpool.Pool, error)
+
+	pool  *pgxpool.Pool // of all of them; nil before the first
+	turns chan struct{} // of their shards
 
 	mu      sync.Mutex
 	running map[string]*instance
 
 	pace  pace          // of the consumers
 	every time.Duration // that it looks for what was saved
+
+	begun func() // of tests, which wait in it, for each consumer that begins
 }
 
 // instance is a consumer that a Runner runs.
@@ -38,9 +43,10 @@ type instance struct {
 }
 
 // NewRunner returns a Runner of the consumers that are kept with l, woken by hub. open
-// opens a pool for one of them, of so many connections: handlers may take their time,
-// and are not to take connections from others. It starts nothing.
-func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context, conns int) (*pgxpool.Pool, error)) *Runner {
+// opens the pool of all of them, once there is one: handlers may take their time, and are
+// not to take connections from others. However many shards are saved, they take turns
+// with its connections, those of each consumer with its share. It starts nothing.
+func NewRunner(l *Log, hub *pg.Hub, open func(ctx context.Context) (*pgxpool.Pool, error)) *Runner {
 	return &Runner{log: l, hub: hub, open: open, running: map[string]*instance{}, pace: usual, every: time.Second}
 }
 
@@ -49,6 +55,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	if pg.InTx(r.log.db) {
 		return pg.Wrap("changes: runner", ErrInTx)
 	}
+	defer r.close()
 	var background sync.WaitGroup
 	defer background.Wait()
 	ctx, stop := context.WithCancel(ctx)
@@ -79,6 +86,7 @@ type keptConsumer struct {
 	Most     int // of these and those that there still are
 	Patterns []string
 	Sink     string
+	Turns    int `db:"-"` // that its shards may have at once
 }
 
 // look starts what is new, and stops what is gone or was changed.
@@ -96,12 +104,20 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 	if err != nil {
 		return err
 	}
+	if len(all) > 0 && r.pool == nil {
+		if r.pool, err = r.open(ctx); err != nil {
+			return err
+		}
+		r.turns = make(chan struct{}, max(int(r.pool.Config().MaxConns)-2, 1)) // ticks, and what is read ahead, take one, too
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	wanted := map[string]bool{}
+	most := shared(all, cap(r.turns))
 	for _, k := range all {
 		wanted[k.Name] = true
-		kept := fmt.Sprintln(k.Shards, strings.Join(k.Patterns, "\n"), k.Sink)
+		k.Turns = min(k.Most, most)
+		kept := fmt.Sprintln(k.Shards, k.Turns, strings.Join(k.Patterns, "\n"), k.Sink)
 		i := r.running[k.Name]
 		if i != nil && i.kept == kept {
 			continue
@@ -141,6 +157,28 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 	return nil
 }
 
+// shared is how many turns a consumer may have at most: who needs fewer leaves the rest to
+// others, and who hangs with all of his leaves them theirs.
+func shared(all []keptConsumer, turns int) (most int) {
+	for most = 1; most < maxShards; most++ {
+		sum := 0
+		for _, k := range all {
+			sum += min(k.Most, most+1)
+		}
+		if sum > turns {
+			break
+		}
+	}
+	return most
+}
+
+func (r *Runner) close() {
+	if r.pool != nil {
+		r.pool.Close()
+		r.pool = nil
+	}
+}
+
 // run runs a consumer until ctx is done. One that ends by itself is run again: another
 // of the name may have been in its way, or it was forgotten and is saved anew.
 func (r *Runner) run(ctx context.Context, k keptConsumer) {
@@ -167,17 +205,16 @@ func (r *Runner) run(ctx context.Context, k keptConsumer) {
 }
 
 func (r *Runner) runOnce(ctx context.Context, k keptConsumer) error {
+	if r.begun != nil {
+		r.begun()
+	}
 	var s saved
 	if err := json.Unmarshal([]byte(k.Sink), &s); err != nil {
 		return err
 	}
-	pool, err := r.open(ctx, k.Most+2)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	c := NewConsumer(pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
+	c := NewConsumer(r.pool, r.hub, ConsumerConfig{Name: k.Name, Shards: k.Shards, Batch: s.Batch, Chunk: s.Chunk, Echo: s.Echo, Timeout: s.Timeout})
 	c.log.looks, c.pace, c.kept = r.log.looks, r.pace, true
+	c.turns = []chan struct{}{make(chan struct{}, k.Turns), r.turns}
 	handler := s.Handler()
 	for _, pattern := range k.Patterns {
 		c.Handle(pattern, handler)

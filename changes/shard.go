@@ -14,7 +14,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/fault"
-	"github.com/howdah-db/howdah/pg"
 )
 
 // outage is how many changes parked in a row are none of the changes' fault.
@@ -87,7 +86,7 @@ func (m mark) next(at Position, failures int) mark {
 }
 
 func newShard(c *Consumer, n, of int) *shard {
-	return &shard{Consumer: c, n: n, of: of, away: trouble{of: "a consumer of changes cannot go on", name: c.cfg.Name}}
+	return &shard{Consumer: c, n: n, of: of, away: trouble{of: "a consumer of changes cannot go on", name: c.cfg.Name, told: &c.told}}
 }
 
 // pause is what a shard waits for before it looks again.
@@ -130,6 +129,11 @@ func (s *shard) run(ctx context.Context) error {
 // step moves the shard by one batch, or says what to wait for. An error is one of
 // the database, not of a handler.
 func (s *shard) step(ctx context.Context) (pause, error) {
+	done, err := s.turn(ctx)
+	if err != nil {
+		return pause{}, err
+	}
+	defer done()
 	b, err := s.begin(ctx)
 	if err != nil {
 		return pause{}, err
@@ -338,7 +342,9 @@ func (s *shard) fail(b *batch, st standing, cs []Change, to Position, err error)
 		wait = max(wait, s.pace.inPlace[s.tries-1])
 		return pause{d: wait + rand.N(wait/5)}, nil
 	}
-	slog.WarnContext(b.parent, "a change could not be handled; it is parked", "consumer", s.cfg.Name, "position", cs[0].Position, "error", inShort(err))
+	if s.parks.now() {
+		slog.WarnContext(b.parent, "a change could not be handled; it is parked", "consumer", s.cfg.Name, "position", cs[0].Position, "error", inShort(err))
+	}
 	return pause{}, s.setAside(b.parent, st, cs, to, err, wait)
 }
 
@@ -368,7 +374,7 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 		return err
 	}
 	s.moved(cs, st.next(to, failures))
-	if failures == outage {
+	if failures == outage && s.stalls.now() {
 		slog.WarnContext(ctx, "a consumer of changes stalls: nothing succeeds", "consumer", s.cfg.Name, "shard", s.n, "error", inShort(cause))
 	}
 	return nil
@@ -483,18 +489,4 @@ func (s *shard) putBack(ctx context.Context, st standing, p *parkedChange, attem
 	}
 	s.at = st.next(st.at, st.failures)
 	return nil
-}
-
-// begin begins a batch.
-func (s *shard) begin(parent context.Context) (*batch, error) {
-	ctx, cancel := context.WithTimeout(parent, s.cfg.Timeout+s.pace.grace)
-	tx, err := s.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: fmt.Sprintf(
-		`BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL idle_in_transaction_session_timeout = %d`, (s.cfg.Timeout + s.pace.grace).Milliseconds())})
-	if err != nil {
-		cancel()
-		return nil, pg.Wrap("begin", err)
-	}
-	b := &batch{shard: s, parent: parent, ctx: ctx, cancel: cancel, tx: tx}
-	b.reach("begun")
-	return b, nil
 }

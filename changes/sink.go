@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 	"time"
 
@@ -63,7 +64,7 @@ func (s Sink) Handler() Handler {
 }
 
 // String returns the kind of the sink and to where it leads: of a URL, which may have
-// secrets, its host alone.
+// secrets, its host alone, and of a statement the first words.
 func (s Sink) String() string {
 	switch {
 	case s.Webhook != nil:
@@ -73,11 +74,26 @@ func (s Sink) String() string {
 		}
 		return "webhook " + to.Scheme + "://" + to.Host // secrets are in all the rest
 	case s.SQL != "":
-		return "sql " + s.SQL
+		first := firstWords.FindString(strings.TrimSpace(s.SQL))
+		if len(first) < len(s.SQL) {
+			first = strings.TrimSpace(first + " …")
+		}
+		return "sql " + first
 	case s.Notify:
 		return "notify"
 	}
 	return ""
+}
+
+// firstWords are up to three of a statement: literals, which may be secrets, are none.
+var firstWords = regexp.MustCompile(`^([A-Za-z_][\w.]*( [A-Za-z_][\w.]*){0,2})?`)
+
+// whole is String with all of a statement.
+func (s Sink) whole() string {
+	if s.SQL != "" {
+		return "sql " + s.SQL
+	}
+	return s.String()
 }
 
 // saved is a consumer as the database keeps it for whoever runs it: beside the shards
@@ -95,7 +111,7 @@ func (s *saved) label() *string {
 	if s == nil {
 		return nil
 	}
-	return new(strings.ToValidUTF8(s.String(), "\uFFFD"))
+	return new(strings.ToValidUTF8(s.whole(), "\uFFFD"))
 }
 
 // keptSink keeps $2 where it is the sink of a consumer that did has written.

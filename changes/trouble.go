@@ -14,6 +14,8 @@ type trouble struct {
 	of, name string
 	pause    time.Duration // the last one; 0 = all is well
 	patience pg.Patience
+	told     *seldom // whoever has the same trouble; nil = nobody
+	said     bool    // it was logged
 }
 
 // ask has fn ask the database of l, by one statement or transaction, and gives it up where
@@ -34,6 +36,9 @@ func (t *trouble) wait(ctx context.Context, err error) bool {
 // note is wait for whoever waits by himself.
 func (t *trouble) note(ctx context.Context, err error) {
 	if t.pause == 0 {
+		t.said = t.told.now()
+	}
+	if t.pause == 0 && t.said {
 		t.log().WarnContext(ctx, t.of+"; trying again", "error", err)
 	}
 	t.pause = min(max(2*t.pause, 50*time.Millisecond), 5*time.Second)
@@ -47,7 +52,7 @@ func (t *trouble) log() *slog.Logger {
 }
 
 func (t *trouble) over() {
-	if t.pause > 0 {
+	if t.pause > 0 && t.said {
 		t.log().Info("changes go on")
 	}
 	t.pause = 0

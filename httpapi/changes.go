@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5"
@@ -180,7 +181,16 @@ type TablePath struct {
 	Table  string `path:"table" doc:"Name of the table." example:"users"`
 }
 
-func (p *TablePath) name() string { return p.Schema + "." + p.Table }
+// name is the table as a capture has it, which would read some as another one, or several.
+func (p *TablePath) name() (string, error) {
+	switch {
+	case strings.Contains(p.Schema, "."):
+		return "", pg.Refuse("schema", "%q; want a schema without a dot: others cannot be captured", p.Schema)
+	case p.Table == "*":
+		return "", pg.Refuse("table", "%q; want the name of one", p.Table)
+	}
+	return p.Schema + "." + p.Table, nil
+}
 
 type stepsOutput struct {
 	Body struct {
@@ -206,11 +216,19 @@ func (a *api) applyCapture(ctx context.Context, in *struct {
 	TablePath
 	Body CaptureBody
 }) (*stepsOutput, error) {
-	return stepsOf(a.client.Changes.Apply(ctx, []changes.Capture{in.Body.capture(in.name())}, false))
+	table, err := in.name()
+	if err != nil {
+		return nil, err
+	}
+	return stepsOf(a.client.Changes.Apply(ctx, []changes.Capture{in.Body.capture(table)}, false))
 }
 
 func (a *api) releaseCapture(ctx context.Context, in *struct{ TablePath }) (*stepsOutput, error) {
-	return stepsOf(a.client.Changes.Release(ctx, in.name()))
+	table, err := in.name()
+	if err != nil {
+		return nil, err
+	}
+	return stepsOf(a.client.Changes.Release(ctx, table))
 }
 
 // tableCapture is a capture that names its table.

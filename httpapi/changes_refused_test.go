@@ -43,6 +43,8 @@ func TestChangesRefused(t *testing.T) {
 		CREATE TABLE own (id int PRIMARY KEY);
 		CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 		CREATE TRIGGER own AFTER INSERT ON own FOR EACH ROW EXECUTE FUNCTION f();
+		CREATE SCHEMA "a.b"; CREATE TABLE "a.b".c (id int PRIMARY KEY);
+		CREATE SCHEMA a; CREATE TABLE a."b.c" (id int PRIMARY KEY);
 		CREATE VIEW view AS SELECT 1 AS id;
 		CREATE FOREIGN DATA WRAPPER nowhere;
 		CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere;
@@ -85,7 +87,12 @@ func TestChangesRefused(t *testing.T) {
 		post(billing+"/seek", `{"to":"`+p+`"}`, "to: ", "body.to")
 		post(billing+"/parked/retry", `{"positions":["1.2","`+p+`"]}`, "positions[1]: ", "body.positions[1]")
 		post(billing+"/parked/skip", `{"positions":["`+p+`"]}`, "positions[0]: ", "body.positions[0]")
+		post(billing+"/parked/skip", `{"positions":["`+p+`"],"all":true}`, "positions: ", "body.positions")
 		put(save, `{"from":"`+p+`","sink":{"notify":true}}`, "from: ", "body.from")
+	}
+
+	for _, body := range []string{`{}`, `{"positions":null}`, `{"all":false}`} { // as clients say what they leave out
+		post(billing+"/parked/skip", body, `positions: want some, or "all": true`, "body.positions")
 	}
 
 	// What is to be read.
@@ -108,6 +115,10 @@ func TestChangesRefused(t *testing.T) {
 		"pg_catalog/pg_class": "of PostgreSQL or of howdah", "public/a%00": "NUL", "a%FF/users": "UTF-8",
 	} {
 		put(captures+"/"+table, `{}`, what, "path.table")
+	}
+	for path, location := range map[string]string{"a.b/c": "path.schema", "public/*": "path.table", "a.b/%2A": "path.schema"} { // other tables, or all
+		put(captures+"/"+path, `{}`, "want ", location)
+		all = append(all, refusal{"DELETE", captures + "/" + path, "", "", 0, "want ", location})
 	}
 	for _, c := range []struct{ table, body, what, location string }{
 		{"late", `{}`, "DEFERRABLE", "body.key"},

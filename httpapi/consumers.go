@@ -262,12 +262,12 @@ type parkedInput struct {
 	}
 }
 
-// positions are nil where all are meant.
-func (in *parkedInput) positions() (at []changes.Position, err error) {
-	if in.Body.Positions != nil {
-		at = make([]changes.Position, len(in.Body.Positions))
+// positionsOf reads positions; nil stays nil, which is all.
+func positionsOf(named []string) (at []changes.Position, err error) {
+	if named != nil {
+		at = make([]changes.Position, len(named))
 	}
-	for i, text := range in.Body.Positions {
+	for i, text := range named {
 		if at[i], err = changes.ParsePosition(text); err != nil {
 			return nil, pg.Renamed(fmt.Sprintf("positions[%d]", i), err)
 		}
@@ -282,20 +282,31 @@ type countOutput struct {
 }
 
 func (a *api) retryParked(ctx context.Context, in *parkedInput) (*countOutput, error) {
-	return in.doneBy(ctx, a.client.Changes.Retry)
+	return doneTo(ctx, in.Name, in.Body.Positions, a.client.Changes.Retry)
 }
 
-func (a *api) skipParked(ctx context.Context, in *parkedInput) (*countOutput, error) {
-	return in.doneBy(ctx, a.client.Changes.Skip)
+type skipInput struct {
+	ConsumerPath
+	Body struct {
+		Positions []string `json:"positions,omitempty" example:"[\"1042.88213\"]" doc:"Which."`
+		All       bool     `json:"all,omitempty" doc:"Instead of positions: all that is parked, what waits too."`
+	}
 }
 
-// doneBy does something to parked changes and answers to how many.
-func (in *parkedInput) doneBy(ctx context.Context, do func(context.Context, string, ...changes.Position) (int64, error)) (*countOutput, error) {
-	at, err := in.positions()
+func (a *api) skipParked(ctx context.Context, in *skipInput) (*countOutput, error) {
+	if in.Body.All == (in.Body.Positions != nil) { // what is lost is not lost by what was left out
+		return nil, pg.Refuse("positions", `want some, or "all": true, and not both`)
+	}
+	return doneTo(ctx, in.Name, in.Body.Positions, a.client.Changes.Skip)
+}
+
+// doneTo does something to parked changes and answers to how many.
+func doneTo(ctx context.Context, name string, positions []string, do func(context.Context, string, ...changes.Position) (int64, error)) (*countOutput, error) {
+	at, err := positionsOf(positions)
 	if err != nil {
 		return nil, err
 	}
 	out := new(countOutput)
-	out.Body.Count, err = do(ctx, in.Name, at...)
+	out.Body.Count, err = do(ctx, name, at...)
 	return out, err
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
 )
@@ -62,7 +63,8 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantJSON(t, s.post(at+"/parked/skip", `{"positions":["1.2"]}`), `{"count":1}`)
 	wantProblem(t, s.post(at+"/parked/skip", `{"positions":["x"]}`), 400, `positions[0]: "x"; want one such as`, "body.positions[0]")
 	wantJSON(t, s.post(at+"/parked/retry", `{"positions":[]}`), `{"count":0}`) // none is not all
-	wantJSON(t, s.post(at+"/parked/skip", `{}`), `{"count":1}`)
+	wantJSON(t, s.post(at+"/parked/skip", `{"positions":[]}`), `{"count":0}`)
+	wantJSON(t, s.post(at+"/parked/skip", `{"positions":null,"all":true}`), `{"count":1}`)
 	wantJSON(t, s.get(at+"/parked"), `{"parked":[]}`)
 
 	wantJSON(t, s.post(at+"/wait", `{"position":"1.3"}`), `{"position":"1.3"}`)
@@ -90,7 +92,7 @@ func TestConsumersOverHTTP(t *testing.T) {
 	wantJSON(t, s.do("DELETE", at, nil), `{"forgotten":true}`)
 
 	for _, path := range []string{"/pause", "/resume", "/seek", "/reshard", "/backfill", "/wait", "/parked/retry", "/parked/skip"} {
-		body := map[string]string{"/seek": `{"to":"now"}`, "/reshard": `{"shards":2}`, "/backfill": `{"end":true}`}[path]
+		body := map[string]string{"/seek": `{"to":"now"}`, "/reshard": `{"shards":2}`, "/backfill": `{"end":true}`, "/parked/skip": `{"all":true}`}[path]
 		if body == "" {
 			body = `{}`
 		}
@@ -105,5 +107,28 @@ func TestConsumersOverHTTP(t *testing.T) {
 	saved := s.do("PUT", at, strings.NewReader(`{"tables":["public.users:insert","update","public.orders"],"sink":{"notify":true}}`), "Content-Type: application/json")
 	if !strings.Contains(saved.body, `"patterns":["public.orders","public.users:insert,update"]`) {
 		t.Error(saved.body)
+	}
+}
+
+// Whoever waits in vain for a handler is told so, and what to do.
+func TestForgottenBehindAHandler(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{Timeout: 2 * time.Second})
+	s.sql(`INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('billing', 1, '{public.users}')`)
+	s.sql(`INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id) VALUES ('billing', 0, 1, 0, 0)`)
+	handling, err := s.db.Pool.Begin(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handling.Rollback(within(t))
+	if _, err := handling.Exec(within(t), `SELECT pg_advisory_xact_lock(hashtextextended('howdah.consumer billing 0', 0))`); err != nil {
+		t.Fatal(err)
+	}
+	wantProblem(t, s.do("DELETE", "/v1/changes/consumers/billing", nil), 503, "waited for what billing is handling, in vain: pause it")
+	if err := handling.Rollback(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Changes.Forget(within(t), "billing"); err != nil {
+		t.Error(err)
 	}
 }

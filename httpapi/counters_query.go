@@ -3,7 +3,6 @@ package httpapi
 import (
 	"context"
 	"iter"
-	"net/http"
 	"reflect"
 	"strings"
 	"time"
@@ -92,9 +91,8 @@ func (a *api) pointsOf(ctx context.Context, q counters.Query) (*huma.StreamRespo
 		defer stop()
 		_, w := humago.Unwrap(hctx)
 		w.Header().Set("Content-Type", ndjson)
-		for rc := http.NewResponseController(w); more; point, err, more = next() {
+		for ; more; point, err, more = next() {
 			if err == nil {
-				rc.SetWriteDeadline(time.Now().Add(a.cfg.slowReader)) // where that cannot be, none is needed
 				err = strictJSON.Marshal(w, point)
 			}
 			if err != nil {

@@ -29,7 +29,7 @@ func NewWith(client *howdah.Client, cfg Config, handle func(context.Context) err
 	return a.handler()
 }
 
-// Impatient is cfg with so long for the reader of a stream to make progress.
+// Impatient is cfg with so long for the reader of an answer to take a part of it.
 func Impatient(cfg Config, progress time.Duration) Config {
 	cfg.slowReader = progress
 	return cfg

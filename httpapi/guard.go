@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/howdah-db/howdah/compat/iidyhttp"
 )
@@ -18,7 +19,8 @@ func (a *api) guard(next http.Handler) http.Handler {
 	}))
 	next = crossSite.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer := &answer{ResponseWriter: w}
+		answer := &answer{ResponseWriter: w, rc: http.NewResponseController(w), patience: a.cfg.slowReader}
+		defer answer.wait() // for what is left of it, which net/http sends
 		w = answer
 		defer func() {
 			v := recover()
@@ -52,23 +54,52 @@ func refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
 	writeProblem(w, p)
 }
 
-// answer remembers whether its first byte is on the way.
+// answer is what a client is sent. It remembers whether the first byte is on the way, and
+// gives a reader who stands still up: what it is to read is kept in memory as long.
 type answer struct {
 	http.ResponseWriter
-	begun bool
+	rc       *http.ResponseController
+	patience time.Duration
+	begun    bool
+	failed   bool // the client is gone, or does not read
 }
 
 // Unwrap is for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 func (a *answer) WriteHeader(status int) {
+	if a.failed { // nobody is told any more
+		return
+	}
 	a.begun = true
 	a.ResponseWriter.WriteHeader(status)
 }
 
-func (a *answer) Write(b []byte) (int, error) {
+// part is what is sent at once: a reader who takes so much in time may be slow.
+const part = 64 << 10
+
+func (a *answer) Write(b []byte) (n int, err error) {
 	a.begun = true
-	return a.ResponseWriter.Write(b)
+	for first := true; err == nil && (first || n < len(b)); first = false {
+		var sent int
+		a.wait()
+		sent, err = a.ResponseWriter.Write(b[n:min(n+part, len(b))])
+		n += sent
+	}
+	a.failed = err != nil
+	return n, err
+}
+
+// FlushError is for http.ResponseController.
+func (a *answer) FlushError() error {
+	a.begun = true
+	a.wait()
+	return a.rc.Flush()
+}
+
+// wait lets the next part take its time, and no longer.
+func (a *answer) wait() {
+	a.rc.SetWriteDeadline(time.Now().Add(a.patience)) // where that cannot be, none is needed
 }
 
 // isLoopback reports whether a Host header names this machine. A name that only

@@ -2,10 +2,15 @@ package httpapi_test
 
 import (
 	"fmt"
+	"log/slog"
+	"net"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/howdah-db/howdah/httpapi"
+	"github.com/howdah-db/howdah/internal/pgtest/services"
 )
 
 // A name that an attacker points at this machine (DNS rebinding) is not its name.
@@ -72,4 +77,64 @@ func TestCrossSite(t *testing.T) {
 	if got := s.items("l"); len(got) != 1 || got[0] != "b" { // the last allowed delete took a
 		t.Errorf("items = %q", got)
 	}
+}
+
+// A client that reads nothing is let go, and with it what it was to read.
+func TestStandingReader(t *testing.T) {
+	t.Parallel()
+	s := serve(t, "", httpapi.Impatient(httpapi.Config{}, 200*time.Millisecond))
+	s.sql(`SELECT howdah.change_emit('a', to_jsonb(repeat('x', 262144))) FROM generate_series(1, 48)`)
+	s.get("/v1/changes/position")
+	conn, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).SetReadBuffer(1 << 14); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintf(conn, "GET /v1/changes?limit=48 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+	eventually(t, "the server has let it go", func() bool {
+		return strings.Contains(s.get("/metrics").body, `howdah_http_request_seconds_count{route="GET /v1/changes"`)
+	})
+	if text := s.log.String(); strings.Contains(text, "superfluous") || strings.Contains(text, "panic") {
+		t.Errorf("log: %s", text)
+	}
+}
+
+// A client that is slow and reads is waited for anew for each part of an answer, however
+// long that is.
+func TestSlowReader(t *testing.T) {
+	t.Parallel()
+	api := httpapi.New(services.Open(t, "", slog.Default()), httpapi.Config{})
+	for path, least := range map[string]int{"/openapi.json": 100 << 10, "/v1/checklists": 1, "/nothing": 1} {
+		w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+		api.ServeHTTP(w, httptest.NewRequest("GET", path, nil))
+		if w.Body.Len() < least {
+			t.Errorf("%s: %d bytes, want %d", path, w.Body.Len(), least)
+		}
+		if w.late > 0 || !w.set {
+			t.Errorf("%s: %d writes without a time of their own; for what is left: %v", path, w.late, w.set)
+		}
+	}
+}
+
+// deadlines notes what is written without a deadline that was set for it.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set  bool
+	late int
+}
+
+func (w *deadlines) SetWriteDeadline(time.Time) error {
+	w.set = true
+	return nil
+}
+
+func (w *deadlines) Write(b []byte) (int, error) {
+	if !w.set || len(b) > 64<<10 {
+		w.late++
+	}
+	w.set = false
+	return w.ResponseRecorder.Write(b)
 }

@@ -32,7 +32,7 @@ type Config struct {
 	LoopbackOnly bool            // refuse requests whose Host is not this machine (DNS rebinding)
 	Log          *slog.Logger    // default slog.Default
 
-	slowReader time.Duration // without progress of the reader of a stream; it resumes by the last id it got; default 30 s
+	slowReader time.Duration // for the reader of an answer to take a part of it; of a stream it resumes by the last id it got; default 30 s
 	keepAlive  time.Duration // between signs of life on a quiet stream of events; default 15 s
 }
 

@@ -27,7 +27,7 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 		_, w := humago.Unwrap(hctx)
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Cache-Control", "no-store")
-		out := &eventWriter{w: w, rc: http.NewResponseController(w), patience: a.cfg.slowReader}
+		out := &eventWriter{w: w, rc: http.NewResponseController(w)}
 
 		ctx, stop := context.WithCancel(ctx)
 		events := make(chan event)
@@ -77,9 +77,8 @@ func (a *api) eventStream(ctx context.Context, after string, source func(ctx con
 // eventWriter writes events, each as soon as it is there; false when the client is
 // gone or does not read.
 type eventWriter struct {
-	w        http.ResponseWriter
-	rc       *http.ResponseController
-	patience time.Duration
+	w  http.ResponseWriter
+	rc *http.ResponseController
 }
 
 func (out *eventWriter) event(e event) bool {
@@ -97,7 +96,6 @@ func (out *eventWriter) event(e event) bool {
 func (out *eventWriter) comment(text string) bool { return out.write(": " + text + "\n\n") }
 
 func (out *eventWriter) write(text string) bool {
-	out.rc.SetWriteDeadline(time.Now().Add(out.patience)) // where that cannot be, none is needed
 	if _, err := out.w.Write([]byte(text)); err != nil {
 		return false
 	}

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -30,8 +34,9 @@ func (c *cli) changesRun() *cobra.Command {
 		Use:   "run NAME",
 		Short: "Hand changes on, each once and in order, until interrupted",
 		Long: `Hands the changes of tables on, each once and in order, until it is interrupted, or up
-to --until. How far it has come is kept under its name: run again, after whatever
-end, it goes on there. Run twice at a time, one goes on when the other ends.
+to --until, which is an error where it is interrupted before, or stands still (exit code
+5). How far it has come is kept under its name: run again, after whatever end, it goes
+on there. Run twice at a time, one goes on when the other ends.
 
 One flag says what is done with them. With --sql a statement is run once for each change, $1 being the change as JSON; what
 it writes is committed together with how far the consumer has come, so it happens
@@ -69,7 +74,7 @@ serve does, until it is forgotten.`,
 			if r.save && (r.sink.Kept == nil || r.until != "") {
 				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
 			}
-			return endedWell(cmd.Context(), c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
+			return endedWell(cmd.Context(), r.until, c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
 				if private {
 					if err := client.Migrate(ctx); err != nil {
 						return err
@@ -153,6 +158,14 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 			return err
 		}
 	}
+	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil {
+		if from {
+			c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))
+		}
+		if r.fill && len(s.Backfill) == 0 && (r.save || s.State != "expired") { // which begins anew where it is run here
+			c.note(fmt.Sprintf("%s is there already and reads no rows for --backfill; howdah changes backfill has it read them anew", r.Name))
+		}
+	}
 	if r.save {
 		if err := client.Changes.Save(ctx, r.ConsumerConfig, r.tables, *r.sink.Kept); err != nil {
 			return err
@@ -162,9 +175,6 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	consumer := changes.NewConsumer(client.Pool, client.Hub, r.ConsumerConfig)
 	for _, pattern := range r.tables {
 		consumer.Handle(pattern, r.sink.Handler)
-	}
-	if s, err := client.Changes.Consumer(ctx, r.Name); err == nil && from {
-		c.note(fmt.Sprintf("%s is there already and goes on after %s; howdah changes seek moves it", r.Name, s.Position))
 	}
 	var s changes.Status
 	if err := c.reconnecting(ctx, func() (err error) {
@@ -196,13 +206,40 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 			defer stop()
 			ended = consumer.Run(ctx)
 		})
-		err := c.reconnecting(ctx, func() error { return client.Changes.Wait(ctx, r.Name, end) })
-		over := ctx.Err() != nil
+		err := c.reconnecting(ctx, func() error { return comeTo(ctx, client.Changes, r.Name, end) })
 		stop()
 		running.Wait()
-		if ended != nil || over { // the consumer's own error, or interrupted
+		if ended != nil { // which is why the other ended
 			return ended
 		}
 		return err
 	})
+}
+
+// comeTo waits until a consumer has handled all up to end. It returns Conflict, and why,
+// where it stands still before.
+func comeTo(ctx context.Context, l *changes.Log, name string, end changes.Position) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		for {
+			s, err := l.Consumer(ctx, name)
+			if err == nil && s.State == "paused" && (s.Position.Compare(end) < 0 || len(s.Backfill) > 0) {
+				stop(fmt.Errorf("%s is paused at %s, before %s: %s; howdah changes resume %[1]s: %[5]w", name, s.Position, end, cmp.Or(s.Reason, "no reason was given"), fault.Conflict))
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Second):
+			}
+		}
+	})
+	err := l.Wait(ctx, name, end)
+	stop(err)
+	watching.Wait()
+	if err != nil && errors.Is(context.Cause(ctx), fault.Conflict) {
+		return context.Cause(ctx)
+	}
+	return err
 }

@@ -45,7 +45,7 @@ everybody in, unless --insecure says that this is meant.`,
 	cmd.Flags().StringVar(&cfg.listen, "listen", "127.0.0.1:8080", "address to serve on; port 0 picks a free one")
 	cmd.Flags().BoolVar(&cfg.insecure, "insecure", false, "serve everybody who can reach an address beyond this machine")
 	cmd.Flags().DurationVar(&cfg.shutdownTimeout, "shutdown-timeout", 10*time.Second, "how long to wait for requests when stopping")
-	cmd.Flags().IntVar(&cfg.maxConns, "max-conns", 0, "connections to the database (default 16, or pool_max_conns of the URL)")
+	cmd.Flags().IntVar(&cfg.maxConns, "max-conns", 0, "connections to the database, and as many again for consumers that are saved (default 16, or pool_max_conns of the URL)")
 	return cmd
 }
 

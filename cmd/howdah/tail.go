@@ -27,8 +27,8 @@ func (c *cli) changesTail() *cobra.Command {
 		Use:   "tail",
 		Short: "Print the feed, a change a line, and follow it",
 		Long: `Prints the feed, a change a line, and follows it until it is interrupted, or up to
---until. Positions are those of the lines; a time such as 2026-11-20T14:00:00Z
-stands for the position the feed had then.`,
+--until, which is an error where it is interrupted before. Positions are those of the
+lines; a time such as 2026-11-20T14:00:00Z stands for the position the feed had then.`,
 		Example: `  howdah changes tail --from start --until now
   howdah changes tail --table public.users --op insert,update
   howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
@@ -41,7 +41,7 @@ stands for the position the feed had then.`,
 			if err != nil {
 				return err
 			}
-			return endedWell(cmd.Context(), c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			return endedWell(cmd.Context(), t.until, c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				return c.runTail(ctx, client, &t, filter)
 			}))
 		},
@@ -79,15 +79,17 @@ func (t *tail) filter() (f changes.Filter, err error) {
 
 func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filter changes.Filter) error {
 	at, err := c.find(ctx, client, "--from", t.from)
-	if err != nil {
+	switch {
+	case err != nil && t.until == "":
 		return interrupted(ctx, err)
-	}
-	if t.until == "" {
+	case err != nil:
+		return err
+	case t.until == "":
 		return c.follow(ctx, client, at, filter)
 	}
 	end, err := c.find(ctx, client, "--until", t.until)
 	if err != nil {
-		return interrupted(ctx, err)
+		return err
 	}
 	for { // once at least, which tells whether the position is in the feed
 		var page []changes.Change
@@ -96,7 +98,7 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 			page, next, err = client.Changes.Page(ctx, at, t.chunk, filter)
 			return err
 		}); err != nil {
-			return interrupted(ctx, err)
+			return err
 		}
 		for _, change := range page {
 			if change.Position.Compare(end) > 0 {
@@ -146,9 +148,12 @@ func interrupted(ctx context.Context, err error) error {
 }
 
 // endedWell is nil where err is that an interrupt came, before a command that goes on until
-// there is one had begun.
-func endedWell(ctx context.Context, err error) error {
-	if errors.Is(err, context.Canceled) {
+// there is one had begun. One that goes on until something else was not done then.
+func endedWell(ctx context.Context, until string, err error) error {
+	switch {
+	case err != nil && ctx.Err() != nil && until != "":
+		return ctx.Err()
+	case errors.Is(err, context.Canceled):
 		return interrupted(ctx, err)
 	}
 	return err
@@ -164,7 +169,7 @@ may be. The lines are in the order in which the transactions that sent them comm
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return endedWell(cmd.Context(), c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			return endedWell(cmd.Context(), "", c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
 				return c.listen(ctx, client, args)
 			}))
 		},
