@@ -86,7 +86,7 @@ func (s *shard) readAhead(ctx context.Context, n int, f Filter, more bool) {
 			if !c.begun.CompareAndSwap(false, true) {
 				return context.Canceled
 			}
-			if c.page, c.end, c.more, err = New(conn, Config{}).page(ctx, c.after, n, f); err == nil {
+			if c.page, c.end, c.more, err = s.log.on(conn).page(ctx, c.after, n, f); err == nil {
 				err = inHistory(ctx, conn, here)
 			}
 			return err

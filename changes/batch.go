@@ -178,7 +178,7 @@ func (b *batch) page(n int, f Filter) (page []Change, end Position, more bool, e
 	if err != nil {
 		return nil, end, false, err
 	}
-	page, end, more, err = New(reading, Config{}).page(b.ctx, b.at.at, n, f)
+	page, end, more, err = b.log.on(reading).page(b.ctx, b.at.at, n, f)
 	if err != nil {
 		return nil, end, false, err
 	}

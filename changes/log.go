@@ -84,7 +84,10 @@ type Log struct {
 }
 
 // looks counts the ticks of a process, and adds up what they took.
-type looks struct{ n, nanos atomic.Int64 }
+type looks struct {
+	n, nanos atomic.Int64
+	large    atomic.Bool // the last page was, or half as much as one holds
+}
 
 // New returns the Log of db.
 func New(db pg.DB, cfg Config) *Log {
@@ -95,7 +98,9 @@ func New(db pg.DB, cfg Config) *Log {
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.
-func (l *Log) WithTx(tx pgx.Tx) *Log { c := *l; c.db = tx; return &c }
+func (l *Log) WithTx(tx pgx.Tx) *Log { return l.on(tx) }
+
+func (l *Log) on(db pg.DB) *Log { c := *l; c.db = db; return &c }
 
 // Migrations are the files that make the log, all of it in schema howdah.
 func (l *Log) Migrations() pg.Migrations {

@@ -140,6 +140,9 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	batch.Queue(statement, args...).
 		Query(func(rows pgx.Rows) (err error) {
 			page, cut, err = collect(rows, n, l.bytes, after)
+			if large := sizeOf(page) >= l.bytes/2; err == nil && (large || n >= MaxPage) {
+				l.looks.large.Store(large)
+			}
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
@@ -179,13 +182,13 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 func (l *Log) statement(after Position, n int, until int64, f Filter) (sql string, args []any) {
 	conditions, args := f.where(after.Commit, after.within(), n+1, until, l.bytes)
 	if conditions == "" {
-		return changesOf(`
+		return l.changesOf(`
 		SELECT c.n, l.*, NULL::boolean AS looked
 		FROM ` + follows("$3")), args
 	}
 	args = append(args, max(l.scan, n+1))
 	most := "$" + strconv.Itoa(len(args))
-	return changesOf(`
+	return l.changesOf(`
 		SELECT l.*, CASE WHEN nth = ` + most + `::int THEN coalesce(true` + conditions + `, false) END AS looked
 		FROM (
 			SELECT c.n, l.*, row_number() OVER (ORDER BY c.n, l.id) AS nth
@@ -195,16 +198,21 @@ func (l *Log) statement(after Position, n int, until int64, f Filter) (sql strin
 		LIMIT $3::int`), args
 }
 
-// changesOf is a statement of the changes of another, in order. Behind those that fill a
-// page with $5 bytes, as they are stored, it has nothing of their rows, which are beyond:
-// they would be fetched and sent for each page anew.
-func changesOf(some string) string {
+// changesOf is a statement of the changes of another, in order. Where the last page was
+// large, it has nothing of the rows of those beyond what fills a page with $5 bytes, as
+// they are stored: they would be fetched and sent for each page anew. To add these up takes
+// a fifth as long as the rest, so that it is not done for nothing.
+func (l *Log) changesOf(some string) string {
+	beyond := `$5::bigint < 0`
+	if l.looks.large.Load() {
+		beyond = `coalesce(sum(coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0))
+				OVER (ORDER BY n, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) >= $5::bigint`
+	}
 	return `
 		SELECT n, id, op::text, schema_name, table_name, key, CASE WHEN NOT beyond THEN old END, CASE WHEN NOT beyond THEN new END,
 			at, xid::text, coalesce(origin, ''), meta, trimmed, missing, looked, beyond
 		FROM (
-			SELECT *, coalesce(sum(coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0))
-				OVER (ORDER BY n, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) >= $5::bigint AS beyond
+			SELECT *, ` + beyond + ` AS beyond
 			FROM (` + some + `) s) l
 		ORDER BY n, id`
 }

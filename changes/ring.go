@@ -35,9 +35,7 @@ func (r *ring) reset(p Position) {
 func (r *ring) add(changes []Change, to Position) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i := range changes {
-		r.bytes += changes[i].size()
-	}
+	r.bytes += sizeOf(changes)
 	r.changes = append(r.changes, changes...)
 	drop := 0
 	for r.bytes > ringBytes && drop < len(r.changes) {
@@ -84,4 +82,11 @@ func (r *ring) after(p Position, n int) (changes []Change, next Position, histor
 // size is about what a change takes in memory.
 func (c *Change) size() int {
 	return 300 + len(c.Schema) + len(c.Table) + len(c.Key) + len(c.Old) + len(c.New) + len(c.Origin) + len(c.Meta)
+}
+
+func sizeOf(cs []Change) (size int) {
+	for i := range cs {
+		size += cs[i].size()
+	}
+	return size
 }
