@@ -174,7 +174,7 @@ func (s *shard) readAt(ctx context.Context, tx pgx.Tx, at Position, after backfi
 		}
 		c.by[0] = by
 	}
-	if c.reads, c.lasts, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
+	if c.reads, c.lasts, c.whole, err = src.rows(ctx, tx, after.Last, most, share{shard: s.n, shards: s.of}); err != nil {
 		return err
 	}
 	if another, err := src.rewritten(ctx, tx); err != nil || another {
@@ -183,7 +183,6 @@ func (s *shard) readAt(ctx context.Context, tx pgx.Tx, at Position, after backfi
 	for i := range c.reads {
 		c.reads[i].Position = at
 	}
-	c.whole = len(c.reads) < most
 	s.chunk = c
 	return nil
 }
@@ -208,6 +207,12 @@ func (src *source) by() string {
 	}
 	return fmt.Sprintf("(%s) with the key (%s) in table %d", strings.Join(columns, ", "), strings.Join(src.key, ", "), src.relation)
 }
+
+// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may hold for the
+// rows to come alone (NOT VALID).
+const notNull = `a.attnotnull AND NOT EXISTS (
+	SELECT FROM pg_constraint n
+	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
 
 // findSource looks up a table. What cannot be read is Invalid.
 func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
@@ -236,7 +241,7 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 			HAVING bool_and(coalesce(`+notNull+`, false))
 			ORDER BY i.indisprimary DESC, i.indexrelid
 			LIMIT 1) k ON true
-		WHERE n.nspname = $1 AND c.relname = $2`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)
+		WHERE n.nspname = $1::text AND c.relname = $2::text`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, pg.Refuse("backfill", "%q is not captured: howdah changes capture %s", name, name)
@@ -265,9 +270,10 @@ func (src *source) rewritten(ctx context.Context, tx pgx.Tx) (another bool, err 
 }
 
 // rows returns up to n rows of a share of the table, those that follow after, as
-// changes without a position, and each one's values in the columns it is read by.
-func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, of share) (reads []Change, lasts [][]string, err error) {
-	args := []any{src.schema, src.table, src.key, append([]string{}, src.capture.Except...), string(src.capture.Payload), src.capture.MaxBytes, of.shards, of.shard, n}
+// changes without a position, and each one's values in the columns it is read by; fewer
+// where these are about as much as a page holds. whole is whether none follow.
+func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, of share) (reads []Change, lasts [][]string, whole bool, err error) {
+	args := []any{src.schema, src.table, src.key, append([]string{}, src.capture.Except...), string(src.capture.Payload), src.capture.MaxBytes, of.shards, of.shard}
 	var texts, columns, values []string
 	for i, name := range src.columns {
 		column := "r." + pgx.Identifier{name}.Sanitize()
@@ -288,10 +294,11 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 	for _, sql := range []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL jit = off`, `SET LOCAL row_security = off`,
 		`SET LOCAL extra_float_digits = 1`, `SET LOCAL datestyle = 'ISO, MDY'`, `SET LOCAL intervalstyle = postgres`, `SET LOCAL timezone = 'UTC'`} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
-			return nil, nil, err
+			return nil, nil, false, err
 		}
 	}
-	rows, _ := tx.Query(ctx, `
+	if _, err := tx.Exec(ctx, `
+		DECLARE howdah_rows NO SCROLL CURSOR FOR
 		SELECT k.key, CASE WHEN $5 <> 'keys' AND NOT o.large THEN o.image END, $5 <> 'keys' AND o.large, clock_timestamp(), ARRAY[`+strings.Join(texts, ", ")+`]
 		FROM `+pgx.Identifier{src.schema, src.table}.Sanitize()+` AS r
 		CROSS JOIN LATERAL (SELECT howdah.change_json(r.*) AS image OFFSET 0) AS i
@@ -299,19 +306,31 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		CROSS JOIN LATERAL (SELECT i.image - $4::text[] AS image, pg_column_size(i.image - $4::text[]) > $6::int AS large OFFSET 0) AS o
 		WHERE `+where+`
 			AND ($7::int <= 1 OR abs(howdah.change_lane($1, $2, k.key) % $7) = $8::int)
-		ORDER BY `+order+`
-		LIMIT $9::int`, args...)
+		ORDER BY `+order, args...); err != nil {
+		return nil, nil, false, err
+	}
 	c := Change{Op: Read, Schema: src.schema, Table: src.table}
 	var key, image []byte
 	var last []string
-	_, err = pgx.ForEachRow(rows, []any{&key, &image, &c.Trimmed, &c.At, &last}, func() error {
-		c.Key, c.New, c.At = compact(key), nil, c.At.UTC()
-		if image != nil {
-			c.New = compact(image)
+	size, largest := 0, 1
+	// A few at first: how large they are is known once they are there.
+	for some := 8; len(reads) < n && size < pageBytes; some = max(1, min(2*some, (pageBytes-size)/largest)) {
+		some = min(some, n-len(reads))
+		// What it returns is different for each table, so that nothing of it is kept.
+		rows, _ := tx.Query(ctx, `FETCH `+strconv.Itoa(some)+` FROM howdah_rows`, pgx.QueryExecModeExec)
+		got, err := pgx.ForEachRow(rows, []any{&key, &image, &c.Trimmed, &c.At, &last}, func() error {
+			c.Key, c.New, c.At = compact(key), nil, c.At.UTC()
+			if image != nil {
+				c.New = compact(image)
+			}
+			reads, lasts = append(reads, c), append(lasts, slices.Clone(last))
+			size, largest = size+c.size(), max(largest, c.size())
+			key, image, last = nil, nil, nil
+			return nil
+		})
+		if err != nil || got.RowsAffected() < int64(some) {
+			return reads, lasts, err == nil, err
 		}
-		reads, lasts = append(reads, c), append(lasts, slices.Clone(last))
-		key, image, last = nil, nil, nil
-		return nil
-	})
-	return reads, lasts, err
+	}
+	return reads, lasts, false, nil
 }

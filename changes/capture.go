@@ -120,11 +120,13 @@ type target struct {
 	family      []uint32 // its partitions, and what it is one of, however far away
 }
 
-// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may hold for the
-// rows to come alone (NOT VALID).
-const notNull = `a.attnotnull AND NOT EXISTS (
-	SELECT FROM pg_constraint n
-	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
+// tornByStatement: a foreign key of table c deletes its rows and another one updates them, so that
+// one statement may do both to a row, while triggers by statement fire for all updates at once
+// and for all deletes, in either order.
+const tornByStatement = `EXISTS (
+	SELECT FROM pg_constraint d
+	JOIN pg_constraint u ON u.conrelid = d.conrelid AND u.oid <> d.oid AND u.contype = 'f' AND (u.confdeltype IN ('n', 'd') OR u.confupdtype IN ('c', 'n', 'd'))
+	WHERE d.conrelid = c.oid AND d.contype = 'f' AND d.confdeltype = 'c')`
 
 // resolve looks up the table and refuses what cannot be captured.
 func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
@@ -135,7 +137,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t := &target{Capture: c}
 	t.schema, t.table, _ = strings.Cut(c.Table, ".")
 	var kind, persistence string
-	var partition, unique, parent, cascade bool // a partition itself; a key that no two rows share; inherited from; with a foreign key on itself that cascades updates
+	var partition, parent, torn bool // a partition itself; inherited from; see tornByStatement
 	var columns, virtual, key []string
 	var rowTriggers, deferrable, related []string // the last are those of its family that are captured
 	err = db.QueryRow(ctx, `
@@ -146,13 +148,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT `+ours+`), -- AFTER … FOR EACH ROW
 			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
-			EXISTS (SELECT FROM pg_index i
-				WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL
-					AND (SELECT bool_and(coalesce(`+notNull+` AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid))), false))
-						FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k(attnum)
-						LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.attnum AND k.attnum > 0)),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
-			EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = c.oid AND confrelid = c.oid AND confupdtype IN ('c', 'n', 'd')),
+			`+tornByStatement+`,
 			EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
 				WHERE a.attrelid = c.oid AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid)))
 					AND y.typcategory IN ('D', 'R', 'A', 'C') AND y.typname NOT IN ('date', 'timestamp', 'time', 'timetz')), -- or may
@@ -169,8 +166,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				SELECT relid::oid FROM pg_partition_ancestors(c.oid) WHERE relid <> c.oid
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
-		WHERE n.nspname = $1 AND c.relname = $2`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &virtual, &rowTriggers, &deferrable, &unique, &parent, &cascade, &t.zoned, &t.family, &related)
+		WHERE n.nspname = $1::text AND c.relname = $2::text`, t.schema, t.table, c.Key).
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &virtual, &rowTriggers, &deferrable, &parent, &torn, &t.zoned, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -229,12 +226,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		switch {
 		case t.partitioned, partition:
 			return nil, pg.Refuse("bulk", "cannot be had with partitions")
-		case len(t.Key) == 0:
-			return nil, pg.Refuse("bulk", "needs a key")
-		case cascade:
-			return nil, pg.Refuse("bulk", "cannot be had with a foreign key of the table on itself that cascades updates: one statement would change a row twice")
-		case !unique:
-			return nil, pg.Refuse("bulk", "needs a unique key without NULL, by which rows are paired; (%s) is none", strings.Join(t.Key, ", "))
+		case torn:
+			return nil, pg.Refuse("bulk", "cannot be had with a foreign key ON DELETE CASCADE beside another that sets columns: where one statement does both to a row, its deletion may be logged first")
 		case len(rowTriggers) > 0:
 			return nil, pg.Refuse("bulk", "cannot be had beside the table's own trigger %q, which fires before it", rowTriggers[0])
 		}

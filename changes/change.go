@@ -38,7 +38,7 @@ type Change struct {
 	At       time.Time       `json:"at"`                // the wall clock when it was made; orders nothing
 	XID      string          `json:"xid,omitempty"`     // the writer's transaction
 	Origin   string          `json:"origin,omitempty"`  // whose transaction it was: see [Log.Mark]
-	Meta     json.RawMessage `json:"meta,omitempty"`    // what its transaction said of itself; a JSON string where that was no JSON
+	Meta     json.RawMessage `json:"meta,omitempty"`    // what its transaction said of itself; a JSON string where that was no JSON, or none that jsonb can hold
 	Trimmed  bool            `json:"trimmed,omitempty"` // old and new were larger than the capture allows and were left out
 	Missing  []string        `json:"missing,omitempty"` // columns that new lacks: large, unchanged, and so not told by logical capture
 	Last     bool            `json:"last,omitempty"`    // the last change of its transaction, as far as the filter lets through
@@ -103,10 +103,10 @@ func compact(b []byte) json.RawMessage {
 	return out
 }
 
-// asJSON is text if that is JSON, else text as a JSON string.
+// asJSON is text if that is JSON that a jsonb can be made of, as sinks do, else text as a JSON string.
 func asJSON(text string) json.RawMessage {
 	var out bytes.Buffer
-	if json.Compact(&out, []byte(text)) == nil { // written by whoever, with any blanks
+	if json.Compact(&out, []byte(text)) == nil && checkJSON("meta", out.Bytes()) == nil { // written by whoever, with any blanks
 		return out.Bytes()
 	}
 	quoted, err := json.Marshal(text)

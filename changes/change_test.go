@@ -30,3 +30,25 @@ func FuzzCompact(f *testing.F) {
 		f.Errorf("compact(nil) = %q", got)
 	}
 }
+
+// C4: meta may be any text. Where no jsonb can be made of it, it is a JSON string to every sink.
+func TestMetaIsJSONToAllSinks(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	exec(t, s.pool, `CREATE TABLE said (n bigint GENERATED ALWAYS AS IDENTITY, meta jsonb)`)
+	for i, c := range []struct{ meta, want string }{
+		{` {"a" : [1.50, "\u00e9\\u0000"]}`, `{"a": [1.50, "é\\u0000"]}`},
+		{`{"a":"\u0000"}`, `"{\"a\":\"\\u0000\"}"`},
+		{`["\udc00"]`, `"[\"\\udc00\"]"`},
+		{`{"a":1e200000}`, `"{\"a\":1e200000}"`},
+		{`1e-20000`, `"1e-20000"`},
+		{`[1`, `"[1"`},
+	} {
+		cs := s.write(t, `WITH m AS (SELECT set_config('howdah.meta', $1, true)) INSERT INTO shop.orders SELECT $2::int, set_config FROM m`, c.meta, i)
+		s.mustHand(t, changes.SQL(`INSERT INTO said (meta) SELECT $1::jsonb -> 'meta'`), cs)
+		var got string
+		if err := s.pool.QueryRow(t.Context(), `SELECT meta::text FROM said ORDER BY n DESC LIMIT 1`).Scan(&got); err != nil || got != c.want {
+			t.Errorf("%s: %s, %v, want %s", c.meta, got, err, c.want)
+		}
+	}
+}

@@ -194,15 +194,15 @@ func (c *Consumer) create(ctx context.Context, sink *saved) error {
 			return err
 		}
 		_, err := tx.Exec(ctx, `
-			WITH made AS (
+			WITH did AS (
 				INSERT INTO howdah.change_consumer (name, shards, patterns, sink)
-				VALUES ($1, $2, $3, $7)
+				VALUES ($1, $4, $5, $3)
 				ON CONFLICT (name) DO NOTHING
-				RETURNING name)
+				RETURNING name),`+keptSink+`
 			INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id, backfill)
-			SELECT name, shard, 1, $4, $5, $6::jsonb
-			FROM made, generate_series(0, $2::int - 1) AS shard`,
-			c.cfg.Name, c.cfg.Shards, c.names(), from.Commit, from.ID, rows, sink)
+			SELECT name, shard, 1, $6, $7, $8::jsonb
+			FROM did, generate_series(0, $4::int - 1) AS shard`,
+			c.cfg.Name, sink, sink.label(), c.cfg.Shards, c.names(), from.Commit, from.ID, rows)
 		return err
 	})
 }

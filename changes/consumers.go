@@ -109,15 +109,8 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 	err = pg.Retry(ctx, l.db, func() error {
 		return byIndexes(ctx, l.db, func(rows pgx.Rows) (err error) {
 			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
-				var kept *saved
-				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &kept, &s.Backfill,
+				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &s.Sink, &s.Backfill,
 					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
-				switch {
-				case kept != nil && name != nil:
-					s.Sink = kept.whole()
-				case kept != nil:
-					s.Sink = kept.String()
-				}
 				return s, err
 			})
 			return err
@@ -131,7 +124,7 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 					WHERE s.stalls AND p.consumer = c.name AND p.shard = s.stalled AND p.head AND NOT p.dead
 					ORDER BY p.next_at
 					LIMIT 1), '') END,
-				c.shards, coalesce(c.next_shards, 0), c.patterns, c.sink,
+				c.shards, coalesce(c.next_shards, 0), c.patterns, coalesce(c.sink, ''),
 				ARRAY(
 					SELECT DISTINCT jsonb_array_elements_text(k.backfill -> 'tables')
 					FROM generate_series(0, c.shards - 1) AS g(shard)
@@ -272,7 +265,8 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 	err := l.alone(ctx, name, func(tx pgx.Tx, _ int) error {
 		_, err := tx.Exec(ctx, `
 			WITH parked AS (DELETE FROM howdah.change_parked WHERE consumer = $1),
-				checkpoints AS (DELETE FROM howdah.change_checkpoint WHERE consumer = $1)
+				checkpoints AS (DELETE FROM howdah.change_checkpoint WHERE consumer = $1),
+				sinks AS (DELETE FROM howdah.change_sink WHERE consumer = $1)
 			DELETE FROM howdah.change_consumer WHERE name = $1`, name)
 		return err
 	})
@@ -284,28 +278,35 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
 // all that has committed, that of a Sync; and all rows of its backfill. It returns
-// ErrParked at once where some of it is parked, ErrAhead where upTo was lost in a failover
+// ErrParked at once where some of it is parked, unless that has not been tried since a
+// [Log.Retry], or since what it waited for was handled; ErrAhead where upTo was lost in a failover
 // or restore, Conflict where the consumer has expired, ErrNoConsumer, and otherwise
 // waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
-		var there, parked, expired *bool
+		var there, first, failed, expired *bool // first: whether the first that is parked waits behind no other
 		var lost []int64
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
+					(
+						SELECT CASE WHEN (n, id) <= ($2::bigint, $3::bigint) THEN head END
+						FROM howdah.change_parked
+						WHERE consumer = $1
+						ORDER BY n, id
+						LIMIT 1),
 					coalesce((
 						SELECT (n, id) <= ($2::bigint, $3::bigint)
 						FROM howdah.change_parked
-						WHERE consumer = $1
+						WHERE consumer = $1 AND attempts > 0
 						ORDER BY n, id
 						LIMIT 1), false), bool_or(c.state = 'expired'),
 					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint) -- first - 1 is where a rebase left off
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &parked, &expired, &lost)
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &first, &failed, &expired, &lost)
 		})
 		switch {
 		case err != nil:
@@ -314,9 +315,9 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 			return pg.Wrap(op, noConsumer(consumer))
 		case lost != nil:
 			return pg.Wrap(op, inGap(upTo, lost))
-		case *parked:
+		case *failed, first != nil && !*first: // behind a row that was read, which a Seek left there
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
-		case *there:
+		case *there && first == nil:
 			return nil
 		case *expired:
 			return pg.Wrap(op, hasExpired(consumer))
@@ -340,8 +341,8 @@ type Parked struct {
 }
 
 // Parked returns the parked changes of a consumer that follow after, in the order of
-// the feed: n of them, or more where one position has several. It returns
-// ErrNoConsumer.
+// the feed: n of them, fewer where they are as much as a page holds, or more where one
+// position has several. It returns ErrNoConsumer.
 func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([]Parked, error) {
 	const op = "changes: parked"
 	if n < 1 || n > MaxPage {
@@ -355,18 +356,28 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 			WHERE consumer = $1 AND (n, id) > ($2::bigint, $3::bigint)
 			ORDER BY n, id
 			FETCH FIRST $4 ROWS WITH TIES`, name, after.Commit, after.ID, n)
-		var err error
-		found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (p Parked, err error) {
-			var text []byte
-			var next *time.Time
-			if err := row.Scan(&text, &p.Shard, &p.Waits, &p.Attempts, &p.Error, &p.Dead, &next, &p.Since); err != nil {
-				return p, err
+		found = []Parked{}
+		var p Parked
+		var text []byte
+		var next *time.Time
+		size, full := 0, false
+		_, err := pgx.ForEachRow(rows, []any{&text, &p.Shard, &p.Waits, &p.Attempts, &p.Error, &p.Dead, &next, &p.Since}, func() error {
+			if full {
+				return nil
 			}
+			p.Change, p.Next, p.Since = Change{}, time.Time{}, p.Since.UTC()
 			if next != nil {
 				p.Next = next.UTC()
 			}
-			p.Since = p.Since.UTC()
-			return p, json.Unmarshal(text, &p.Change)
+			if err := json.Unmarshal(text, &p.Change); err != nil {
+				return err
+			}
+			// The next page begins behind a position.
+			if full = size >= l.bytes && p.Change.Position != found[len(found)-1].Change.Position; full {
+				return nil
+			}
+			found, size = append(found, p), size+p.Change.size()+len(p.Error)
+			return nil
 		})
 		return err
 	})
@@ -378,7 +389,7 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 
 // Retry has parked changes tried again at once, with no attempts made: those at the
 // positions, or, where none is named, all that do not wait behind another. It returns
-// how many.
+// how many, and NotFound where none of the positions is such a one's.
 func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	const op = "changes: retry"
 	again := `
@@ -404,7 +415,9 @@ func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int
 	case err != nil:
 		err = pg.Written(l.db, err)
 	case count == 0:
-		err = l.known(ctx, name)
+		if err = l.known(ctx, name); err == nil && len(at) > 0 {
+			err = notParked(name)
+		}
 	default:
 		l.ring(ctx)
 	}
@@ -425,7 +438,7 @@ func (l *Log) known(ctx context.Context, name string) error {
 
 // Skip takes parked changes away, so that they are never handled: those at the
 // positions, or, where none is named, all. What waited behind them is handled. It returns
-// how many it took.
+// how many it took, and NotFound where nothing is parked at any of the positions.
 func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	commits, ids := columns(at)
 	err = l.alone(ctx, name, func(tx pgx.Tx, shards int) error {
@@ -442,12 +455,20 @@ func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int6
 			}
 			count += some
 		}
+		if count == 0 && len(at) > 0 {
+			return notParked(name)
+		}
 		return nil
 	})
 	if err == nil {
 		l.ring(ctx)
 	}
 	return count, pg.Wrap("changes: skip", pg.Written(l.db, err))
+}
+
+// notParked says that there is nothing at the positions that were named.
+func notParked(name string) error {
+	return fmt.Errorf("nothing that was named is parked, or it waits behind another: howdah changes parked %s shows what is: %w", name, fault.NotFound)
 }
 
 // columns are positions as a statement takes them; nil where at is, which names none,

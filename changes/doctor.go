@@ -131,15 +131,22 @@ const doctorTriggers = `
 	CROSS JOIN LATERAL (SELECT string_agg(tgname, ', ' ORDER BY tgname) AS names FROM made WHERE oid = t.oid AND left(tgname, 8) <> '!howdah_') o
 	WHERE h.hash IS DISTINCT FROM t.hash AND t.oid NOT IN (SELECT oid FROM missing UNION ALL SELECT oid FROM disabled)
 	UNION ALL
-	SELECT 'trigger-foreign-order', 'warning', n.nspname || '.' || c.relname, 'trigger ' || g.tgname || ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order',
-		'let it change no rows of its own table (a BEFORE trigger sets columns of NEW), make it a constraint trigger that is INITIALLY DEFERRED, or take changes/logical'
+	SELECT 'trigger-foreign-order', 'warning', n.nspname || '.' || c.relname,
+		'trigger ' || g.tgname || CASE g.tgtype & 2 WHEN 0 THEN ' fires after the row too: if it changes rows that the same statement changes, the two come out in the wrong order'
+			ELSE ' fires before the row and writes to its table: what it changes of rows that the same statement has changed comes out before that' END,
+		'let it change no other rows of its own table (columns of its own row a BEFORE trigger sets in NEW), do that in a constraint trigger that is INITIALLY DEFERRED, or take changes/logical'
 	FROM captured t
+	JOIN pg_class w ON w.oid = t.oid
 	CROSS JOIN LATERAL (SELECT t.oid::oid AS relid UNION SELECT relid FROM pg_partition_tree(t.oid)) p
-	JOIN pg_trigger g ON g.tgrelid = p.relid AND (g.tgparentid = 0 OR g.tgrelid = t.oid) -- on a partition, that of its table was named
-		AND g.tgtype & 3 = 1 AND NOT g.tginitdeferred AND NOT ` + ours + `
 	JOIN pg_class c ON c.oid = p.relid
 	JOIN pg_namespace n ON n.oid = c.relnamespace
-	WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.oid = g.tgconstraint AND k.contype <> 't') -- tgisinternal is, in PostgreSQL 14, any that a partition has of its table`
+	JOIN pg_trigger g ON g.tgrelid = p.relid AND (g.tgparentid = 0 OR g.tgrelid = t.oid) -- on a partition, that of its table was named
+		AND g.tgtype & 1 = 1 AND NOT g.tginitdeferred AND NOT ` + ours + `
+	JOIN pg_proc f ON f.oid = g.tgfoid
+	WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.oid = g.tgconstraint AND k.contype <> 't') -- tgisinternal is, in PostgreSQL 14, any that a partition has of its table
+		-- Nearly all that fire before only set NEW: those are named whose text says that they do more.
+		AND (g.tgtype & 2 = 0 OR f.prosrc ~* concat('\m(update|delete\s+from|merge\s+into)\s+(only\s+)?([\w"]+\.)?"?(',
+			regexp_replace(w.relname, '(\W)', '\\\1', 'g'), '|', regexp_replace(c.relname, '(\W)', '\\\1', 'g'), ')(\W|$)'))`
 
 const doctorKeys = `
 	WITH ` + captured + `
@@ -162,6 +169,12 @@ const doctorKeys = `
 		SELECT FROM pg_index i
 		JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)
+	UNION ALL
+	SELECT 'bulk-order', 'error', t.name, 'it is captured by statement, and one foreign key of it deletes rows while another sets columns: where one statement does both to a row, its deletion may be logged first',
+		'capture it without bulk: howdah changes capture ' || t.name
+	FROM captured t
+	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
+	WHERE (t.spec ->> 'bulk')::boolean AND ` + tornByStatement + `
 	UNION ALL
 	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it',
 		CASE WHEN (t.spec ->> 'bulk')::boolean THEN 'capture it without bulk, which cannot leave it out: howdah changes capture ' || t.name ELSE 'howdah changes apply, with this capture' END

@@ -21,7 +21,8 @@ import (
 // The environment has HOWDAH_CONSUMER, the consumer's name, and HOWDAH_POSITION, the
 // position of the last of the changes. stdout and stderr are the program's own; the
 // last 1,024 bytes of stderr are the error. With ctx end the command and whatever it
-// started: by SIGTERM, and a second later by SIGKILL.
+// started: by SIGTERM, and a second later by SIGKILL. What one that fails leaves running is
+// killed, as the next try would start it again; what one that does its work leaves, stays.
 func Exec(argv ...string) Handler {
 	const op = "changes: exec"
 	return func(ctx context.Context, _ pgx.Tx, cs []Change) error {
@@ -52,13 +53,14 @@ func runCommand(ctx context.Context, cmd *exec.Cmd, text []byte) error {
 	defer tie(cmd.SysProcAttr)()
 	cmd.WaitDelay = time.Second // then it is killed; nor is a child waited for that holds its stderr
 	err := cmd.Run()
-	if ctx.Err() != nil && cmd.Process != nil {
+	if errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil {
+		err = nil // it ended well, and has left something
+	}
+	if (err != nil || ctx.Err() != nil) && cmd.Process != nil {
 		kill() // whatever of the group is left
 	}
 	var exit *exec.ExitError
 	switch {
-	case errors.Is(err, exec.ErrWaitDelay) && ctx.Err() == nil:
-		return nil // it ended well
 	case err != nil && ctx.Err() != nil:
 		return ctx.Err()
 	case !errors.As(err, &exit):

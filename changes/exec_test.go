@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/howdah-db/howdah/changes"
 	"github.com/howdah-db/howdah/fault"
@@ -88,6 +89,31 @@ func TestExecEndsTheGroup(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, rest, err)
 		}
 		alive.Close()
+	}
+}
+
+// What a command that fails has started is gone before it is run again.
+func TestExecThatFailsLeavesNothing(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	cs := s.write(t, `INSERT INTO shop.orders VALUES (1, '')`)
+	fifo := filepath.Join(t.TempDir(), "alive") // its writer is the process
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alive, err := os.OpenFile(fifo, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Close()
+	if err := alive.SetReadDeadline(time.Now().Add(pgtest.Patience)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.hand(t.Context(), changes.Exec("sh", "-c", `exec 3> "$0"; echo started >&3; sleep 1000 & exit 1`, fifo), cs); err == nil || !strings.HasSuffix(err.Error(), "exit status 1") {
+		t.Errorf("%v, want exit status 1", err)
+	}
+	if rest, err := io.ReadAll(alive); err != nil || string(rest) != "started\n" { // returns when none is left
+		t.Errorf("%q, %v", rest, err)
 	}
 }
 

@@ -179,3 +179,6 @@ func (r *Runner) Look(ctx context.Context, background *sync.WaitGroup) error {
 
 // Scan is how many changes a page with a filter looks at, or one more than it can hold.
 func (l *Log) Scan(n int) { l.scan = n }
+
+// PageBytes is how much a page holds.
+func (l *Log) PageBytes(n int) { l.bytes = n }

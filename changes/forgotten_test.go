@@ -92,7 +92,7 @@ func TestSavedConsumerIsNotAProgramsOwn(t *testing.T) {
 	}
 	running := start(t, url, changes.ConsumerConfig{Name: "c"}, all("other"))
 	handled(t, l, "c")
-	exec(t, pgtest.Pool(t, url), `UPDATE howdah.change_consumer SET sink = '{"notify": true}'`)
+	exec(t, pgtest.Pool(t, url), `UPDATE howdah.change_consumer SET sink = 'notify'`)
 	if err := pgtest.Receive(t, running.done, "the end of Run"); !errors.Is(err, fault.Conflict) {
 		t.Errorf("Run: %v", err)
 	}
@@ -145,7 +145,7 @@ func TestSavedWholeOrNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	var timeout time.Duration
-	if err := pool.QueryRow(t.Context(), `SELECT (sink->'timeout')::bigint FROM howdah.change_consumer`).Scan((*int64)(&timeout)); err != nil || timeout < time.Minute {
+	if err := pool.QueryRow(t.Context(), `SELECT (sink->'timeout')::bigint FROM howdah.change_sink`).Scan((*int64)(&timeout)); err != nil || timeout < time.Minute {
 		t.Errorf("a handler has %v, %v", timeout, err)
 	}
 }

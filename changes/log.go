@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"io/fs"
 	"regexp"
+	"strconv"
 	"sync/atomic"
 	"time"
 
@@ -74,6 +75,7 @@ type Log struct {
 	cfg   Config
 	looks *looks // shared by copies
 	scan  int    // changes that a page with a filter looks at
+	bytes int    // that a page holds
 
 	stopped time.Duration // after so long PostgreSQL ends a transaction of ours that is not gone on with, and we one that is not answered
 	old     time.Duration // for Doctor a transaction is that is open for longer
@@ -89,7 +91,7 @@ func New(db pg.DB, cfg Config) *Log {
 	if cfg.Idle <= 0 {
 		cfg.Idle = 250 * time.Millisecond
 	}
-	return &Log{db: db, cfg: cfg, looks: new(looks), scan: maxChanges, stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1, large: 10 << 30}
+	return &Log{db: db, cfg: cfg, looks: new(looks), scan: maxChanges, bytes: pageBytes, stopped: 10 * time.Second, old: 10 * time.Minute, full: 0.1, large: 10 << 30}
 }
 
 // WithTx returns a Log that works inside tx. The caller commits.
@@ -178,16 +180,57 @@ func toJSON(field string, v any, most int) (string, error) {
 // checkJSON refuses what jsonb cannot keep; PostgreSQL would refuse it too, and
 // spoil the caller's transaction.
 func checkJSON(field string, text []byte) error {
+	quoted := false
 	for i := 0; i < len(text); i++ {
-		if text[i] != '\\' {
-			continue
-		}
-		if bytes.HasPrefix(text[i:], []byte(`\u0000`)) {
+		switch c := text[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && bytes.HasPrefix(text[i:], []byte(`\u0000`)):
 			return pg.Refuse(field, "a NUL at byte %d; PostgreSQL cannot store it", i)
+		case c == '\\':
+			i++ // what is escaped is not a backslash that begins something
+		case !quoted && '0' <= c && c <= '9':
+			n, ok := numeric(text[i:])
+			if !ok {
+				return pg.Refuse(field, "a number at byte %d of more digits than PostgreSQL can store, %d before the point and %d behind it", i, mostBefore, mostBehind)
+			}
+			i += n - 1
 		}
-		i++ // what is escaped is not a backslash that begins something
 	}
 	return pg.CheckJSON(field, text)
+}
+
+// The digits of the largest numeric and of the smallest.
+const mostBefore, mostBehind = 131072, 16383
+
+// numeric returns how many bytes are of the number that text begins with, and whether numeric can
+// hold that.
+func numeric(text []byte) (n int, ok bool) {
+	digits := func() int {
+		from := n
+		for n < len(text) && '0' <= text[n] && text[n] <= '9' {
+			n++
+		}
+		return n - from
+	}
+	before, behind, exponent := digits(), 0, 0
+	if n < len(text) && text[n] == '.' {
+		n++
+		behind = digits()
+	}
+	if n < len(text) && (text[n] == 'e' || text[n] == 'E') {
+		n++
+		from := n
+		if n < len(text) && (text[n] == '+' || text[n] == '-') {
+			n++
+		}
+		digits()
+		var err error
+		if exponent, err = strconv.Atoi(string(text[from:n])); err != nil {
+			return n, false
+		}
+	}
+	return n, exponent <= mostBefore-before && exponent >= behind-mostBehind
 }
 
 // asOurs gives the errors that the functions of the log raise their names.

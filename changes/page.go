@@ -22,9 +22,13 @@ const MaxPage = 1000
 // changes where it has a filter: one that lets nothing through must not read the whole
 // log in one statement, nor all of a transaction, however large. Of a large one so many
 // are fetched before the filter has seen one: more would slow down those who want them all.
+//
+// pageBytes is what a page holds of keys and rows, of which the last may be beyond it: a
+// thousand changes can be a gigabyte. Two such pages have room in the ring of a [Tail].
 const (
 	maxCommits = 10_000
 	maxChanges = 2 * MaxPage
+	pageBytes  = ringBytes / 2
 )
 
 // Filter says which changes are wanted; the server applies it. The zero Filter
@@ -54,6 +58,8 @@ type share struct {
 // With a filter a page looks at a limited number of changes, 2,000 or a few more, and may
 // have none. What is let through of a transaction comes together if it fits into that; else
 // the last of it may not be marked as such, where only others follow.
+//
+// A page ends early where its changes are large: behind about 8 MiB of them.
 //
 // n is from 1 to [MaxPage]. It returns ErrExpired or ErrAhead where the position
 // is not in the feed any more or not yet.
@@ -133,7 +139,7 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	statement, args := l.statement(after, n, until, f)
 	batch.Queue(statement, args...).
 		Query(func(rows pgx.Rows) (err error) {
-			page, cut, err = collect(rows, n, after)
+			page, cut, err = collect(rows, n, l.bytes, after)
 			return err
 		})
 	// Retention truncates, which no snapshot shields from: the floor is read after
@@ -171,26 +177,36 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 // than so many, and returns the last of these even if the filter does not let it through:
 // looked, which is NULL of all others, is whether it does.
 func (l *Log) statement(after Position, n int, until int64, f Filter) (sql string, args []any) {
-	conditions, args := f.where(after.Commit, after.within(), n+1, until)
+	conditions, args := f.where(after.Commit, after.within(), n+1, until, l.bytes)
 	if conditions == "" {
-		return changesOf("NULL::boolean", follows("$3")), args
+		return changesOf(`
+		SELECT c.n, l.*, NULL::boolean AS looked
+		FROM ` + follows("$3")), args
 	}
 	args = append(args, max(l.scan, n+1))
 	most := "$" + strconv.Itoa(len(args))
-	return changesOf(`CASE WHEN nth = `+most+`::int THEN coalesce(true`+conditions+`, false) END`, `(
-		SELECT c.n, l.*, row_number() OVER (ORDER BY c.n, l.id) AS nth
-		FROM `+follows(most)+`) l
-		WHERE nth = `+most+`::int OR (true`+conditions+`)
+	return changesOf(`
+		SELECT l.*, CASE WHEN nth = ` + most + `::int THEN coalesce(true` + conditions + `, false) END AS looked
+		FROM (
+			SELECT c.n, l.*, row_number() OVER (ORDER BY c.n, l.id) AS nth
+			FROM ` + follows(most) + `) l
+		WHERE nth = ` + most + `::int OR (true` + conditions + `)
 		ORDER BY n, l.id
 		LIMIT $3::int`), args
 }
 
-// changesOf is a statement of the changes l of what is read from.
-func changesOf(looked, from string) string {
+// changesOf is a statement of the changes of another, in order. Behind those that fill a
+// page with $5 bytes, as they are stored, it has nothing of their rows, which are beyond:
+// they would be fetched and sent for each page anew.
+func changesOf(some string) string {
 	return `
-		SELECT n, l.id, l.op::text, l.schema_name, l.table_name, l.key, l.old, l.new,
-			l.at, l.xid::text, coalesce(l.origin, ''), l.meta, l.trimmed, l.missing, ` + looked + ` AS looked
-		FROM ` + from
+		SELECT n, id, op::text, schema_name, table_name, key, CASE WHEN NOT beyond THEN old END, CASE WHEN NOT beyond THEN new END,
+			at, xid::text, coalesce(origin, ''), meta, trimmed, missing, looked, beyond
+		FROM (
+			SELECT *, coalesce(sum(coalesce(pg_column_size(old), 0) + coalesce(pg_column_size(new), 0))
+				OVER (ORDER BY n, id ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) >= $5::bigint AS beyond
+			FROM (` + some + `) s) l
+		ORDER BY n, id`
 }
 
 // follows is what follows change $2 of commit $1, up to commit $4: so many changes l, in
@@ -246,18 +262,22 @@ func byIndexes(ctx context.Context, db pg.DB, rows func(pgx.Rows) error, sql str
 	return db.SendBatch(ctx, &batch).Close()
 }
 
-// collect reads up to n changes, and one more, which only tells whether the last is
-// the last of its commit. They are made while the server looks for those that follow.
+// collect reads up to n changes of about so many bytes, and one more, which only tells
+// whether the last is the last of its commit. They are made while the server looks for those that follow.
 // cut is where to go on from if that is not behind all that was to be looked at.
-func collect(rows pgx.Rows, n int, after Position) (page []Change, cut *Position, err error) {
+func collect(rows pgx.Rows, n, most int, after Position) (page []Change, cut *Position, err error) {
 	page = []Change{}
 	var l line
 	var looked *bool // of the last that is looked at: it is let through
-	var full bool
+	var beyond, full bool
+	size := 0
 	// Each row is scanned into the same places: by reflection into new ones it
 	// takes half as long again.
-	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing, &looked}
+	into := []any{&l.N, &l.ID, &l.Op, &l.Schema, &l.Table, &l.Key, &l.Old, &l.New, &l.At, &l.XID, &l.Origin, &l.Meta, &l.Trimmed, &l.Missing, &looked, &beyond}
 	_, err = pgx.ForEachRow(rows, into, func() error {
+		if full {
+			return nil
+		}
 		before := len(page) - 1
 		if before >= 0 {
 			page[before].Last = page[before].Position.Commit != l.N
@@ -265,14 +285,15 @@ func collect(rows pgx.Rows, n int, after Position) (page []Change, cut *Position
 			page = make([]Change, 0, n)
 		}
 		through := looked == nil || *looked
-		if full = through && len(page) == n; through && !full {
+		if full = through && (len(page) == n || beyond || size >= most); through && !full {
 			page = append(page, l.change())
+			size += page[before+1].size()
 		}
 		return nil
 	})
 	switch {
 	case full:
-		cut = &page[n-1].Position
+		cut = &page[len(page)-1].Position
 	case looked != nil:
 		page, cut = whole(page, Position{l.N, l.ID}, after)
 	case len(page) > 0:

@@ -85,9 +85,9 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 	return done, pg.Wrap(op, errors.Join(failed...))
 }
 
-// Release ends the capture of table, schema.table. What was logged stays. A table
-// that is not captured is nothing to do, and one that a service captures for itself
-// Conflict.
+// Release ends the capture of table, schema.table. What was logged stays. It returns
+// NotFound where the table is not captured, and Conflict where a service captures it for
+// itself.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 	const op = "changes: release"
 	plan := func() ([]Step, error) {
@@ -102,8 +102,11 @@ func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 		return []Step{installed[i].release()}, nil
 	}
 	steps, err := plan()
-	if err == nil && len(steps) > 0 {
-		steps, err = l.carryOut(ctx, steps[0], plan)
+	if err == nil && len(steps) == 0 {
+		err = fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound)
+	}
+	if err == nil {
+		steps, err = l.carryOut(ctx, steps[0], plan) // others may release it first
 	}
 	return steps, pg.Wrap(op, err)
 }
@@ -174,7 +177,7 @@ func (l *Log) expand(ctx context.Context, c Capture, want []Capture) ([]Capture,
 		SELECT c.relname::text
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
+		WHERE n.nspname = $1::text AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
 		ORDER BY 1`, schema)
 	names, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
@@ -304,11 +307,11 @@ func (l *Log) do(ctx context.Context, step *Step) error {
 		case pgErr.Code != "55P03" && pgErr.Code != "40P01":
 			return err
 		case try == lockTries || pg.InTx(l.db):
-			return l.lockedBy(ctx, step, err)
+			return l.lockedBy(ctx, err, lockedTable, step.relation, step.Action != Create)
 		}
 		select {
 		case <-ctx.Done():
-			return l.lockedBy(context.WithoutCancel(ctx), step, err)
+			return l.lockedBy(context.WithoutCancel(ctx), err, lockedTable, step.relation, step.Action != Create)
 		case <-time.After(time.Duration(try) * step.patience / 8):
 		}
 	}
@@ -402,19 +405,23 @@ func (s *Step) record(ctx context.Context, tx pgx.Tx) error {
 	return err
 }
 
-// lockedBy says who has the table, or a partition of it, locked against the step: what
-// makes a trigger goes beside readers, what drops one does not.
-func (l *Log) lockedBy(ctx context.Context, step *Step, cause error) error {
+// lockedTable are locks on table $1, or a partition of it, that are in the way of a step:
+// what makes a trigger goes beside readers, what drops one, which is $2, does not.
+const lockedTable = `
+			locktype = 'relation' AND relation IN (SELECT $1::oid UNION SELECT relid FROM pg_partition_tree($1::oid))
+			AND ($2 OR mode NOT IN ('AccessShareLock', 'RowShareLock'))`
+
+// lockedBy says who has locked what was waited for in vain: which is true of their locks.
+func (l *Log) lockedBy(ctx context.Context, cause error, which string, args ...any) error {
 	if pg.InTx(l.db) {
 		return cause
 	}
 	rows, _ := l.db.Query(ctx, `
 		SELECT DISTINCT pid
 		FROM pg_locks
-		WHERE locktype = 'relation' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-			AND relation IN (SELECT $1::oid UNION SELECT relid FROM pg_partition_tree($1::oid))
-			AND granted AND pid <> pg_backend_pid() AND ($2 OR mode NOT IN ('AccessShareLock', 'RowShareLock'))
-		ORDER BY pid`, step.relation, step.Action != Create)
+		WHERE granted AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+			AND (`+which+`)
+		ORDER BY pid`, args...)
 	pids, err := pgx.CollectRows(rows, pgx.RowTo[int32])
 	if err != nil || len(pids) == 0 {
 		return fmt.Errorf("locked by others: %w", cause)

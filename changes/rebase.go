@@ -2,9 +2,11 @@ package changes
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
@@ -12,7 +14,9 @@ import (
 
 // Rebase makes the log usable where it came from another database, and where a
 // tick returns ErrRestored. It empties the log and begins an era: every position from
-// before is ErrExpired, and consumers have to be moved or begin again.
+// before is ErrExpired, and consumers have to be moved or begin again. A log that is this
+// database's own is not emptied, which is Conflict. Unavailable is one that others have
+// locked, with their process ids.
 //
 // With keep it keeps the log, and consumers go on where they were: after pg_upgrade,
 // which takes the tables along as they are, with the transaction ids in them, and in a
@@ -35,8 +39,14 @@ func (l *Log) Rebase(ctx context.Context, keep bool) error {
 					return err
 				}
 			}
-			if keep {
-				return rebaseKeeping(ctx, tx)
+			from, err := originOf(ctx, tx)
+			switch {
+			case err != nil:
+				return err
+			case keep:
+				return rebaseKeeping(ctx, tx, from)
+			case from == origin{line: from.line}:
+				return fmt.Errorf("the log is this database's own and means something: it is not emptied; howdah changes retention says for how long it keeps what, and howdah changes seek NAME now has a consumer pass over it: %w", fault.Conflict)
 			}
 			for _, sql := range rebase {
 				if _, err := tx.Exec(ctx, sql); err != nil {
@@ -46,6 +56,13 @@ func (l *Log) Rebase(ctx context.Context, keep bool) error {
 			return nil
 		})
 	})
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "55P03" {
+		err = l.lockedBy(ctx, err, `
+			locktype = 'advisory' AND classid = 1752135524 AND objid = 1
+			OR locktype = 'relation' AND relation IN (SELECT relid FROM pg_partition_tree('howdah.change') UNION SELECT 'howdah.change_commit'::regclass)
+			OR locktype = 'relation' AND relation = 'howdah.change_state'::regclass AND mode <> 'AccessShareLock'`)
+	}
 	return pg.Wrap(op, err)
 }
 
@@ -86,28 +103,37 @@ const (
 			database = (SELECT oid FROM pg_database WHERE datname = current_database())`
 )
 
-func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
+// origin is what tells where a log came from.
+type origin struct {
+	backwards bool   // it has transaction ids that are still to come here
+	restored  bool   // its rows were written anew
+	elsewhere bool   // it began in another database
+	line      string // the history that it goes on in
+}
+
+func originOf(ctx context.Context, tx pgx.Tx) (from origin, err error) {
 	// A tick keeps the id of its transaction, which its row was written by: pg_upgrade
 	// takes both along, and who restores a dump writes the row anew. The table's own
 	// number is kept, too, by one, and given anew by the other.
 	//
 	// It makes another cluster, too. In the same one another timeline is another history,
 	// which goes on in an era of its own, as it would without us: the tick keeps the old.
-	var backwards, restored bool
-	var line string
-	err := tx.QueryRow(ctx, `
+	err = tx.QueryRow(ctx, `
 		SELECT pg_snapshot_xmax(pg_current_snapshot()) < t.next,
 			t.xmin::text::bigint <> t.next::text::bigint % 4294967296 OR coalesce(s.ticks <> 'howdah.change_tick'::regclass, false),
+			coalesce((SELECT `+foreign+` FROM howdah.change_state), false),
 			CASE WHEN s.system = (SELECT system_identifier FROM pg_control_system()) THEN t.timeline ELSE `+timeline+` END
 		FROM howdah.change_tick t, howdah.change_state s
 		ORDER BY t.tick DESC
-		LIMIT 1`).Scan(&backwards, &restored, &line)
+		LIMIT 1`).Scan(&from.backwards, &from.restored, &from.elsewhere, &from.line)
+	return from, err
+}
+
+func rebaseKeeping(ctx context.Context, tx pgx.Tx, from origin) error {
 	switch {
-	case err != nil:
-		return err
-	case backwards:
+	case from.backwards:
 		return fmt.Errorf("transaction ids run backwards here, so the log means nothing; rebase without keeping it: %w", fault.Conflict)
-	case restored:
+	case from.restored:
 		return fmt.Errorf("the log was restored from a dump, so the transaction ids in it mean nothing here; rebase without keeping it: %w", fault.Conflict)
 	}
 	if _, err := tx.Exec(ctx, atHome); err != nil {
@@ -116,7 +142,7 @@ func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
 	// What the last tick saw still holds; only the history has another name. In doubt is,
 	// besides, who has changes that are not numbered, or is open: by name, because there
 	// may have been any number of transactions since, of all databases.
-	_, err = tx.Exec(ctx, `
+	_, err := tx.Exec(ctx, `
 		WITH last AS (
 			SELECT *
 			FROM howdah.change_tick
@@ -141,6 +167,6 @@ func rebaseKeeping(ctx context.Context, tx pgx.Tx) error {
 			(SELECT format('%s:%s:%s', coalesce(min(xid::text::bigint)::text, pg_snapshot_xmax(now.snap)::text), pg_snapshot_xmax(now.snap),
 				string_agg(xid::text, ',' ORDER BY xid)) FROM doubt)::pg_snapshot,
 			pg_current_xact_id(), last.seq, $1
-		FROM last, now`, line)
+		FROM last, now`, from.line)
 	return err
 }

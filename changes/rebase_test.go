@@ -44,6 +44,54 @@ func TestRebase(t *testing.T) {
 	}
 }
 
+// elsewhere makes the log one that came from another cluster.
+func (m *auditedLog) elsewhere(t *testing.T) {
+	t.Helper()
+	exec(t, m.pool, `UPDATE howdah.change_state SET system = 1`)
+}
+
+// A log that is at home is not emptied, whatever was meant.
+func TestRebaseOfALogAtHome(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+	at := m.sync(t)
+	m.consumerAt(t, "c", changes.Position{})
+	exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`)
+	for range 2 { // nor one that goes on after pg_upgrade
+		if err := m.log.Rebase(t.Context(), false); !errors.Is(err, fault.Conflict) || !strings.Contains(fmt.Sprint(err), "howdah changes retention") {
+			t.Errorf("Rebase: %v, want Conflict", err)
+		}
+		if all, end := readAll(t, m.log, changes.Position{}, 10, changes.Filter{}); len(all) != 2 || end.Commit != at.Commit+1 {
+			t.Errorf("%d changes are left, up to %s", len(all), end)
+		}
+		if s := status(t, m.log, "c"); s.State == "expired" {
+			t.Errorf("%+v", s)
+		}
+		m.elsewhere(t)
+		if err := m.log.Rebase(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Who has written and not committed is in the way, and named.
+func TestRebaseBesideAWriter(t *testing.T) {
+	t.Parallel()
+	m := newAudited(t)
+	m.elsewhere(t)
+	writer := m.begin(t)
+	m.in(t, writer, `INSERT INTO chk.a VALUES (1, 1)`)
+	err := m.log.Rebase(t.Context(), false)
+	if want := fmt.Sprintf("locked by process %d (SELECT", writer.Conn().PgConn().PID()); !errors.Is(err, fault.Unavailable) || !strings.Contains(fmt.Sprint(err), want) {
+		t.Errorf("Rebase: %v, want %q", err, want)
+	}
+	m.commit(t, writer)
+	if err := m.log.Rebase(t.Context(), false); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestRebaseKeeping(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)
@@ -148,6 +196,7 @@ func TestLagAfterARebase(t *testing.T) {
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (3, 1)`)
 	lags(2, 3)
 	for range 2 {
+		m.elsewhere(t)
 		if err := m.log.Rebase(t.Context(), false); err != nil {
 			t.Fatal(err)
 		}
@@ -179,6 +228,7 @@ func TestF9RebaseWhereAnEraHasNotBegun(t *testing.T) {
 			t.Parallel()
 			m := newAudited(t)
 			exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
+			m.elsewhere(t)
 			if err := m.log.Rebase(t.Context(), false); err != nil {
 				t.Fatal(err)
 			}
@@ -189,6 +239,9 @@ func TestF9RebaseWhereAnEraHasNotBegun(t *testing.T) {
 			lost := changes.Position{Commit: edge.Commit + 1} // as the other history has numbered it
 			m.failover(t)
 			exec(t, m.pool, `UPDATE howdah.change_tick SET next = pg_current_xact_id()`) // whose row it is now, as after a failover
+			if !keep {
+				m.elsewhere(t)
+			}
 			if err := m.log.Rebase(t.Context(), keep); err != nil {
 				t.Fatal(err)
 			}

@@ -22,12 +22,12 @@ func TestCapturesThatCannotBeRight(t *testing.T) {
 	l, pool := newLog(t)
 	exec(t, pool, `
 		CREATE TABLE plain (id int PRIMARY KEY);
-		CREATE TABLE tree (id int PRIMARY KEY, up int REFERENCES tree ON UPDATE CASCADE);
+		CREATE TABLE torn (id int PRIMARY KEY, a int REFERENCES plain ON DELETE CASCADE, b int REFERENCES plain ON UPDATE CASCADE);
 		CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
 		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)`)
 	for want, c := range map[string]changes.Capture{
 		"bulk: cannot be had with always":        {Table: "public.plain", Bulk: true, Always: true},
-		"bulk: cannot be had with a foreign key": {Table: "public.tree", Bulk: true},
+		"bulk: cannot be had with a foreign key": {Table: "public.torn", Bulk: true},
 		"has tables that inherit from it":        {Table: "public.parent"},
 		"ops: a row that moves":                  {Table: "public.parts", Ops: []changes.Op{changes.Update}},
 	} {
@@ -35,6 +35,23 @@ func TestCapturesThatCannotBeRight(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", c, err, want)
 		}
 	}
+}
+
+// PostgreSQL cuts a name that is too long, and so a value of its type for names: what is
+// asked for is not the table whose name the beginning is.
+func TestNamesAreNotCut(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	name := strings.Repeat("ü", 31) + "t"
+	exec(t, pool, `CREATE SCHEMA "`+name+`"; CREATE TABLE "`+name+`"."`+name+`" (id int PRIMARY KEY)`)
+	for _, table := range []string{name + "." + name + "x", name + "x." + name, name + "x.*"} {
+		_, err := l.Apply(t.Context(), []changes.Capture{{Table: table}}, false)
+		invalid(t, table, err, "table: ")
+	}
+	capture(t, l, changes.Capture{Table: name + "." + name})
+	consumer := changes.NewConsumer(pool, nil, changes.ConsumerConfig{Name: "c", From: "now", Backfill: []string{name + "." + name + "x"}})
+	consumer.Handle("*", effect("c"))
+	invalid(t, "backfill", consumer.Register(t.Context()), "backfill: ")
 }
 
 // What is refused says of which of the captures it is, where in a condition, and leaves

@@ -3,6 +3,7 @@ package changes_test
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -15,18 +16,27 @@ import (
 	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
-// What docs/operations.md says of rights: who has these can do what it says.
+// What docs/operations.md says of rights, and of whom: who has these can do what it says.
 const (
-	rightsOfReaders = `
-		GRANT USAGE ON SCHEMA howdah TO app;
-		GRANT SELECT ON ALL TABLES IN SCHEMA howdah TO app;
-		GRANT SELECT ON ALL SEQUENCES IN SCHEMA howdah TO app;
-		GRANT INSERT ON howdah.change_tick, howdah.change_commit, howdah.change_era TO app`
-	rightsOfServers = `
-		GRANT USAGE ON SCHEMA howdah TO app;
-		GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA howdah TO app;
-		GRANT USAGE, SELECT, UPDATE ON ALL SEQUENCES IN SCHEMA howdah TO app`
+	readers = "Who only reads the feed"
+	servers = "numbers come from sequences"
 )
+
+// rightsOf is the SQL that docs/operations.md has first behind some words.
+func rightsOf(t *testing.T, words string) string {
+	t.Helper()
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, behind, found := strings.Cut(string(text), words)
+	_, behind, begins := strings.Cut(behind, "```sql\n")
+	rights, _, ends := strings.Cut(behind, "```")
+	if !found || !begins || !ends {
+		t.Fatalf("docs/operations.md has no SQL behind %q", words)
+	}
+	return rights
+}
 
 // as is a role of the test's own that has been granted rights, its URL and its pool.
 func as(t *testing.T, url string, owner *pgxpool.Pool, rights string) (string, *pgxpool.Pool) {
@@ -36,7 +46,7 @@ func as(t *testing.T, url string, owner *pgxpool.Pool, rights string) (string, *
 		t.Fatal(err)
 	}
 	exec(t, owner, `CREATE ROLE `+role+` LOGIN PASSWORD 'app'`)
-	exec(t, owner, `DO $$ BEGIN EXECUTE replace('`+rights+`', 'TO app', 'TO `+role+`'); END $$`)
+	exec(t, owner, strings.NewReplacer("TO app", "TO "+role, "FROM app", "FROM "+role).Replace(rights))
 	t.Cleanup(func() {
 		if _, err := owner.Exec(context.WithoutCancel(t.Context()), `DROP OWNED BY `+role+`; DROP ROLE `+role); err != nil {
 			t.Error(err)
@@ -49,7 +59,7 @@ func as(t *testing.T, url string, owner *pgxpool.Pool, rights string) (string, *
 func TestRightsOfReaders(t *testing.T) {
 	t.Parallel()
 	url, l, pool := consumed(t)
-	url, theirs := as(t, url, pool, rightsOfReaders)
+	url, theirs := as(t, url, pool, rightsOf(t, readers))
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	reader := changes.New(theirs, changes.Config{})
 	if all, _ := readAll(t, reader, changes.Position{}, 10, changes.Filter{}); len(all) != 1 {
@@ -74,11 +84,49 @@ func TestRightsOfReaders(t *testing.T) {
 	}
 }
 
+// Who reads the feed sees how consumers stand, and nothing of the secrets that they have.
+func TestReadersSeeNoSecrets(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	hook := &changes.WebhookConfig{
+		URL:     "https://me:hidden@example.com/hidden?token=hidden",
+		Secrets: []string{"whsec_aGlkZGVuaGlkZGVuaGlkZGVuaGlkZGVu"},
+	}
+	for range 2 { // made, and changed
+		if err := l.Save(t.Context(), changes.ConsumerConfig{Name: "c"}, []string{"*"}, changes.Sink{Webhook: hook}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, theirs := as(t, url, pool, rightsOf(t, readers))
+	if s := status(t, changes.New(theirs, changes.Config{}), "c"); s.Sink != "webhook https://example.com" {
+		t.Errorf("the sink is shown as %q", s.Sink)
+	}
+	read := func(pool *pgxpool.Pool) string {
+		t.Helper()
+		var text string
+		if err := pool.QueryRow(t.Context(), `
+			SELECT string_agg(query_to_xml('TABLE ' || oid::regclass, false, true, '')::text, '')
+			FROM pg_class
+			WHERE relnamespace = 'howdah'::regnamespace AND relkind IN ('r', 'p', 'v') AND has_table_privilege(oid, 'SELECT')`).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	for _, secret := range []string{"hidden", "whsec_"} {
+		if strings.Contains(read(theirs), secret) {
+			t.Errorf("a reader sees %q", secret)
+		}
+		if !strings.Contains(read(pool), secret) {
+			t.Errorf("%q is kept nowhere", secret)
+		}
+	}
+}
+
 // A server's role need not own anything to run consumers and to tend the log.
 func TestRightsOfServers(t *testing.T) {
 	t.Parallel()
 	url, _, pool := consumed(t)
-	url, theirs := as(t, url, pool, rightsOfServers+`; GRANT INSERT ON effects TO app; GRANT USAGE ON effects_n_seq TO app`)
+	url, theirs := as(t, url, pool, rightsOf(t, servers)+`GRANT INSERT ON effects TO app; GRANT USAGE ON effects_n_seq TO app`)
 	exec(t, pool, `INSERT INTO a VALUES (1, 1)`)
 	l := changes.New(theirs, changes.Config{})
 	m := &auditedLog{log: l, pool: pool, url: url}

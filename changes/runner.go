@@ -79,7 +79,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 }
 
-// keptConsumer is a row of howdah.change_consumer with a sink.
+// keptConsumer is a row of howdah.change_consumer with a sink, and the sink.
 type keptConsumer struct {
 	Name     string
 	Shards   int // that there are to be
@@ -94,9 +94,10 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 	var all []keptConsumer
 	err := away.ask(ctx, r.log, func(ctx context.Context) (err error) {
 		rows, _ := r.log.db.Query(ctx, `
-			SELECT name, coalesce(next_shards, shards) AS shards, greatest(next_shards, shards) AS most, patterns, sink
-			FROM howdah.change_consumer
-			WHERE sink IS NOT NULL`)
+			SELECT c.name, coalesce(c.next_shards, c.shards) AS shards, greatest(c.next_shards, c.shards) AS most, c.patterns, s.sink
+			FROM howdah.change_consumer c
+			JOIN howdah.change_sink s ON s.consumer = c.name
+			WHERE c.sink IS NOT NULL`)
 		all, err = pgx.CollectRows(rows, pgx.RowToStructByName[keptConsumer])
 		return err
 	})

@@ -479,7 +479,7 @@ func (s *shard) putBack(ctx context.Context, st standing, p *parkedChange, attem
 	}
 	if _, err := b.tx.Exec(b.ctx, `
 		UPDATE howdah.change_parked
-		SET attempts = attempts + $4, error = $5, dead = attempts + $4 >= $6, next_at = clock_timestamp() + $7::interval
+		SET attempts = greatest(attempts + $4, 1), error = $5, dead = attempts + $4 >= $6, next_at = clock_timestamp() + $7::interval
 		WHERE consumer = $1 AND shard = $2 AND place = $3`,
 		s.cfg.Name, s.n, p.place, attempt, errorText(cause), maxAttempts, wait); err != nil {
 		return err

@@ -88,14 +88,6 @@ func (s Sink) String() string {
 // firstWords are up to three of a statement: literals, which may be secrets, are none.
 var firstWords = regexp.MustCompile(`^([A-Za-z_][\w.]*( [A-Za-z_][\w.]*){0,2})?`)
 
-// whole is String with all of a statement.
-func (s Sink) whole() string {
-	if s.SQL != "" {
-		return "sql " + s.SQL
-	}
-	return s.String()
-}
-
 // saved is a consumer as the database keeps it for whoever runs it: beside the shards
 // and patterns, which all consumers have.
 type saved struct {
@@ -105,6 +97,23 @@ type saved struct {
 	Echo    bool          `json:"echo,omitempty"`
 	Timeout time.Duration `json:"timeout,omitempty"` // ns
 }
+
+// label is the sink as everybody may see it; nil of none.
+func (s *saved) label() *string {
+	if s == nil {
+		return nil
+	}
+	return new(strings.ToValidUTF8(s.String(), "\uFFFD"))
+}
+
+// keptSink keeps $2 where it is the sink of a consumer that did has written.
+const keptSink = `
+			kept AS (
+				INSERT INTO howdah.change_sink (consumer, sink)
+				SELECT name, $2::jsonb
+				FROM did
+				WHERE $2::jsonb IS NOT NULL
+				ON CONFLICT (consumer) DO UPDATE SET sink = EXCLUDED.sink)`
 
 // Save keeps a consumer in the database, with the patterns of what it is handed and what
 // is done with that, so that a [Runner], which every howdah serve has, runs it. One of
@@ -155,12 +164,12 @@ func (c *Consumer) change(ctx context.Context, keep *saved) error {
 		return c.pool.QueryRow(ctx, `
 			WITH did AS (
 				UPDATE howdah.change_consumer
-				SET sink = $2
-				WHERE name = $1 AND sink IS NOT NULL AND patterns = $3 AND coalesce(next_shards, shards) = $4::int
-				RETURNING name)
+				SET sink = $3
+				WHERE name = $1 AND sink IS NOT NULL AND patterns = $4 AND coalesce(next_shards, shards) = $5::int
+				RETURNING name),`+keptSink+`
 			SELECT sink IS NOT NULL, EXISTS (SELECT FROM did)
 			FROM howdah.change_consumer
-			WHERE name = $1`, c.cfg.Name, keep, c.names(), c.cfg.Shards).Scan(&kept, &did)
+			WHERE name = $1`, c.cfg.Name, keep, keep.label(), c.names(), c.cfg.Shards).Scan(&kept, &did)
 	})
 	own := fmt.Errorf("%q is run by a program of its own: forget it first, or take another name: %w", c.cfg.Name, fault.Conflict)
 	switch {
@@ -176,10 +185,13 @@ func (c *Consumer) change(ctx context.Context, keep *saved) error {
 	err = c.log.alone(ctx, c.cfg.Name, func(tx pgx.Tx, present int) error {
 		var shards int // that there are to be
 		err := tx.QueryRow(ctx, `
-			UPDATE howdah.change_consumer
-			SET patterns = $2, sink = $3
-			WHERE name = $1 AND sink IS NOT NULL
-			RETURNING coalesce(next_shards, shards)`, c.cfg.Name, c.names(), keep).Scan(&shards)
+			WITH did AS (
+				UPDATE howdah.change_consumer
+				SET patterns = $4, sink = $3
+				WHERE name = $1 AND sink IS NOT NULL
+				RETURNING name, coalesce(next_shards, shards) AS shards),`+keptSink+`
+			SELECT shards
+			FROM did`, c.cfg.Name, keep, keep.label(), c.names()).Scan(&shards)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			return own

@@ -12,22 +12,24 @@ import (
 // what is numbered there), a time as RFC 3339 writes it (see At), or a position
 // itself. What is none of these is Invalid.
 func (l *Log) Find(ctx context.Context, name string) (Position, error) {
-	return l.find(ctx, "position", name)
+	p, err := l.find(ctx, "position", name)
+	return p, pg.Wrap("changes: find", err)
 }
 
+// find is Find of a name that stands in a field.
 func (l *Log) find(ctx context.Context, field, name string) (Position, error) {
 	switch name {
 	case "start":
-		return l.Start(ctx)
+		return l.start(ctx)
 	case "now":
-		p, err := l.Sync(ctx)
+		p, err := l.sync(ctx)
 		if readOnly(err) {
-			return l.Head(ctx)
+			return l.head(ctx)
 		}
 		return p, err
 	}
 	if t, err := time.Parse(time.RFC3339Nano, name); err == nil {
-		return l.At(ctx, t)
+		return l.at(ctx, field, t)
 	}
 	p, err := ParsePosition(name)
 	if err != nil {
@@ -39,27 +41,50 @@ func (l *Log) find(ctx context.Context, field, name string) (Position, error) {
 // Start returns the earliest position that can be read from: whoever begins
 // there sees all that retention has kept.
 func (l *Log) Start(ctx context.Context) (Position, error) {
-	return l.position(ctx, "changes: start", `SELECT floor FROM howdah.change_state`)
+	p, err := l.start(ctx)
+	return p, pg.Wrap("changes: start", err)
+}
+
+func (l *Log) start(ctx context.Context) (p Position, err error) {
+	err = l.row(ctx, []any{&p.Commit}, `SELECT floor FROM howdah.change_state`)
+	return p, err
 }
 
 // At returns the position that the feed had reached at t: what committed after t
 // stands after it, and of what committed shortly before t some may, too, because
-// commits are numbered when somebody looks. It is the start where t is before that.
+// commits are numbered when somebody looks. It is the start where t is before that,
+// and Invalid where t is still to come: more than a minute from now, as the database's
+// clock has it.
 func (l *Log) At(ctx context.Context, t time.Time) (Position, error) {
-	return l.position(ctx, "changes: at", `
-		SELECT greatest(floor, coalesce((SELECT n FROM howdah.change_tick WHERE at <= $1 ORDER BY at DESC, tick DESC LIMIT 1), 0))
+	p, err := l.at(ctx, "time", t)
+	return p, pg.Wrap("changes: at", err)
+}
+
+func (l *Log) at(ctx context.Context, field string, t time.Time) (p Position, err error) {
+	var toCome bool
+	err = l.row(ctx, []any{&p.Commit, &toCome}, `
+		SELECT greatest(floor, coalesce((SELECT n FROM howdah.change_tick WHERE at <= $1 ORDER BY at DESC, tick DESC LIMIT 1), 0)),
+			$1 > clock_timestamp() + interval '1 minute'
 		FROM howdah.change_state`, t)
+	if err == nil && toCome {
+		return Position{}, pg.Refuse(field, "%s is still to come: nobody knows which changes will be before it", t.Format(time.RFC3339Nano))
+	}
+	return p, err
 }
 
 // Head returns where what is numbered ends. It numbers nothing, as Sync does, and is there on
 // a standby and in a transaction, too.
 func (l *Log) Head(ctx context.Context) (Position, error) {
-	return l.position(ctx, "changes: head", `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
+	p, err := l.head(ctx)
+	return p, pg.Wrap("changes: head", err)
 }
 
-func (l *Log) position(ctx context.Context, op, sql string, args ...any) (p Position, err error) {
-	err = pg.Retry(ctx, l.db, func() error {
-		return l.db.QueryRow(ctx, sql, args...).Scan(&p.Commit)
-	})
-	return p, pg.Wrap(op, err)
+func (l *Log) head(ctx context.Context) (p Position, err error) {
+	err = l.row(ctx, []any{&p.Commit}, `SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1`)
+	return p, err
+}
+
+// row reads the one row of a statement.
+func (l *Log) row(ctx context.Context, into []any, sql string, args ...any) error {
+	return pg.Retry(ctx, l.db, func() error { return l.db.QueryRow(ctx, sql, args...).Scan(into...) })
 }

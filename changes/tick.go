@@ -18,16 +18,20 @@ import (
 // old to tell. On a standby, which can number nothing, it is Unavailable: what has
 // arrived there can be read, and Find tells where it ends.
 func (l *Log) Sync(ctx context.Context) (Position, error) {
-	const op = "changes: sync"
+	p, err := l.sync(ctx)
+	return p, pg.Wrap("changes: sync", err)
+}
+
+func (l *Log) sync(ctx context.Context) (Position, error) {
 	if pg.InTx(l.db) {
-		return Position{}, pg.Wrap(op, ErrInTx)
+		return Position{}, ErrInTx
 	}
 	n, err := l.tick(ctx, true)
 	if readOnly(err) {
 		err = fmt.Errorf("a standby, or a transaction that only reads, can number nothing: ask the primary: %w: %w", fault.Unavailable, err)
 	}
 	if err != nil {
-		return Position{}, pg.Wrap(op, err)
+		return Position{}, err
 	}
 	return Position{Commit: *n}, nil
 }

@@ -66,6 +66,7 @@ func TestF9FailoverAfterARebase(t *testing.T) {
 	m := newAudited(t)
 	exec(t, m.pool, `INSERT INTO chk.a VALUES (1, 1)`)
 	m.sync(t)
+	m.elsewhere(t)
 	if err := m.log.Rebase(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,7 @@ func TestS11TriggersOfOthersAndOfTruncate(t *testing.T) {
 	capture(t, l, changes.Capture{Table: "public.a"}, changes.Capture{Table: "public.p", Ops: []changes.Op{changes.Delete}, Always: true})
 	exec(t, pool, `ALTER TABLE a ENABLE REPLICA TRIGGER "!howdah_update"`)
 
-	_, theirs := as(t, url, pool, rightsOfReaders)
+	_, theirs := as(t, url, pool, rightsOf(t, readers))
 	var shown int
 	if err := theirs.QueryRow(t.Context(), `SELECT count(*) FROM information_schema.triggers`).Scan(&shown); err != nil || shown != 0 {
 		t.Errorf("information_schema shows %d, %v", shown, err)

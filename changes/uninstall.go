@@ -28,9 +28,9 @@ func (l *Log) Uninstall(ctx context.Context) error {
 			DROP VIEW howdah.database_trigger_logs;
 			DROP FUNCTION howdah.change_place, howdah.change_move;
 			DROP TABLE howdah.change, howdah.change_commit, howdah.change_tick, howdah.change_era, howdah.change_state, howdah.change_spec, howdah.change_pattern,
-				howdah.change_consumer, howdah.change_checkpoint, howdah.change_parked, howdah.change_pump,
+				howdah.change_consumer, howdah.change_sink, howdah.change_checkpoint, howdah.change_parked, howdah.change_pump,
 				howdah.changes_version;
-			DROP FUNCTION howdah.change_slot, howdah.change_own, howdah.change_json, howdah.change_json_utc, howdah.change_pick, howdah.change_capture, howdah.change_capture_bulk,
+			DROP FUNCTION howdah.change_slot, howdah.change_own, howdah.change_json, howdah.change_json_utc, howdah.change_json_without, howdah.change_pick, howdah.change_capture, howdah.change_capture_bulk,
 				howdah.change_key, howdah.change_trigger, howdah.change_emit, howdah.change_tick, howdah.change_lane, howdah.change_retain;
 			DROP SEQUENCE howdah.change_id, howdah.change_floor`)
 		return err

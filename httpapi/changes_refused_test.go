@@ -138,8 +138,6 @@ func TestChangesRefused(t *testing.T) {
 		{"users", `{"bulk":true,"columns":["name"]}`, "with columns", "body.bulk"},
 		{"users", `{"bulk":true,"except":["name"]}`, "with except", "body.bulk"},
 		{"users", `{"bulk":true,"always":true}`, "with always", "body.bulk"},
-		{"users", `{"bulk":true,"key":["name"]}`, "unique key", "body.bulk"},
-		{"nokey", `{"bulk":true}`, "needs a key", "body.bulk"},
 		{"parts", `{"bulk":true}`, "partitions", "body.bulk"},
 		{"parts", `{"ops":["update"]}`, "moves between partitions", "body.ops"},
 		{"own", `{"bulk":true}`, `trigger "own"`, "body.bulk"},

@@ -243,7 +243,7 @@ type parkedOutput struct {
 func (a *api) parkedOf(ctx context.Context, in *struct {
 	ConsumerPath
 	After string `query:"after" default:"0" doc:"Those after a position." example:"1042.88213"`
-	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many; more where one position has several."`
+	Limit int    `query:"limit" minimum:"1" maximum:"1000" default:"100" doc:"At most so many; fewer where they are large, and more where one position has several: those that follow are those after the last position, until there are none."`
 }) (*parkedOutput, error) {
 	after, err := changes.ParsePosition(in.After)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/puddle/v2"
 
@@ -22,6 +23,9 @@ import (
 func Wrap(op string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if batch, ok := err.(pgx.ErrPreprocessingBatch); ok { // says how it was sent, which is nobody's affair
+		err = batch.Unwrap()
 	}
 	return &opError{op: op, kind: KindOf(err), err: err}
 }

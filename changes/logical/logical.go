@@ -16,8 +16,10 @@
 // The first two are about the changes that follow them. Without, a transaction that a
 // replication origin brought bears its name.
 //
-// What it does not do: values of composite types come as strings, as PostgreSQL writes
-// them, because the WAL has no names for their parts. The rows that a table has already are
+// What it does not do: values of composite types, and of those with a cast to json such as
+// hstore, come as strings, as PostgreSQL writes them. Partitions have their own names, unless
+// the publication has publish_via_partition_root. With REPLICA IDENTITY FULL the key is the
+// primary key that the table has when the pump reads. The rows that a table has already are
 // not read: the backfill of a consumer is about captured tables of the log's own database.
 // DDL is not told of.
 //
@@ -52,9 +54,9 @@ type Config struct {
 
 var (
 	// ErrLost reports that the slot, or WAL that it needed, is gone, or that another was made
-	// in its place, or it was moved on: changes are missing
-	// from the log. Drop the slot, forget the pump ([Pump.Forget]) and begin anew, with
-	// the present state of the tables.
+	// in its place, or it was moved on, or that the source failed over and lost what the log
+	// has: the log is not what happened there. Drop the slot, forget the pump ([Pump.Forget])
+	// and begin anew, with the present state of the tables.
 	ErrLost = fmt.Errorf("the replication slot is lost, and with it changes: %w", fault.Conflict)
 	// errTaken: it will have the slot, too, and is waited for.
 	errTaken = errors.New("another pump has gone on in this one's place")
@@ -110,7 +112,8 @@ func New(db pg.DB, cfg Config) (*Pump, error) {
 
 // Run pumps until ctx is done; it then returns nil. A database that is away, and a slot
 // that another pump has, are tried again for ever. It returns ErrLost where the slot
-// was lost, and Invalid where the source is not prepared: the error says what to do.
+// was lost, and Invalid where the source is not prepared: the error says what to do. A
+// standby is Invalid at the first Run, and later waited for until it is promoted.
 func (p *Pump) Run(ctx context.Context) error {
 	const op = "changes/logical: run"
 	wait, patience := time.Duration(0), pg.Patience{}

@@ -24,6 +24,8 @@ type source struct {
 	types  map[uint32]*jsonType // by oid
 
 	messages bool // it can send those that stand in transactions: PostgreSQL 14
+	standby  bool
+	timeline int32 // its history's number
 }
 
 func connect(ctx context.Context, cfg *pgx.ConnConfig) (*source, error) {
@@ -45,11 +47,17 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig) (*source, error) {
 		return nil, err
 	}
 	if err := s.conn.QueryRow(ctx, `
-		SELECT system_identifier, current_setting('server_version_num')::int >= 140000
-		FROM pg_control_system()`).Scan(&s.system, &s.messages); err != nil {
+		SELECT system_identifier, current_setting('server_version_num')::int >= 140000, pg_is_in_recovery()
+		FROM pg_control_system()`).Scan(&s.system, &s.messages, &s.standby); err != nil {
 		s.close()
 		return nil, err
 	}
+	here, err := pglogrepl.IdentifySystem(ctx, s.stream)
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	s.timeline = here.Timeline
 	return s, nil
 }
 
@@ -80,6 +88,10 @@ func (p *Pump) prepare(ctx context.Context, s *source, w *writer) error {
 	switch {
 	case err != nil:
 		return err
+	case s.standby && known: // it may be about to be the primary
+		return errors.New("the source is a standby, from which nothing is pumped; it is waited for")
+	case s.standby:
+		return pg.Refuse("source", "a standby; want its primary")
 	case level != "logical":
 		return pg.Refuse("wal_level", "%q at the source; want logical: ALTER SYSTEM SET wal_level = logical, and a restart", level)
 	case keep == "-1" && !p.cfg.Unbounded:
@@ -102,11 +114,16 @@ func (p *Pump) prepare(ctx context.Context, s *source, w *writer) error {
 			return err
 		}
 	}
+	if known && s.timeline != w.timeline {
+		if err := s.follow(ctx, w); err != nil {
+			return err
+		}
+	}
 	if known && confirmed > w.told {
 		return fmt.Errorf("%w: %q is another slot than it was, or was moved on: it begins at %s, and the log has all up to %s", ErrLost, p.cfg.Slot, confirmed, w.told)
 	}
 	if !known {
-		if err := w.begin(ctx, confirmed); err != nil {
+		if err := w.begin(ctx, confirmed, s.timeline); err != nil {
 			return err
 		}
 	}
@@ -121,9 +138,10 @@ func (p *Pump) prepare(ctx context.Context, s *source, w *writer) error {
 // check returns up to where the slot knows that we have everything; ErrLost where it
 // has thrown away what follows.
 func (p *Pump) check(ctx context.Context, s *source) (confirmed pglogrepl.LSN, err error) {
-	var status, plugin, text string
+	var status, plugin string
+	var text *string
 	err = s.conn.QueryRow(ctx, `
-		SELECT coalesce(wal_status, 'lost'), coalesce(plugin, ''), coalesce(confirmed_flush_lsn, '0/0')::text
+		SELECT coalesce(wal_status, 'lost'), coalesce(plugin, ''), confirmed_flush_lsn::text
 		FROM pg_replication_slots
 		WHERE slot_name = $1`, p.cfg.Slot).Scan(&status, &plugin, &text)
 	switch {
@@ -135,8 +153,10 @@ func (p *Pump) check(ctx context.Context, s *source) (confirmed pglogrepl.LSN, e
 		return 0, fmt.Errorf("%w: %q needed WAL that max_slot_wal_keep_size or idle_replication_slot_timeout did not keep", ErrLost, p.cfg.Slot)
 	case plugin != "pgoutput":
 		return 0, pg.Refuse("slot", "%q is one of %s; want one of pgoutput", p.cfg.Slot, plugin)
+	case text == nil:
+		return 0, fmt.Errorf("%q is still being made, which waits for the transactions that are open", p.cfg.Slot)
 	}
-	return pglogrepl.ParseLSN(text)
+	return pglogrepl.ParseLSN(*text)
 }
 
 // stream carries changes over until something fails or ctx is done.

@@ -39,12 +39,14 @@ type writer struct {
 
 	stopped time.Duration // after so long PostgreSQL ends tx where it is not gone on with
 
-	at      pglogrepl.LSN // the commit that the log ends with
+	at      pglogrepl.LSN // the log has the commits whose records begin up to here, here too
 	flushed pglogrepl.LSN // up to here everything is on the log's disk, or needs not be
 	told    pglogrepl.LSN // and up to here the log says so: the slot may be told as much
 	end     pglogrepl.LSN // where the last transaction ended that was written
 	unsafe  bool          // it may not be on the disk yet
 	due     time.Time     // when it must be
+
+	timeline int32 // of the source, in which these places are
 
 	commit  pglogrepl.LSN // of the transaction that is being read
 	time    time.Time
@@ -60,9 +62,9 @@ type writer struct {
 func (w *writer) locate(ctx context.Context) (known bool, err error) {
 	var at, told string
 	err = w.db.QueryRow(ctx, `
-		SELECT lsn::text, coalesce(confirmed, 'FFFFFFFF/FFFFFFFF')::text -- it was not kept once
+		SELECT lsn::text, coalesce(confirmed, 'FFFFFFFF/FFFFFFFF')::text, timeline -- it was not kept once
 		FROM howdah.change_pump
-		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&at, &told)
+		WHERE system = $1 AND slot = $2`, w.system, w.slot).Scan(&at, &told, &w.timeline)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return false, nil
 	}
@@ -75,15 +77,16 @@ func (w *writer) locate(ctx context.Context) (known bool, err error) {
 	return err == nil, err
 }
 
-// begin notes that the log ends at lsn, unless another pump has begun meanwhile: then
-// only one of them gets the slot, and the other looks again.
-func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN) error {
-	w.at, w.told = lsn, lsn
+// begin notes that the log begins with a slot that stands at lsn, which is an end: the
+// first commit may begin there. Where another pump has begun meanwhile only one of them
+// gets the slot, and the other looks again.
+func (w *writer) begin(ctx context.Context, lsn pglogrepl.LSN, timeline int32) error {
+	w.at, w.told, w.timeline = lsn-1, lsn, timeline
 	_, err := w.db.Exec(ctx, `
-		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
-		SELECT $1, $2, $3::text::pg_lsn, $3::text::pg_lsn
+		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed, timeline)
+		SELECT $1, $2, $3::text::pg_lsn, $4::text::pg_lsn, $5
 		WHERE NOT EXISTS (SELECT FROM howdah.change_pump WHERE system = $1 AND slot = $2)
-		ON CONFLICT DO NOTHING`, w.system, w.slot, lsn.String())
+		ON CONFLICT DO NOTHING`, w.system, w.slot, w.at.String(), w.told.String(), timeline)
 	return err
 }
 
@@ -216,7 +219,7 @@ func (w *writer) flush(ctx context.Context) error {
 			SELECT pg_notify('howdah_changes', ''))
 		UPDATE howdah.change_pump
 		SET confirmed = greatest(confirmed, $3::text::pg_lsn)
-		WHERE system = $1 AND slot = $2 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot, upTo.String())
+		WHERE system = $1 AND slot = $2 AND timeline = $4 AND (SELECT count(*) FROM flushed) + (SELECT count(*) FROM ring) > 0`, w.system, w.slot, upTo.String(), w.timeline)
 	if err == nil {
 		w.unsafe, w.flushed, w.told = false, upTo, upTo
 	}
@@ -245,12 +248,12 @@ func (w *writer) queueMove(b *pgx.Batch) {
 	b.Queue(`
 		WITH gone AS (
 			DELETE FROM howdah.change_pump
-			WHERE system = $1 AND slot = $2 AND lsn = $3::text::pg_lsn
+			WHERE system = $1 AND slot = $2 AND lsn = $3::text::pg_lsn AND timeline = $5
 			RETURNING confirmed)
-		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed)
-		SELECT $1, $2, $4::text::pg_lsn, confirmed
+		INSERT INTO howdah.change_pump (system, slot, lsn, confirmed, timeline)
+		SELECT $1, $2, $4::text::pg_lsn, confirmed, $5
 		FROM gone
-		RETURNING true`, w.system, w.slot, w.at.String(), w.commit.String()).
+		RETURNING true`, w.system, w.slot, w.at.String(), w.commit.String(), w.timeline).
 		QueryRow(func(row pgx.Row) error {
 			var moved bool
 			err := row.Scan(&moved)

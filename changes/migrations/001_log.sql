@@ -115,6 +115,24 @@ SET bytea_output = hex SET intervalstyle = postgres SET extra_float_digits = 1 S
 AS $$ BEGIN RETURN to_jsonb(r); END $$;
 COMMENT ON FUNCTION howdah.change_json_utc(record) IS 'A row as JSON, its instants in UTC: of tables with one in their key.';
 
+-- For a row of which other columns cannot be made JSON: each is picked by name, which takes a statement of its own.
+CREATE FUNCTION howdah.change_json_without(r record, relation oid, columns text[], utc boolean) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+	one   text;
+	image jsonb;
+BEGIN
+	SELECT format('SELECT howdah.%I(x.*) FROM (SELECT %s) AS x', CASE WHEN utc THEN 'change_json_utc' ELSE 'change_json' END,
+		string_agg(format('($1).%I', attname), ', ' ORDER BY attnum))
+	INTO one
+	FROM pg_attribute
+	WHERE attrelid = relation AND attnum > 0 AND NOT attisdropped AND attname <> ALL (columns);
+	EXECUTE one INTO image USING r;
+	RETURN image;
+END $$;
+COMMENT ON FUNCTION howdah.change_json_without(record, oid, text[], boolean) IS 'A row as JSON, whatever the connection has set, without some columns.';
+
 CREATE FUNCTION howdah.change_pick(image jsonb, columns text[]) RETURNS jsonb
 LANGUAGE sql STABLE
 RETURN CASE WHEN cardinality(columns) = 1 THEN jsonb_build_object(columns[1], image -> columns[1])
@@ -154,11 +172,22 @@ BEGIN
 			moved   boolean := false;
 			large   boolean := false;
 		BEGIN
-			IF TG_OP IN ('UPDATE', 'DELETE') THEN
-				IF plain THEN was := to_jsonb(OLD); ELSE was := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END; END IF;
-			END IF;
-			IF TG_OP IN ('UPDATE', 'INSERT') THEN
-				IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END; END IF;
+			IF except_ = '{}' THEN
+				IF TG_OP IN ('UPDATE', 'DELETE') THEN
+					IF plain THEN was := to_jsonb(OLD); ELSE was := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END; END IF;
+				END IF;
+				IF TG_OP IN ('UPDATE', 'INSERT') THEN
+					IF plain THEN is_ := to_jsonb(NEW); ELSE is_ := CASE WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END; END IF;
+				END IF;
+			ELSE
+				-- A subtransaction, for those only that leave columns out: perhaps of what cannot be made JSON.
+				BEGIN
+					was := CASE WHEN plain THEN to_jsonb(OLD) WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(OLD) ELSE howdah.change_json(OLD) END;
+					is_ := CASE WHEN plain THEN to_jsonb(NEW) WHEN TG_ARGV[7] = '' THEN howdah.change_json_utc(NEW) ELSE howdah.change_json(NEW) END;
+				EXCEPTION WHEN data_exception OR program_limit_exceeded THEN
+					was := CASE WHEN TG_OP <> 'INSERT' THEN howdah.change_json_without(OLD, TG_RELID, except_, TG_ARGV[7] IS NOT DISTINCT FROM '') END;
+					is_ := CASE WHEN TG_OP <> 'DELETE' THEN howdah.change_json_without(NEW, TG_RELID, except_, TG_ARGV[7] IS NOT DISTINCT FROM '') END;
+				END;
 			END IF;
 
 			IF columns <> '{}' AND TG_OP <> 'TRUNCATE' THEN
@@ -255,26 +284,39 @@ BEGIN
 			howdah.change_pick(o.image, columns), CASE WHEN payload <> 'keys' AND pg_column_size(o.image) <= most THEN o.image END
 		FROM (SELECT CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image FROM howdah_old r OFFSET 0) o;
 	ELSE
-		-- A key that is only in the old rows has ended, one only in the new has begun.
+		-- Rows are paired by their place: each that is changed is added to both tables, and foreign keys may
+		-- change one several times. FULL, though both are as long: it is never done as a nested loop, for which
+		-- a plan that was made for one row would be.
 		INSERT INTO howdah.change (slot, op, trimmed, schema_name, table_name, key, old, new)
-		SELECT howdah.change_slot(), p.op, p.size > most, TG_ARGV[0], TG_ARGV[1], p.key,
-			CASE WHEN p.size <= most THEN p.old END, CASE WHEN p.size <= most THEN p.new END
+		SELECT howdah.change_slot(), e.op, e.size > most, TG_ARGV[0], TG_ARGV[1], e.key,
+			CASE WHEN e.size <= most THEN e.old END, CASE WHEN e.size <= most THEN e.new END
 		FROM (
-			SELECT x.op, x.key, x.old, x.new, coalesce(pg_column_size(x.old), 0) + coalesce(pg_column_size(x.new), 0) AS size
+			SELECT e.op, e.key, e.old, e.new, coalesce(pg_column_size(m.old), 0) + coalesce(pg_column_size(m.new), 0) AS size
 			FROM (
-				SELECT CASE WHEN n.key IS NULL THEN 'd' WHEN o.key IS NULL THEN 'i' ELSE 'u' END::"char" AS op,
-					coalesce(n.key, o.key) AS key,
-					CASE WHEN payload = 'full' OR payload = 'row' AND n.key IS NULL THEN o.image END AS old,
-					CASE WHEN payload <> 'keys' THEN n.image END AS new,
-					n.key IS NOT NULL AS later
-				FROM (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
-					FROM howdah_old r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) o
-				FULL JOIN (SELECT i.whole, i.image, howdah.change_pick(i.image, ours.columns) AS key
-					FROM howdah_new r, LATERAL (SELECT ROW(r.*) AS whole, CASE WHEN ours.plain THEN to_jsonb(r.*) WHEN ours.utc THEN howdah.change_json_utc(r.*) ELSE howdah.change_json(r.*) END AS image OFFSET 0) i) n ON n.key = o.key
-				WHERE n.key IS NULL OR o.key IS NULL OR o.whole *<> n.whole
-			) x
-			ORDER BY x.later
-		) p;
+				SELECT k.place, k.was_key, k.is_key, k.was_key IS DISTINCT FROM k.is_key AS moved,
+					CASE WHEN payload = 'full' OR payload = 'row' AND k.was_key IS DISTINCT FROM k.is_key THEN k.was END AS old,
+					CASE WHEN payload <> 'keys' THEN k.is_ END AS new
+				FROM (
+					SELECT i.place, i.was, i.is_, howdah.change_pick(i.was, ours.columns) AS was_key, howdah.change_pick(i.is_, ours.columns) AS is_key
+					FROM (
+						SELECT o.place,
+							CASE WHEN ours.plain THEN to_jsonb(o.whole) WHEN ours.utc THEN howdah.change_json_utc(o.whole) ELSE howdah.change_json(o.whole) END AS was,
+							CASE WHEN ours.plain THEN to_jsonb(n.whole) WHEN ours.utc THEN howdah.change_json_utc(n.whole) ELSE howdah.change_json(n.whole) END AS is_
+						FROM (SELECT coalesce(r.*) AS whole, row_number() OVER () AS place FROM howdah_old r) o
+						FULL JOIN (SELECT coalesce(r.*) AS whole, row_number() OVER () AS place FROM howdah_new r) n ON n.place = o.place
+						WHERE coalesce(o.whole *<> n.whole, true)
+						OFFSET 0) i
+					OFFSET 0) k) m
+			CROSS JOIN LATERAL (
+				SELECT 'u'::"char" AS op, m.is_key AS key, m.old, m.new
+				WHERE NOT m.moved
+				UNION ALL
+				SELECT 'd', m.was_key, m.old, NULL
+				WHERE m.moved
+				UNION ALL
+				SELECT 'i', m.is_key, NULL, m.new
+				WHERE m.moved) e
+			ORDER BY m.place, e.op) e; -- what is moved ends before it begins
 	END IF;
 
 	IF FOUND AND TG_ARGV[4] = 'notify' AND pg_try_advisory_xact_lock(1752135525, (date_part('epoch', now())::bigint & 2147483647)::int) THEN

@@ -8,7 +8,7 @@ CREATE TABLE howdah.change_consumer (
 	next_shards smallint,
 	stop_at     bigint,
 	patterns    text[]      NOT NULL,
-	sink        jsonb,
+	sink        text,
 	created_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
 	seen_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
 	CONSTRAINT change_consumer_pk PRIMARY KEY (name)
@@ -18,8 +18,15 @@ COMMENT ON COLUMN howdah.change_consumer.state IS 'running: what it still has to
 COMMENT ON COLUMN howdah.change_consumer.reason IS 'Why it is paused or expired.';
 COMMENT ON COLUMN howdah.change_consumer.next_shards IS 'How many shards there are to be once all of the present ones have come to stop_at.';
 COMMENT ON COLUMN howdah.change_consumer.stop_at IS 'The commit after which the present shards go no further.';
-COMMENT ON COLUMN howdah.change_consumer.sink IS 'What is done with the changes, where a server does it; NULL where a program of its own does.';
+COMMENT ON COLUMN howdah.change_consumer.sink IS 'What is done with the changes, where a server does it, and to where it leads, without its secrets; NULL where a program of its own does.';
 COMMENT ON COLUMN howdah.change_consumer.seen_at IS 'About when an instance last ran.';
+
+CREATE TABLE howdah.change_sink (
+	consumer text  NOT NULL,
+	sink     jsonb NOT NULL,
+	CONSTRAINT change_sink_pk PRIMARY KEY (consumer)
+);
+COMMENT ON TABLE howdah.change_sink IS 'What a server needs to know to do what change_consumer.sink says: URLs and keys that sign, which are secrets. By itself, so that who only reads need not see it.';
 
 CREATE TABLE howdah.change_checkpoint (
 	consumer text        NOT NULL,
@@ -115,6 +122,7 @@ CREATE INDEX change_parked_lane ON howdah.change_parked (consumer, shard, lane, 
 CREATE INDEX change_parked_everything ON howdah.change_parked (consumer, shard, relation, place) WHERE everything;
 CREATE INDEX change_parked_relation ON howdah.change_parked (consumer, shard, relation, place);
 CREATE INDEX change_parked_position ON howdah.change_parked (consumer, n, id);
+CREATE INDEX change_parked_failed ON howdah.change_parked (consumer, n, id) WHERE attempts > 0;
 CREATE INDEX change_parked_due ON howdah.change_parked (consumer, shard, next_at) WHERE head AND NOT dead;
 CREATE INDEX change_parked_dead ON howdah.change_parked (consumer, shard) WHERE dead;
 COMMENT ON TABLE howdah.change_parked IS 'Changes that a handler failed on, and those behind them. They hold the change itself, so that retention cannot take it.';
@@ -122,5 +130,6 @@ COMMENT ON COLUMN howdah.change_parked.place IS 'The order in which they were pa
 COMMENT ON COLUMN howdah.change_parked.lane IS 'change_lane of the change.';
 COMMENT ON COLUMN howdah.change_parked.everything IS 'Is about all of the table (TRUNCATE): behind whatever of it is parked, and before whatever follows.';
 COMMENT ON COLUMN howdah.change_parked.change IS 'The change as it is handed over.';
+COMMENT ON COLUMN howdah.change_parked.attempts IS 'Since it was parked, or a person had it tried again. 0 has not been tried since.';
 COMMENT ON COLUMN howdah.change_parked.head IS 'The first of its lane, which has been tried; others wait behind it, unseen.';
 COMMENT ON COLUMN howdah.change_parked.dead IS 'Failed so often that a person has to look: retry or skip.';

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -33,8 +34,9 @@ var validPrefix = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$`)
 // <prefix>.<schema>.<table>.<op>, in whose parts what is no letter, digit, _ or - stands as
 // %2E does for a dot, and returns when a stream has acknowledged all: at least once.
 //
-// Nats-Msg-Id is <prefix>/<database>/<position>, of which a stream keeps one within
-// its window of duplicates. Changes of one key are published one after another, so
+// Nats-Msg-Id is <prefix>/<database>/<position>/<at in µs>, of which a stream keeps one
+// within its window of duplicates; a log that was made anew has the positions of the old
+// one, and other times. Changes of one key are published one after another, so
 // that none overtakes one that failed; those of other keys do not wait for each other.
 func Sink(js jetstream.JetStream, cfg Config) changes.Handler {
 	const op = "changes/nats"
@@ -113,7 +115,7 @@ func (cfg *Config) message(e *changes.CloudEvent) (*nats.Msg, error) {
 	c := &e.Data
 	msg := nats.NewMsg(strings.Join([]string{cfg.Prefix, token(c.Schema), token(c.Table), string(c.Op)}, "."))
 	msg.Data = bytes.TrimSuffix(data.Bytes(), []byte("\n"))
-	msg.Header.Set(jetstream.MsgIDHeader, cfg.Prefix+strings.TrimPrefix(e.Source, "/howdah")+"/"+e.ID)
+	msg.Header.Set(jetstream.MsgIDHeader, cfg.Prefix+strings.TrimPrefix(e.Source, "/howdah")+"/"+e.ID+"/"+strconv.FormatInt(e.Time.UnixMicro(), 10))
 	return msg, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"testing"
@@ -39,13 +40,8 @@ func newFixture(t *testing.T, subjects ...string) *fixture {
 	t.Helper()
 	f := &fixture{pool: pgtest.Pool(t, pgtest.Database(t))}
 	f.log = changes.New(f.pool, changes.Config{})
-	if err := migrate.Up(t.Context(), f.pool.Config().ConnConfig, slog.New(slog.DiscardHandler), f.log.Migrations()); err != nil {
-		t.Fatal(err)
-	}
 	f.exec(t, `CREATE SCHEMA shop; CREATE TABLE shop.orders (id int PRIMARY KEY, note text); CREATE TABLE shop."a.b *>" (v int)`)
-	if _, err := f.log.Apply(t.Context(), []changes.Capture{{Table: "shop.*"}}, false); err != nil {
-		t.Fatal(err)
-	}
+	f.install(t)
 
 	var err error
 	f.server, err = natsserver.NewServer(&natsserver.Options{Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), NoLog: true, NoSigs: true})
@@ -69,6 +65,18 @@ func newFixture(t *testing.T, subjects ...string) *fixture {
 		t.Fatal(err)
 	}
 	return f
+}
+
+// install makes the log, and has it capture.
+func (f *fixture) install(t *testing.T) {
+	t.Helper()
+	f.at = changes.Position{}
+	if err := migrate.Up(t.Context(), f.pool.Config().ConnConfig, slog.New(slog.DiscardHandler), f.log.Migrations()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.log.Apply(t.Context(), []changes.Capture{{Table: "shop.*"}}, false); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (f *fixture) exec(t *testing.T, sql string) {
@@ -133,7 +141,7 @@ func TestSink(t *testing.T) {
 		if diff := cmp.Diff(cs[i], got); diff != "" {
 			t.Error(diff)
 		}
-		if got, want := msg.Header.Get("Nats-Msg-Id"), "events.howdah/"+f.pool.Config().ConnConfig.Database+"/"+cs[i].Position.String(); got != want {
+		if got, want := msg.Header.Get("Nats-Msg-Id"), "events.howdah/"+f.pool.Config().ConnConfig.Database+"/"+cs[i].Position.String()+fmt.Sprintf("/%d", cs[i].At.UnixMicro()); got != want {
 			t.Errorf("Nats-Msg-Id %s, want %s", got, want)
 		}
 	}
@@ -146,6 +154,34 @@ func TestSink(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, subjects); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// A log that was made anew begins at the positions of the old one, which the stream has
+// seen: its changes are others all the same.
+func TestSinkOfALogMadeAnew(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, "howdah.>")
+	h := nats.Sink(f.js, nats.Config{})
+	for n := range 2 {
+		if n > 0 {
+			if err := f.log.Uninstall(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			f.install(t)
+		}
+		cs := f.write(t, fmt.Sprintf(`INSERT INTO shop.orders VALUES (%d, '')`, n))
+		if got := cs[0].Position.String(); got != "1.1" {
+			t.Fatalf("position %s, want 1.1, that of the old one", got)
+		}
+		for range 2 { // and a repeat is one
+			if err := f.hand(t.Context(), h, cs); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if all := f.published(t); len(all) != 2 {
+		t.Errorf("%d messages, want 2", len(all))
 	}
 }
 

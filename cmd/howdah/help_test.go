@@ -187,6 +187,18 @@ func TestHelpExamplesWork(t *testing.T) {
 				if strings.HasPrefix(line, "howdah adopt trifle") {
 					line += " --quiet" // else it says what it does
 				}
+				if strings.HasSuffix(line, "billing 1042.88213") { // which is parked
+					if _, err := pgtest.Pool(t, database).Exec(t.Context(), `
+						INSERT INTO howdah.change_parked (consumer, shard, n, id, lane, relation, everything, change, head)
+						VALUES ('billing', 0, 1042, 88213, 0, 'public.orders', false, '{}', true)`); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if strings.HasSuffix(line, "rebase --yes") { // of a log that came from elsewhere
+					if _, err := pgtest.Pool(t, database).Exec(t.Context(), `UPDATE howdah.change_state SET system = 1`); err != nil {
+						t.Fatal(err)
+					}
+				}
 				output := (*exec.Cmd).Output
 				if strings.HasPrefix(line, "howdah changes listen") || strings.HasSuffix(line, " --watch") {
 					line = "exec " + line // so that it is interrupted, and not its shell

@@ -88,7 +88,8 @@ func (c *cli) changesRebase() *cobra.Command {
 		Short: "Make the log usable after a dump was restored, or after pg_upgrade",
 		Long: `A log that came from another database means nothing in this one: nobody can read it until
 it was rebased. That empties it and begins an era; consumers expire, and go on where they
-are moved to. --keep goes on with the log as it is, which is right after pg_upgrade.`,
+are moved to. A log that is this database's own is left alone. --keep goes on with the log
+as it is, which is right after pg_upgrade.`,
 		Example: `  howdah changes rebase --keep
   howdah changes rebase --yes`,
 		Args: cobra.NoArgs,

@@ -21,8 +21,15 @@ import (
 // PostgreSQL brings along.
 func Pair(t testing.TB) (primary, standby *localpg.Server) {
 	t.Helper()
-	settings := map[string]string{"wal_level": "replica"}
+	return PairOf(t, map[string]string{"wal_level": "replica"}, func(string) {})
+}
+
+// PairOf is Pair with settings of its own, of what prepare has made at a URL; replication
+// slots both servers then have, as if they were kept in step.
+func PairOf(t testing.TB, settings map[string]string, prepare func(url string)) (primary, standby *localpg.Server) {
+	t.Helper()
 	first := Server(t, func(cfg *localpg.Config) { cfg.Settings = settings })
+	prepare(first.URL())
 	base := filepath.Join(t.TempDir(), "base")
 	ctx, cancel := context.WithTimeout(t.Context(), Patience)
 	defer cancel()
