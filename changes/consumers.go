@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -111,6 +112,9 @@ func (l *Log) statuses(ctx context.Context, op string, name *string) (found []St
 			found, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (s Status, err error) {
 				err = row.Scan(&s.Name, &s.State, &s.Reason, &s.Shards, &s.NextShards, &s.Patterns, &s.Sink, &s.Backfill,
 					&s.Position.Commit, &s.Position.ID, &s.Lag, &s.Behind, &s.Parked, &s.Dead, &s.Seen)
+				if stmt, ok := strings.CutPrefix(s.Sink, "sql "); ok && name == nil {
+					s.Sink = Sink{SQL: stmt}.String()
+				}
 				return s, err
 			})
 			return err

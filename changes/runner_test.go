@@ -298,6 +298,9 @@ func TestSinkSecretsAreNotShown(t *testing.T) {
 	if err != nil || all[1].Sink != "sql SELECT http.post …" || all[1].Sink != statement.String() {
 		t.Errorf("Consumers = %+v, %v", all, err)
 	}
+	if s, err := l.Consumer(t.Context(), "statement"); err != nil || s.Sink != "sql "+statement.SQL {
+		t.Errorf("Sink = %q, %v: not all of it for who asks for it", s.Sink, err)
+	}
 	for what, shown := range map[string]string{"the status": string(text), "the log": logged.String(), "the sink": sink.String()} {
 		if strings.Contains(shown, "hidden") || strings.Contains(shown, "aGlkZGVu") {
 			t.Errorf("%s shows a secret: %s", what, shown)

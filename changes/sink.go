@@ -88,6 +88,14 @@ func (s Sink) String() string {
 // firstWords are up to three of a statement: literals, which may be secrets, are none.
 var firstWords = regexp.MustCompile(`^([A-Za-z_][\w.]*( [A-Za-z_][\w.]*){0,2})?`)
 
+// whole is String with all of a statement.
+func (s Sink) whole() string {
+	if s.SQL != "" {
+		return "sql " + s.SQL
+	}
+	return s.String()
+}
+
 // saved is a consumer as the database keeps it for whoever runs it: beside the shards
 // and patterns, which all consumers have.
 type saved struct {
@@ -103,7 +111,7 @@ func (s *saved) label() *string {
 	if s == nil {
 		return nil
 	}
-	return new(strings.ToValidUTF8(s.String(), "\uFFFD"))
+	return new(strings.ToValidUTF8(s.whole(), "\uFFFD"))
 }
 
 // keptSink keeps $2 where it is the sink of a consumer that did has written.
