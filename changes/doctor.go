@@ -46,8 +46,11 @@ func (l *Log) Doctor(ctx context.Context) ([]Finding, error) {
 		{"triggers", doctorTriggers, nil}, {"keys", doctorKeys, nil}, {"tables", doctorTables, nil}, {"server", doctorServer, []any{l.old, l.full}}, {"roles", doctorRoles, nil},
 		{"log", doctorLog, []any{l.large}}, {"unread changes", doctorUnread, nil}, {"consumers", doctorConsumers, nil},
 	} {
-		rows, _ := l.db.Query(ctx, look.sql, look.args...)
-		some, err := pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
+		var some []Finding
+		err := uncompiled(ctx, l.db, func(rows pgx.Rows) (err error) {
+			some, err = pgx.CollectRows(rows, pgx.RowToStructByName[Finding])
+			return err
+		}, look.sql, look.args...)
 		var pgErr *pgconn.PgError
 		switch {
 		case errors.As(err, &pgErr) && pgErr.Code == "42501" && !pg.Begun(l.db): // the others are heard

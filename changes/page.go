@@ -257,12 +257,23 @@ const (
 // byIndexes runs a statement that is planned as a page is: to compile one about so many
 // parts takes a second, and to sort what follows in the feed as long as to read it all.
 func byIndexes(ctx context.Context, db pg.DB, rows func(pgx.Rows) error, sql string, args ...any) error {
+	return having(ctx, db, planned, rows, sql, args...)
+}
+
+// uncompiled runs a statement about the catalogs, of which the planner thinks that there is
+// much to be found: to compile it would take a second, too.
+func uncompiled(ctx context.Context, db pg.DB, rows func(pgx.Rows) error, sql string, args ...any) error {
+	return having(ctx, db, `set_config('jit', 'off', true)`, rows, sql, args...)
+}
+
+// having runs a statement with settings that end with it.
+func having(ctx context.Context, db pg.DB, settings string, rows func(pgx.Rows) error, sql string, args ...any) error {
 	var batch pgx.Batch
 	inTx := pg.InTx(db)
 	if inTx {
 		batch.Queue(kept)
 	}
-	batch.Queue(`SELECT ` + planned)
+	batch.Queue(`SELECT ` + settings)
 	batch.Queue(sql, args...).Query(rows)
 	if inTx {
 		batch.Queue(replanned)
