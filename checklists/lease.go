@@ -114,7 +114,9 @@ type found struct {
 
 // claim runs the statement. Priorities are a fixed range, so that the walk need
 // not look for them. c is joined by the key: the ctid of a row that was locked
-// after another had updated it is one that the statement's snapshot cannot see.
+// after another had updated it is one that the statement's snapshot cannot see. SKIP LOCKED
+// waits all the same, though seldom, where a row is just being changed and its new version
+// is locked by a third; should that be a deadlock, who is told of it repeats what he did.
 func (s *Store) claim(ctx context.Context, db pg.DB, w wish) (f found, err error) {
 	err = pg.Retry(ctx, db, func() error {
 		rows, _ := db.Query(ctx, s.sql(`
