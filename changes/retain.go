@@ -116,7 +116,9 @@ func (l *Log) tending(ctx context.Context, away *trouble, fn func(context.Contex
 	err = away.ask(ctx, l, func(ctx context.Context) error {
 		return pg.Retry(ctx, l.db, func() error {
 			return l.begin(ctx, func(tx pgx.Tx) error {
-				if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(1752135524, 2)`).Scan(&alone); err != nil || !alone {
+				// What a crash undoes is done again. Only where a leaf was emptied is it waited for,
+				// by PostgreSQL, which does so wherever a file is removed.
+				if err := tx.QueryRow(ctx, `SELECT pg_try_advisory_xact_lock(1752135524, 2), set_config('synchronous_commit', 'off', true)`).Scan(&alone, nil); err != nil || !alone {
 					return err
 				}
 				return fn(ctx, tx)
