@@ -37,7 +37,11 @@ func TestF5BulkTellsEachChangeOfARow(t *testing.T) {
 	tables := []string{"docs", "of", "tree", "lines"}
 	for _, payload := range []changes.Payload{changes.PayloadFull, changes.PayloadRow, changes.PayloadKeys} {
 		for _, table := range tables {
-			capture(t, l, changes.Capture{Table: "row." + table, Payload: payload}, changes.Capture{Table: "bulk." + table, Payload: payload, Bulk: true})
+			var key []string
+			if table == "lines" {
+				key = []string{"id"} // which several rows have
+			}
+			capture(t, l, changes.Capture{Table: "row." + table, Payload: payload, Key: key}, changes.Capture{Table: "bulk." + table, Payload: payload, Key: key, Bulk: true})
 		}
 		start, err := l.Sync(t.Context())
 		if err != nil {

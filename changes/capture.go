@@ -233,6 +233,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		switch {
 		case t.partitioned, partition:
 			return nil, pg.Refuse("bulk", "cannot be had with partitions")
+		case len(t.Key) == 0:
+			return nil, pg.Refuse("bulk", "needs a key")
 		case torn:
 			return nil, pg.Refuse("bulk", "cannot be had with a foreign key ON DELETE CASCADE beside another that sets columns: where one statement does both to a row, its deletion may be logged first")
 		case len(rowTriggers) > 0:

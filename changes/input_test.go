@@ -148,6 +148,7 @@ func TestCaptureRefuses(t *testing.T) {
 		{"bulk", changes.Capture{Table: "public.t", Bulk: true, Columns: []string{"v"}}},
 		{"bulk", changes.Capture{Table: "public.t", Bulk: true, Except: []string{"v"}}},
 		{"bulk", changes.Capture{Table: "public.t", Bulk: true, Payload: changes.PayloadDiff}},
+		{"bulk", changes.Capture{Table: "public.nokey", Bulk: true}},
 		{"bulk", changes.Capture{Table: "public.busy", Bulk: true}},
 		{"bulk", changes.Capture{Table: "public.parts", Bulk: true}},
 		{"bulk", changes.Capture{Table: "public.part", Bulk: true}},
