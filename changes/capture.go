@@ -320,8 +320,9 @@ func (t *target) trigger(op Op, call string) string {
 	}
 	var conditions []string
 	if op == Update && !t.Bulk {
-		// *<> compares images: json, point and xml have no equality.
-		conditions = append(conditions, `OLD.* *<> NEW.*`)
+		// *<> compares images: json, point and xml have no equality. It and its operands' type are PostgreSQL's
+		// own, whatever of that name there is for the table's row type, or where the path looks first.
+		conditions = append(conditions, `OLD.* OPERATOR(pg_catalog.*<>) NEW.*`)
 		if len(t.Columns) > 0 {
 			// And the key: who follows one must see it end.
 			counts := slices.Clone(t.Columns)
@@ -330,7 +331,7 @@ func (t *target) trigger(op Op, call string) string {
 					counts = append(counts, name)
 				}
 			}
-			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", counts), prefixed("NEW", counts)))
+			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record`, prefixed("OLD", counts), prefixed("NEW", counts)))
 		}
 	}
 	if t.When != "" && op != Truncate {
