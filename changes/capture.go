@@ -138,7 +138,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t := &target{Capture: c}
 	t.schema, t.table, _ = strings.Cut(c.Table, ".")
 	var kind, persistence string
-	var partition, parent, torn bool // a partition itself; inherited from; see tornByStatement
+	var partition, heir, parent, torn bool // a partition itself; one that inherits; inherited from; see tornByStatement
 	var columns, virtual, key []string
 	var numbers []int                             // of columns
 	var rowTriggers, deferrable, related []string // the last are those of its family that are captured
@@ -151,6 +151,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT `+ours+`), -- AFTER … FOR EACH ROW
 			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
+			EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 			`+tornByStatement+`,
 			EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
@@ -170,7 +171,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1::text AND c.relname = $2::text`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &parent, &torn, &t.zoned, &t.family, &related)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &heir, &parent, &torn, &t.zoned, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -233,6 +234,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		switch {
 		case t.partitioned, partition:
 			return nil, pg.Refuse("bulk", "cannot be had with partitions")
+		case heir:
+			return nil, pg.Refuse("bulk", "cannot be had with INHERITS: statements of a parent change the table's rows, and fire none of its triggers by statement")
 		case len(t.Key) == 0:
 			return nil, pg.Refuse("bulk", "needs a key")
 		case torn:

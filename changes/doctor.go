@@ -226,8 +226,17 @@ const doctorTables = `
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	JOIN pg_class p ON p.oid = h.inhparent
 	JOIN pg_namespace pn ON pn.oid = p.relnamespace
-	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- by statement, rows of both are logged under the name that it bears
+	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid) -- by statement, rows of both are logged under the name that it bears
 	GROUP BY n.nspname, c.relname
+	UNION ALL
+	SELECT 'bulk-parent', 'error', t.name, 'it is captured by statement and belongs to ' || string_agg(n.nspname || '.' || p.relname, ', ') || ', whose statements change its rows and fire none of its triggers: these changes are not logged',
+		'howdah changes apply, with this capture without bulk; or take it out of there (ALTER TABLE … NO INHERIT, DETACH PARTITION)'
+	FROM captured t
+	JOIN pg_inherits i ON i.inhrelid = t.oid
+	JOIN pg_class p ON p.oid = i.inhparent
+	JOIN pg_namespace n ON n.oid = p.relnamespace
+	WHERE (t.spec ->> 'bulk')::boolean
+	GROUP BY t.name
 	UNION ALL
 	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
 	FROM howdah.change_pattern p

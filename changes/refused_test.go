@@ -23,12 +23,14 @@ func TestCapturesThatCannotBeRight(t *testing.T) {
 	exec(t, pool, `
 		CREATE TABLE plain (id int PRIMARY KEY);
 		CREATE TABLE torn (id int PRIMARY KEY, a int REFERENCES plain ON DELETE CASCADE, b int REFERENCES plain ON UPDATE CASCADE);
-		CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
-		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)`)
+		CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);
+		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts DEFAULT`)
 	for want, c := range map[string]changes.Capture{
 		"bulk: cannot be had with always":        {Table: "public.plain", Bulk: true, Always: true},
 		"bulk: cannot be had with a foreign key": {Table: "public.torn", Bulk: true},
 		"has tables that inherit from it":        {Table: "public.parent"},
+		"bulk: cannot be had with INHERITS":      {Table: "public.child", Bulk: true},
+		"bulk: cannot be had with partitions":    {Table: "public.part", Bulk: true},
 		"ops: a row that moves":                  {Table: "public.parts", Ops: []changes.Op{changes.Update}},
 	} {
 		if _, err := l.Apply(t.Context(), []changes.Capture{c}, false); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
