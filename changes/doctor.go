@@ -238,7 +238,7 @@ const doctorTables = `
 	WHERE (t.spec ->> 'bulk')::boolean
 	GROUP BY t.name
 	UNION ALL
-	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
+	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern, or end it: howdah changes release ''' || p.pattern || ''''
 	FROM howdah.change_pattern p
 	JOIN pg_namespace n ON n.nspname || '.*' = p.pattern
 	JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'

@@ -201,6 +201,28 @@ func TestPatternsOfCaptures(t *testing.T) {
 	if _, err := l.Apply(t.Context(), []changes.Capture{{Table: "nowhere.*"}}, false); !errors.Is(err, fault.Invalid) {
 		t.Errorf("no such schema: %v", err)
 	}
+	// It is ended as it was begun, whatever became of its tables; what is a service's own is not meant.
+	capture(t, l, want...)
+	exec(t, pool, `UPDATE howdah.change_spec SET owner = 'documents' WHERE relation = 'shop.p'::regclass`)
+	for _, c := range []struct{ release, steps, left string }{
+		{"shop.a", "[shop.a]", "[shop.b full shop.c keys]"},
+		{"shop.*", "[shop.* shop.b shop.c]", "[]"},
+	} {
+		steps, err := l.Release(t.Context(), c.release)
+		var tables []string
+		for _, s := range steps {
+			tables = append(tables, s.Table)
+		}
+		if left := captured(); err != nil || fmt.Sprint(tables) != c.steps || fmt.Sprint(left) != c.left {
+			t.Errorf("Release(%s) = %q, %v, leaves %q", c.release, tables, err, left)
+		}
+	}
+	if left := triggers(t, pool); len(codes(t, l)) != 0 || strings.Contains(left, "ON shop.b ") || !strings.Contains(left, "ON shop.p ") {
+		t.Errorf("after Release found %q; triggers %s", codes(t, l), left)
+	}
+	if _, err := l.Release(t.Context(), "shop.*"); !errors.Is(err, fault.NotFound) {
+		t.Errorf("released again: %v, want NotFound", err)
+	}
 }
 
 // A table that others hold is told with their pids, and the others are done.

@@ -69,46 +69,58 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 	if err := l.tryConditions(ctx, steps); err != nil {
 		return nil, pg.Wrap(op, err)
 	}
-	var done []Step
-	var failed []error
-	for _, step := range steps {
-		did, err := l.carryOut(ctx, step, func() ([]Step, error) { return l.plan(ctx, want, prune) })
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", step.Table, err))
-			continue
-		}
-		done = append(done, did...)
-	}
-	if err := l.remember(ctx, want, prune); err != nil {
-		failed = append(failed, err)
-	}
-	return done, pg.Wrap(op, errors.Join(failed...))
+	done, err := l.carryOutAll(ctx, steps, func() ([]Step, error) { return l.plan(ctx, want, prune) })
+	return done, pg.Wrap(op, errors.Join(err, l.remember(ctx, want, prune)))
 }
 
-// Release ends the capture of table, schema.table. What was logged stays. It returns
-// NotFound where the table is not captured, and Conflict where a service captures it for
-// itself.
+// Release ends the capture of table, schema.table, or of all tables of a schema.*, which then is no
+// pattern any more that Doctor knows; what services capture for themselves is not meant. What was logged
+// stays. It returns NotFound where nothing of that is captured, and Conflict where a service captures
+// the table for itself.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 	const op = "changes: release"
+	if err := pg.CheckText("table", table); err != nil {
+		return nil, pg.Wrap(op, err)
+	}
+	schema, all := strings.CutSuffix(table, ".*")
 	plan := func() ([]Step, error) {
 		installed, err := l.installed(ctx)
-		i := slices.IndexFunc(installed, func(in *installation) bool { return in.name() == table })
-		switch {
-		case err != nil || i < 0:
+		if err != nil {
 			return nil, err
-		case installed[i].Owner != "":
-			return nil, installed[i].owned()
 		}
-		return []Step{installed[i].release()}, nil
+		var steps []Step
+		for _, in := range installed {
+			switch {
+			case all && in.Schema == schema && in.Owner == "":
+				steps = append(steps, in.release())
+			case in.name() == table && in.Owner != "":
+				return nil, in.owned()
+			case in.name() == table:
+				steps = append(steps, in.release())
+			}
+		}
+		return steps, nil
 	}
 	steps, err := plan()
-	if err == nil && len(steps) == 0 {
-		err = fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound)
+	if err != nil {
+		return nil, pg.Wrap(op, err)
 	}
-	if err == nil {
-		steps, err = l.carryOut(ctx, steps[0], plan) // others may release it first
+	var forgotten []Step
+	if all {
+		forget := `DELETE FROM howdah.change_pattern WHERE pattern = ` + pg.Literal(table)
+		did, err := l.db.Exec(ctx, forget)
+		if err != nil {
+			return nil, pg.Wrap(op, err)
+		}
+		if did.RowsAffected() > 0 {
+			forgotten = []Step{{Table: table, Action: Release, SQL: []string{forget}}}
+		}
 	}
-	return steps, pg.Wrap(op, err)
+	if len(steps)+len(forgotten) == 0 {
+		return nil, pg.Wrap(op, fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound))
+	}
+	done, err := l.carryOutAll(ctx, steps, plan) // others may release it first
+	return append(forgotten, done...), pg.Wrap(op, err)
 }
 
 func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
@@ -269,6 +281,19 @@ func (l *Log) tryConditions(ctx context.Context, steps []Step) error {
 
 // errOvertaken: others have made or dropped triggers of the table since a step was planned.
 var errOvertaken = fmt.Errorf("others capture or release it at the same time: %w", fault.Conflict)
+
+// carryOutAll runs steps as carryOut does, the others, too, where one fails.
+func (l *Log) carryOutAll(ctx context.Context, steps []Step, plan func() ([]Step, error)) (done []Step, err error) {
+	var failed []error
+	for _, step := range steps {
+		did, err := l.carryOut(ctx, step, plan)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", step.Table, err))
+		}
+		done = append(done, did...)
+	}
+	return done, errors.Join(failed...)
+}
 
 // carryOut runs a step, or, where it was overtaken, what plan makes of its table then, which may be
 // nothing. It returns what it did.
