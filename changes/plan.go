@@ -372,14 +372,19 @@ func (s *Step) condition(sql string, err error) error {
 
 func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
 	var was string
-	var patience int // in milliseconds
+	var patience int   // in milliseconds
+	var denied *string // who may not use our triggers, which is nothing that owners may by themselves
 	if err := tx.QueryRow(ctx, `
-		SELECT was, patience, set_config('lock_timeout', patience::text, true)
+		SELECT was, patience, set_config('lock_timeout', patience::text, true),
+			CASE WHEN NOT (has_function_privilege('howdah.change_capture()', 'EXECUTE') AND has_function_privilege('howdah.change_capture_bulk()', 'EXECUTE')) THEN quote_ident(current_user) END
 		FROM (
 			SELECT current_setting('lock_timeout') AS was, least(nullif(setting::int, 0), $1) AS patience
 			FROM pg_settings
-			WHERE name = 'lock_timeout') AS s`, lockPatience.Milliseconds()).Scan(&was, &patience, nil); err != nil {
+			WHERE name = 'lock_timeout') AS s`, lockPatience.Milliseconds()).Scan(&was, &patience, nil, &denied); err != nil {
 		return err
+	}
+	if denied != nil && s.spec != "" {
+		return fmt.Errorf("%s may not make howdah's triggers, whoever owns the table: GRANT EXECUTE ON FUNCTION howdah.change_capture(), howdah.change_capture_bulk() TO %[1]s, if it is to be trusted with the feed: %w", *denied, fault.Denied)
 	}
 	s.patience = time.Duration(patience) * time.Millisecond
 	var began time.Time
