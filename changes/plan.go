@@ -135,12 +135,20 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		if len(want) > 1 {
 			in = func(err error) error { return pg.Within(fmt.Sprintf("captures[%d]", i), err) }
 		}
+		if _, err := c.withDefaults(); err != nil {
+			return nil, in(err) // whatever its tables are
+		}
 		pattern := strings.HasSuffix(c.Table, ".*")
 		expanded, err := l.expand(ctx, c, want)
 		if err != nil {
 			return nil, in(err)
 		}
 		for _, c := range expanded {
+			in := in
+			if pattern {
+				whole := in
+				in = func(err error) error { return whole(ofTable(c.Table, err)) }
+			}
 			t, err := resolve(ctx, l.db, c)
 			if err != nil {
 				return nil, in(err)
@@ -175,15 +183,22 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 	return steps, nil
 }
 
+// ofTable returns err with the table in it, which a pattern stood for; where it is about a table it
+// has that.
+func ofTable(table string, err error) error {
+	var input *pg.InputError
+	if errors.As(err, &input) && input.Field != "table" {
+		return pg.Refuse(input.Field, "%s: %s", table, input.Problem)
+	}
+	return err
+}
+
 // expand returns c, or where it is for schema.* one for each table of the schema that
 // want does not name; partitions belong to their parents.
 func (l *Log) expand(ctx context.Context, c Capture, want []Capture) ([]Capture, error) {
 	schema, all := strings.CutSuffix(c.Table, ".*")
 	if !all {
 		return []Capture{c}, nil
-	}
-	if err := pg.CheckText("table", schema); err != nil {
-		return nil, err
 	}
 	rows, _ := l.db.Query(ctx, `
 		SELECT c.relname::text

@@ -74,6 +74,7 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 		{[]changes.Capture{{Table: "public.t", Columns: []string{"a\x00"}}}, "columns: a NUL byte"},
 		{[]changes.Capture{{Table: "public.t", Key: []string{"a\xff"}}}, "key: invalid UTF-8"},
 		{[]changes.Capture{{Table: "a\x00.*"}}, "table: a NUL byte"},
+		{[]changes.Capture{{Table: "shop.*", Payload: "all"}}, `payload: "all"; want`}, // which no table is to blame for
 		{[]changes.Capture{{Table: "public.t", When: `NEW."größe" > OLD.wrong`}}, "when: column old.wrong does not exist at character 15"},
 		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1 AND OLD.id > 1"}}, "when: INSERT trigger's WHEN condition cannot reference OLD values at character 16"},
 		{[]changes.Capture{{Table: "public.t", When: "NEW.id::nothing > 1"}}, `when: type "nothing" does not exist at character 9`},
@@ -81,7 +82,9 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 		{[]changes.Capture{good, {Table: "shop.none"}}, "captures[1].table: "},
 		{[]changes.Capture{good, {Table: "shop.a"}}, "captures[1].table: "},
 		{[]changes.Capture{good, {Table: "none.*"}}, "captures[1].table: "},
-		{[]changes.Capture{{Table: "shop.*"}, {Table: "public.t", Payload: "all"}}, "captures[0].key: "}, // shop.b is the second table, and of the first capture
+		{[]changes.Capture{{Table: "shop.*"}, {Table: "public.t", Payload: "all"}}, `captures[0].key: shop.b: "id" is in`}, // shop.b is the second table, and of the first capture
+		{[]changes.Capture{{Table: "shop.*", Key: []string{"id"}, Bulk: true}}, "key: shop.b: "},
+		{[]changes.Capture{{Table: "public.*", Ops: []changes.Op{changes.Insert}, When: `NEW.wrong > 1`}}, `when: public.t: column new.wrong does not exist at character 1`},
 		{[]changes.Capture{good, {Table: "public.t", Payload: "all"}}, "captures[1].payload: "},
 		{[]changes.Capture{good, {Table: "public.t", When: "NEW.id > (SELECT 1)"}}, "captures[1].when: cannot use subquery in trigger WHEN condition at character 10"},
 		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1"}, {Table: "shop.a", When: "wrong"}}, "captures[1].when: column \"wrong\" does not exist at character 1"},
