@@ -30,7 +30,7 @@ type Capture struct {
 	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these, or of the key, changed; default any
 	Except   []string `json:"except,omitempty"`    // columns left out of old and new; those that are VIRTUAL always are
 	When     string   `json:"when,omitempty"`      // SQL condition over NEW and OLD
-	Key      []string `json:"key,omitempty"`       // columns of the key; default primary key, else replica identity, else none
+	Key      []string `json:"key,omitzero"`        // columns of the key, [] for none; default primary key, else replica identity, else none
 	Payload  Payload  `json:"payload,omitempty"`   // default row
 	MaxBytes int      `json:"max_bytes,omitempty"` // old and new above it, together, are left out; default 1 MiB
 	Bulk     bool     `json:"bulk,omitempty"`      // log by statement, not by row
@@ -47,16 +47,17 @@ func (c Capture) withDefaults() (Capture, error) {
 	if c.Owner != "" {
 		return c, pg.Refuse("owner", "%q; only howdah's own services have captures that bear one", c.Owner)
 	}
-	if c.Ops == nil {
-		c.Ops = []Op{Insert, Update, Delete, Truncate}
-	}
-	if len(c.Ops) == 0 {
-		return c, pg.Refuse("ops", "is empty: nothing would be captured")
-	}
+	all := []Op{Insert, Update, Delete, Truncate}
 	for _, op := range c.Ops {
-		if !slices.Contains([]Op{Insert, Update, Delete, Truncate}, op) {
+		if !slices.Contains(all, op) {
 			return c, pg.Refuse("ops", "%q; want some of insert, update, delete, truncate", op)
 		}
+	}
+	if given := c.Ops; given != nil { // they have no order, and none is there twice
+		all = slices.DeleteFunc(all, func(op Op) bool { return !slices.Contains(given, op) })
+	}
+	if c.Ops = all; len(c.Ops) == 0 {
+		return c, pg.Refuse("ops", "is empty: nothing would be captured")
 	}
 	switch c.Payload {
 	case "":
@@ -287,10 +288,7 @@ func (t *target) triggers() []string {
 	}
 	call := strings.Join(args, ", ")
 	var statements []string
-	for _, op := range []Op{Insert, Update, Delete, Truncate} {
-		if !slices.Contains(t.Ops, op) {
-			continue
-		}
+	for _, op := range t.Ops {
 		statements = append(statements, t.trigger(op, call))
 		if t.Always {
 			statements = append(statements, fmt.Sprintf(`ALTER TABLE %s ENABLE ALWAYS TRIGGER %s`, t.name(), triggerName(op)))
