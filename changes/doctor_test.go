@@ -316,6 +316,31 @@ func TestUninstall(t *testing.T) {
 	}
 }
 
+// Its cure is SQL, whatever the names, and of a partitioned table is done to the parts with the rows.
+func TestDoctorFindsWhatIsNotLogged(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE UNLOGGED TABLE "My.T" (id int PRIMARY KEY);
+		CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE UNLOGGED TABLE "p 1" PARTITION OF p DEFAULT`)
+	capture(t, l, changes.Capture{Table: "public.My.T"}, changes.Capture{Table: "public.p"})
+	findings, err := l.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cured := 0
+	for _, f := range findings {
+		if f.Code == "unlogged" {
+			cure, _, _ := strings.Cut(f.Cure, ", or")
+			exec(t, pool, cure)
+			cured++
+		}
+	}
+	if found := codes(t, l); cured != 2 || len(found) != 0 {
+		t.Errorf("%d cured, then found %q", cured, found)
+	}
+}
+
 // That a table cannot be written in a prepared transaction is said before somebody tries.
 func TestDoctorFindsWhatCannotBePrepared(t *testing.T) {
 	t.Parallel()
