@@ -73,16 +73,20 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 	return done, pg.Wrap(op, errors.Join(err, l.remember(ctx, want, prune)))
 }
 
-// Release ends the capture of table, schema.table, or of all tables of a schema.*, which then is no
-// pattern any more that Doctor knows; what services capture for themselves is not meant. What was logged
-// stays. It returns NotFound where nothing of that is captured, and Conflict where a service captures
-// the table for itself.
+// Release ends the capture of table, schema.table. What was logged stays. It returns
+// NotFound where the table is not captured, and Conflict where a service captures it for
+// itself. Of schema.*, where that was captured, it ends all captures of the schema but those of
+// services, and once that is done Doctor knows the pattern no more.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
-	const op = "changes: release"
+	done, err := l.release(ctx, table)
+	return done, pg.Wrap("changes: release", err)
+}
+
+func (l *Log) release(ctx context.Context, table string) ([]Step, error) {
 	if err := pg.CheckText("table", table); err != nil {
-		return nil, pg.Wrap(op, err)
+		return nil, err
 	}
-	schema, all := strings.CutSuffix(table, ".*")
+	schema, pattern := strings.CutSuffix(table, ".*")
 	plan := func() ([]Step, error) {
 		installed, err := l.installed(ctx)
 		if err != nil {
@@ -91,7 +95,7 @@ func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 		var steps []Step
 		for _, in := range installed {
 			switch {
-			case all && in.Schema == schema && in.Owner == "":
+			case pattern && in.Schema == schema && in.Owner == "":
 				steps = append(steps, in.release())
 			case in.name() == table && in.Owner != "":
 				return nil, in.owned()
@@ -103,24 +107,26 @@ func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
 	}
 	steps, err := plan()
 	if err != nil {
-		return nil, pg.Wrap(op, err)
+		return nil, err
 	}
-	var forgotten []Step
-	if all {
-		forget := `DELETE FROM howdah.change_pattern WHERE pattern = ` + pg.Literal(table)
-		did, err := l.db.Exec(ctx, forget)
-		if err != nil {
-			return nil, pg.Wrap(op, err)
-		}
-		if did.RowsAffected() > 0 {
-			forgotten = []Step{{Table: table, Action: Release, SQL: []string{forget}}}
+	there := len(steps) > 0
+	if pattern {
+		if err := l.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_pattern WHERE pattern = $1)`, table).Scan(&there); err != nil {
+			return nil, err
 		}
 	}
-	if len(steps)+len(forgotten) == 0 {
-		return nil, pg.Wrap(op, fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound))
+	if !there {
+		return nil, fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound)
 	}
 	done, err := l.carryOutAll(ctx, steps, plan) // others may release it first
-	return append(forgotten, done...), pg.Wrap(op, err)
+	if err != nil || !pattern {
+		return done, err
+	}
+	forget := `DELETE FROM howdah.change_pattern WHERE pattern = ` + pg.Literal(table)
+	if _, err := l.db.Exec(ctx, forget); err != nil {
+		return done, err
+	}
+	return append(done, Step{Table: table, Action: Release, SQL: []string{forget}}), nil
 }
 
 func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, error) {

@@ -179,7 +179,7 @@ func TestRightsToCapture(t *testing.T) {
 		t.Errorf("the feed (-want +got):\n%s", diff)
 	}
 	denied("the rights of the owner of public.a", changes.Capture{Table: "public.a", Payload: changes.PayloadFull})
-	if _, err := owner.Release(t.Context(), "mine.*"); err != nil {
+	if _, err := owner.Release(t.Context(), "mine.a"); err != nil {
 		t.Error(err)
 	}
 }
