@@ -193,6 +193,7 @@ type source struct {
 	relation      uint32
 	capture       Capture
 	key           []string // columns of the capture's key
+	all           []string // columns of the table
 	columns       []string // of the unique index
 	types         []string
 	orders        []string // and their collations, where they matter
@@ -220,12 +221,13 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 				SELECT coalesce(bool_and(EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = j AND NOT a.attisdropped)), false)
 				FROM jsonb_array_elements_text(s.spec -> 'key') AS j)
 			THEN ARRAY(SELECT jsonb_array_elements_text(s.spec -> 'key'))
-			ELSE howdah.change_key(c.oid) END -- renamed since, as its triggers see, too
+			ELSE howdah.change_key(c.oid) END, -- renamed since, as its triggers see, too
+			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN howdah.change_spec s ON s.relation = c.oid
 		CROSS JOIN LATERAL howdah.change_order(c.oid) o
-		WHERE n.nspname = $1::text AND c.relname = $2::text`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.schemas, &src.key)
+		WHERE n.nspname = $1::text AND c.relname = $2::text`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.schemas, &src.key, &src.all)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, pg.Refuse("backfill", "%q is not captured: howdah changes capture %s", name, name)
@@ -239,6 +241,21 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)
 	}
 	return src, nil
+}
+
+// told are the columns of row r of which a change, or its key, is made. Those that are
+// left out may be no JSON.
+func (src *source) told() string {
+	if len(src.capture.Except) == 0 {
+		return "r.*"
+	}
+	var columns []string
+	for _, name := range src.all {
+		if slices.Contains(src.key, name) || !slices.Contains(src.capture.Except, name) {
+			columns = append(columns, "r."+pgx.Identifier{name}.Sanitize())
+		}
+	}
+	return strings.Join(columns, ", ")
 }
 
 // rewritten reports whether tx, which has read the table, sees it or a part of it in another
@@ -289,7 +306,7 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		DECLARE howdah_rows NO SCROLL CURSOR FOR
 		SELECT k.key, CASE WHEN $5 <> 'keys' AND NOT o.large THEN o.image END, $5 <> 'keys' AND o.large, clock_timestamp(), ARRAY[`+strings.Join(texts, ", ")+`]
 		FROM `+pgx.Identifier{src.schema, src.table}.Sanitize()+` AS r
-		CROSS JOIN LATERAL (SELECT howdah.change_json(r.*) AS image OFFSET 0) AS i
+		CROSS JOIN LATERAL (SELECT howdah.change_json(x.*) AS image FROM (SELECT `+src.told()+`) AS x OFFSET 0) AS i
 		CROSS JOIN LATERAL (SELECT howdah.change_pick(i.image, $3::text[]) AS key OFFSET 0) AS k
 		CROSS JOIN LATERAL (SELECT i.image - $4::text[] AS image, pg_column_size(i.image - $4::text[]) > $6::int AS large OFFSET 0) AS o
 		WHERE `+where+`
