@@ -181,13 +181,13 @@ const doctorKeys = `
 		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)
 	UNION ALL
 	SELECT 'bulk-order', 'error', t.name, 'it is captured by statement, and one foreign key of it deletes rows while another sets columns: where one statement does both to a row, its deletion may be logged first',
-		'capture it without bulk: howdah changes capture ' || t.name
+		'howdah changes apply, with this capture without bulk'
 	FROM captured t
 	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
 	WHERE (t.spec ->> 'bulk')::boolean AND ` + tornByStatement + `
 	UNION ALL
 	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it',
-		CASE WHEN (t.spec ->> 'bulk')::boolean THEN 'capture it without bulk, which cannot leave it out: howdah changes capture ' || t.name ELSE 'howdah changes apply, with this capture' END
+		'howdah changes apply, with this capture' || CASE WHEN (t.spec ->> 'bulk')::boolean THEN ' without bulk, which cannot leave it out' ELSE '' END
 	FROM captured t
 	JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
 	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname AND t.spec ->> 'payload' IS DISTINCT FROM 'keys'`
@@ -226,20 +226,30 @@ const doctorTables = `
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	JOIN pg_class p ON p.oid = h.inhparent
 	JOIN pg_namespace pn ON pn.oid = p.relnamespace
-	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- by statement, rows of both are logged under the name that it bears
+	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid) -- by statement, rows of both are logged under the name that it bears
 	GROUP BY n.nspname, c.relname
 	UNION ALL
-	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
+	SELECT 'bulk-parent', 'error', t.name, 'it is captured by statement and belongs to ' || string_agg(n.nspname || '.' || p.relname, ', ') || ', whose statements change its rows and fire none of its triggers: these changes are not logged',
+		'howdah changes apply, with this capture without bulk; or take it out of there (ALTER TABLE … NO INHERIT, DETACH PARTITION)'
+	FROM captured t
+	JOIN pg_inherits i ON i.inhrelid = t.oid
+	JOIN pg_class p ON p.oid = i.inhparent
+	JOIN pg_namespace n ON n.oid = p.relnamespace
+	WHERE (t.spec ->> 'bulk')::boolean
+	GROUP BY t.name
+	UNION ALL
+	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern, or end it: howdah changes release ''' || p.pattern || ''''
 	FROM howdah.change_pattern p
 	JOIN pg_namespace n ON n.nspname || '.*' = p.pattern
 	JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid)
 	UNION ALL
-	SELECT 'unlogged', 'warning', t.name, 'it is UNLOGGED: after a crash of the server it is empty, and no change says so', 'ALTER TABLE ' || t.name || ' SET LOGGED, or have readers begin anew after a crash'
+	SELECT 'unlogged', 'warning', t.name, 'it is UNLOGGED: after a crash of the server it is empty, and no change says so', string_agg(format('ALTER TABLE %I.%I SET LOGGED', n.nspname, c.relname), '; ') || ', or have readers begin anew after a crash'
 	FROM captured t
-	JOIN pg_class c ON c.oid = t.oid
-	WHERE c.relpersistence = 'u' OR EXISTS (
-		SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relpersistence = 'u')
+	CROSS JOIN LATERAL (SELECT t.oid::oid AS relid UNION SELECT relid FROM pg_partition_tree(t.oid)) p
+	JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r' AND c.relpersistence = 'u'
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	GROUP BY t.name
 	UNION ALL
 	SELECT 'prepared-transactions', 'warning', 'max_prepared_transactions',
 		'prepared transactions are possible here, and one that writes ' || min(t.name) || CASE count(*) WHEN 1 THEN '' ELSE ', or one of ' || count(*) - 1 || ' more that notify,' END || ' cannot be prepared: its trigger notifies',

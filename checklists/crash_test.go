@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/checklists"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // What the process that is to be killed has to know.
@@ -21,9 +22,12 @@ const (
 	crashSchema = "HOWDAH_TEST_CRASH_SCHEMA"
 )
 
-const crashItems, crashChunk = 100_000, 500
+const crashChunk = 500
 
-var crashOptions = checklists.ImportOptions{ID: "/data/urls.txt"}.InChunksOf(crashChunk)
+var (
+	crashItems   = pgtest.Size(100_000, 50_000)
+	crashOptions = checklists.ImportOptions{ID: "/data/urls.txt"}.InChunksOf(crashChunk)
+)
 
 // TestImportUntilKilled only matters in a process that is to be killed: it imports,
 // and tells of each chunk.
@@ -96,7 +100,7 @@ func TestImportSurvivesItsProcess(t *testing.T) {
 		t.Errorf("another source: %+v", got)
 	}
 	got, err := s.Import(ctx, "l", source(numbered(crashItems)...), crashOptions)
-	if err != nil || got.Resumed == 0 || got.Resumed%crashChunk != 0 || got.Added+got.Resumed != crashItems || got.Skipped != 0 {
+	if err != nil || got.Resumed == 0 || got.Resumed%crashChunk != 0 || got.Added+got.Resumed != int64(crashItems) || got.Skipped != 0 {
 		t.Errorf("Import = %+v, %v", got, err)
 	}
 	want := slices.DeleteFunc(numbered(crashItems), func(name string) bool { return done[name] })

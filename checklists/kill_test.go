@@ -152,7 +152,7 @@ func TestAWorkerThatWasFrozen(t *testing.T) {
 // out again, and nothing is gone that nobody wanted done.
 func TestPostgresKilledUnderClaims(t *testing.T) {
 	t.Parallel()
-	const total, kills = 20_000, 3
+	total, kills := pgtest.Size(20_000, 8_000), 3
 	server := pgtest.Server(t, func(c *localpg.Config) { c.Settings = map[string]string{"max_connections": "30"} })
 	ctx, stop := context.WithCancel(within(t, 3*patience)) // of all of it
 	var supervisor sync.WaitGroup
@@ -243,7 +243,7 @@ func TestPostgresKilledUnderClaims(t *testing.T) {
 			t.Errorf("%s is gone, and nobody had it", item)
 		}
 	}
-	if p := progress(t, s, "l"); p.Left != 0 || p.Done+p.Dead != total {
+	if p := progress(t, s, "l"); p.Left != 0 || p.Done+p.Dead != int64(total) {
 		t.Errorf("%+v", p)
 	}
 	if failures == 0 {

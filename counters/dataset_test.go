@@ -3,6 +3,7 @@ package counters_test
 import (
 	"encoding/json"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // dataset is what the original was given, and what it answered.
@@ -200,8 +202,8 @@ func TestWritesWhatTheOriginalWrites(t *testing.T) {
 						t.Fatal(n, err)
 					}
 				} else {
-					for _, e := range events {
-						if n, err := s.Apply(ctx, e); err != nil || n != 1 {
+					for few := range slices.Chunk(events, pgtest.Size(1, 5)) {
+						if n, err := s.Apply(ctx, few...); err != nil || n != len(few) {
 							t.Fatal(n, err)
 						}
 					}

@@ -13,13 +13,14 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/howdah-db/howdah/counters"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // D5: 16 who count a hundred times each make 1,600, in every granularity and way to count,
 // while slots are folded, coarse buckets made anew, and the original counts the same rows.
 func TestD5EveryWayAtOnce(t *testing.T) {
 	t.Parallel()
-	const many, times, theirs = 16, 100, 25
+	many, times, theirs := 16, pgtest.Size(100, 40), pgtest.Size(25, 10)
 	_, pool := newStriped(t, counters.Config{Striped: []string{"striped", "striped by a writer"}})
 	pool, deadlocks := countingDeadlocks(t, pool)
 	s := counters.New(pool, counters.Config{})

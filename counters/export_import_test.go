@@ -18,6 +18,7 @@ import (
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // What is exported and imported into another table, of any mode, is the same there.
@@ -28,7 +29,7 @@ func TestExportAndImport(t *testing.T) {
 	eachTable(t, counters.Config{Granularities: []counters.Granularity{"1h", "1d"}}, func(t *testing.T, s *counters.Store, pool *pgxpool.Pool) {
 		ctx := t.Context()
 		random := rand.New(rand.NewPCG(seed, 1))
-		events := slices.Concat(someEvents(random, "web", at, 90*24*time.Hour, 400), someEvents(random, "web::x", at, 3*24*time.Hour, 20), someEvents(random, "Web", time.Unix(-7200, 0), 4*time.Hour, 5))
+		events := slices.Concat(someEvents(random, "web", at, 90*24*time.Hour, pgtest.Size(400, 50)), someEvents(random, "web::x", at, 3*24*time.Hour, 20), someEvents(random, "Web", time.Unix(-7200, 0), 4*time.Hour, 5))
 		if _, err := s.Apply(ctx, events...); err != nil {
 			t.Fatal(err)
 		}

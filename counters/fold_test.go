@@ -21,7 +21,7 @@ func TestFoldsAtOnce(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
 	s, pool := newStriped(t, counters.Config{Striped: []string{"m*"}, Granularities: []counters.Granularity{"1h"}, System: counters.Off})
-	const names = 400
+	names := pgtest.Size(400, 100)
 	var events []counters.Event
 	for i := range names {
 		for j := range 6 {
@@ -45,7 +45,7 @@ func TestFoldsAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
-	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats WHERE data = '{"n": 4}'`); n != 3*names || folded.Load() != 3*names {
+	if n := scalar[int](t, pool, `SELECT count(*) FROM trifle_stats WHERE data = '{"n": 4}'`); n != 3*names || folded.Load() != int64(3*names) {
 		t.Errorf("%d rows, %d folded, want %d", n, folded.Load(), 3*names)
 	}
 	if n := slots(t, pool, "m%"); n > 0 {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/howdah-db/howdah/counters"
 	"github.com/howdah-db/howdah/fault"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 func sequenceOf(events []counters.Event, end error) iter.Seq2[counters.Event, error] {
@@ -295,7 +296,7 @@ func TestReplacesAtOnce(t *testing.T) {
 			var replacing sync.WaitGroup
 			for by := range 3 {
 				replacing.Go(func() {
-					for i := range 5 {
+					for i := range pgtest.Size(5, 3) {
 						e := counters.Event{At: day.Add(time.Duration(by*5+i) * time.Hour), Values: counters.Values{"n": 1}}
 						if _, err := s.Replace(ctx, "k", day, day.AddDate(0, 0, 1), sequenceOf([]counters.Event{e}, nil)); err != nil {
 							t.Error(err)

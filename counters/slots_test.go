@@ -123,6 +123,7 @@ func TestStripedNames(t *testing.T) {
 // folds beside them, and what a reader sees never goes back.
 func TestStripedIncrementsAtOnce(t *testing.T) {
 	t.Parallel()
+	each := pgtest.Size(100, 30)
 	for _, mode := range modes {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
@@ -133,7 +134,7 @@ func TestStripedIncrementsAtOnce(t *testing.T) {
 			var writers, others sync.WaitGroup
 			for i := range 16 {
 				writers.Go(func() {
-					for j := range 100 {
+					for j := range each {
 						var err error
 						switch {
 						case i%4 == 0 && j%10 == 0: // folds first
@@ -209,9 +210,9 @@ func TestStripedIncrementsAtOnce(t *testing.T) {
 				for _, g := range counters.DefaultGranularities {
 					for _, key := range []string{"hot", counters.SystemKey} {
 						got, err := plain.Values(ctx, counters.Query{Key: key, From: at, To: at, Granularity: g})
-						n, field := 1600, "n"
+						n, field := 16*each, "n"
 						if key != "hot" {
-							n, field = 1600+40, "count"
+							n, field = 16*each+4*each/10, "count"
 						}
 						if err != nil || len(got.Values) != 1 || !number(n).Equal(got.Values[0][field].(counters.Number)) {
 							t.Errorf("%s, %s of %s: %v, %v, want %d", when, key, g, got, err, n)
