@@ -238,6 +238,18 @@ const doctorTables = `
 	WHERE (t.spec ->> 'bulk')::boolean
 	GROUP BY t.name
 	UNION ALL
+	SELECT 'table-gone', CASE WHEN NOT b.captured THEN 'error' ELSE 'warning' END, s.spec ->> 'table',
+		'it was dropped' || CASE WHEN NOT b.captured THEN ', and the table that bears its name now is not captured: these changes are not logged' ELSE ', and its capture is recorded still' END,
+		'howdah changes ' || CASE WHEN b.captured IS NULL THEN 'release ' || (s.spec ->> 'table') ELSE 'apply, with this capture' END
+	FROM howdah.change_spec s
+	LEFT JOIN LATERAL (
+		SELECT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid) AS captured
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname || '.' || c.relname = s.spec ->> 'table' AND c.relkind IN ('r', 'p')
+		LIMIT 1) b ON true
+	WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.relation)
+	UNION ALL
 	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern, or end it: howdah changes release ''' || p.pattern || ''''
 	FROM howdah.change_pattern p
 	JOIN pg_namespace n ON n.nspname || '.*' = p.pattern
