@@ -160,7 +160,7 @@ const renamed = `LATERAL (
 			AND (a.attname = k OR t.spec ->> 'relation' = t.oid::oid::text AND a.attnum = (t.spec -> 'numbers' ->> k)::int)
 		HAVING count(*) FILTER (WHERE a.attname = k) = 0 OR count(*) > 1) AS r`
 
-const doctorKeys = `
+var doctorKeys = `
 	WITH ` + captured + `
 	SELECT 'no-key' AS code, 'warning' AS severity, t.name AS object, 'it has no key: its changes cannot be told apart by row' AS problem,
 		'add a primary key, or name columns with --key' AS cure
@@ -169,6 +169,15 @@ const doctorKeys = `
 	UNION ALL
 	SELECT 'key-renamed', 'warning', t.name, 'column ' || k || ' of its key is ' || coalesce('called ' || r.now || ' now', 'gone or renamed'), 'howdah changes apply, with the key as it is now'
 	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k, ` + renamed + `
+	UNION ALL
+	SELECT 'key-changed', 'error', t.name, w.problem, 'howdah changes apply, with the key as it is now'
+	FROM captured t
+	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
+	CROSS JOIN LATERAL (SELECT ARRAY(SELECT jsonb_array_elements_text(t.spec -> 'key')) AS key) its
+	CROSS JOIN LATERAL (
+		VALUES ((t.spec ->> 'zoned')::boolean IS NOT TRUE AND ` + zonedBy("its.key") + `, 'its key has an instant in it now, which each writer spells by his time zone: one row has several'),
+			((t.spec ->> 'loose')::boolean IS NOT TRUE AND ` + looseBy("its.key") + `, 'its key (' || array_to_string(its.key, ', ') || ') is not unique any more: several rows may have one')) AS w(so, problem)
+	WHERE w.so AND its.key <> '{}' AND NOT EXISTS (SELECT FROM unnest(its.key) AS k CROSS JOIN ` + renamed + `) -- by another they are looked up
 	UNION ALL
 	SELECT 'except-renamed', 'error', t.name, 'column ' || k || ', which is not to be logged, is ' || coalesce('called ' || r.now || ' now', 'gone or renamed') || ': under another name it is logged', 'howdah changes apply, with except as it is now'
 	FROM captured t, jsonb_array_elements_text(coalesce(t.spec -> 'except', '[]')) AS k, ` + renamed + `
