@@ -220,13 +220,17 @@ const doctorTables = `
 		FROM heirs h
 		JOIN pg_inherits i ON i.inhparent = h.inhrelid)
 	SELECT 'truncate-cascade' AS code, 'warning' AS severity, n.nspname || '.' || c.relname AS object,
-		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it is not captured' AS problem,
-		'howdah changes capture ' || n.nspname || '.' || c.relname || ', or never say CASCADE' AS cure
+		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it ' || CASE WHEN c.relispartition THEN 'has a foreign key by itself, which the whole table has not' ELSE 'is not captured' END AS problem,
+		CASE WHEN c.relispartition THEN 'put the foreign key on the whole table' ELSE 'howdah changes capture ' || n.nspname || '.' || c.relname END || ', or never say CASCADE' AS cure
 	FROM reached r
 	JOIN pg_class c ON c.oid = r.conrelid
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = r.conrelid)
-	GROUP BY n.nspname, c.relname
+		AND NOT EXISTS ( -- with a partition that is reached as its table is, it is told of that
+			SELECT FROM reached whole
+			JOIN pg_partition_ancestors(r.conrelid) a ON a.relid = whole.conrelid
+			WHERE whole.oid = r.oid AND a.relid <> r.conrelid)
+	GROUP BY n.nspname, c.relname, c.relispartition
 	UNION ALL
 	SELECT 'new-child', 'error', n.nspname || '.' || c.relname, 'it inherits from ' || string_agg(DISTINCT h.name, ', ') || ', whose statements change its rows, too, and is not captured: these changes are not logged',
 		string_agg(DISTINCT format('ALTER TABLE %I.%I NO INHERIT %I.%I', n.nspname, c.relname, pn.nspname, p.relname), '; ') || '; or capture it, too, and neither with --bulk'
