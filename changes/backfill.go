@@ -237,8 +237,8 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	if err := json.Unmarshal(spec, &src.capture); err != nil {
 		return nil, err
 	}
-	if src.capture.Table != name { // in whose name changes are told, and shared out
-		return nil, pg.Refuse("backfill", "%q was %q when it was captured, and its changes bear that name still: howdah changes apply, with this capture, or howdah changes capture %[1]s as before", name, src.capture.Table)
+	if src.capture.Table != name {
+		return nil, pg.Refuse("backfill", "%q was renamed, and its changes bear the name %s until it is captured again: howdah changes apply, with this capture", name, src.capture.Table)
 	}
 	if len(src.columns) == 0 || len(src.key) == 0 {
 		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)

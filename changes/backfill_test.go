@@ -227,11 +227,11 @@ func TestBackfillParks(t *testing.T) {
 func TestBackfillRefused(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)
-	exec(t, m.pool, `CREATE TABLE keyless (v int); CREATE TABLE loose (id int PRIMARY KEY); CREATE TABLE before (id int PRIMARY KEY)`)
-	capture(t, m.log, changes.Capture{Table: "public.keyless"}, changes.Capture{Table: "public.before"})
-	exec(t, m.pool, `ALTER TABLE before RENAME TO since`) // whose changes bear the old name
+	exec(t, m.pool, `CREATE TABLE keyless (v int); CREATE TABLE loose (id int PRIMARY KEY); CREATE TABLE was (id int PRIMARY KEY)`)
+	capture(t, m.log, changes.Capture{Table: "public.keyless"}, changes.Capture{Table: "public.was"})
+	exec(t, m.pool, `ALTER TABLE was RENAME TO now`) // its changes bear the old name
 	pool := pgtest.Pool(t, withConns(m.pool.Config().ConnString(), 8))
-	for table, pattern := range map[string]string{"public.keyless": "*", "public.loose": "*", "public.nowhere": "*", "public.since": "*", "chk.a": "chk.a:insert,update"} {
+	for table, pattern := range map[string]string{"public.keyless": "*", "public.loose": "*", "public.nowhere": "*", "public.was": "*", "public.now": "*", "chk.a": "chk.a:insert,update"} {
 		c := changes.NewConsumer(pool, nil, filling(table))
 		c.Handle(pattern, effect("fill"))
 		if err := c.Register(t.Context()); !errors.Is(err, fault.Invalid) || !strings.Contains(fmt.Sprint(err), "backfill: ") {
