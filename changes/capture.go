@@ -118,6 +118,7 @@ type target struct {
 	table       string
 	partitioned bool
 	zoned       bool           // the text of its key depends on a time zone
+	loose       bool           // two rows may have one key
 	numbers     map[string]int // of its columns
 	family      []uint32       // its partitions, and what it is one of, however far away
 }
@@ -155,9 +156,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 			EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 			`+tornByStatement+`,
-			EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
-				WHERE a.attrelid = c.oid AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid)))
-					AND y.typcategory IN ('D', 'R', 'A', 'C') AND y.typname NOT IN ('date', 'timestamp', 'time', 'timetz')), -- or may
+			`+zonedBy(`coalesce($3::text[], howdah.change_key(c.oid))`)+`, `+looseBy(`coalesce($3::text[], howdah.change_key(c.oid))`)+`,
 			f.family, ARRAY(SELECT rn.nspname || '.' || r.relname
 				FROM howdah.change_spec s
 				JOIN pg_class r ON r.oid = s.relation
@@ -172,7 +171,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1::text AND c.relname = $2::text`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &heir, &parent, &torn, &t.zoned, &t.family, &related)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &heir, &parent, &torn, &t.zoned, &t.loose, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -260,6 +259,7 @@ func (t *target) name() string { return pgx.Identifier{t.schema, t.table}.Saniti
 type recorded struct {
 	Capture
 	Zoned    bool           `json:"zoned,omitempty"`
+	Loose    bool           `json:"loose,omitempty"`
 	Relation uint32         `json:"relation,omitempty"` // whose columns' numbers these are: where it was restored it is another
 	Numbers  map[string]int `json:"numbers,omitempty"`  // of the columns that are picked by name, which may come to be another's
 }
@@ -270,7 +270,7 @@ func (t *target) spec() (string, error) {
 	for _, name := range slices.Concat(t.Key, t.Except) {
 		numbers[name] = t.numbers[name]
 	}
-	text, err := json.Marshal(recorded{t.Capture, t.zoned, t.relation, numbers})
+	text, err := json.Marshal(recorded{t.Capture, t.zoned, t.loose && len(t.Key) > 0, t.relation, numbers})
 	return string(text), err
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (l *Log) Plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 
 // Apply makes the captures what want says: tables that are not captured yet begin
 // to be, others are captured otherwise or mended; with prune, captures that want
-// does not name end. It returns the steps that were done.
+// does not name end. So do those of tables that were dropped, with prune or where want is of their names. It returns the steps that were done.
 //
 // It goes table by table, each in a transaction of its own that waits for the
 // table's lock for 2 s at most, or the session's lock_timeout if that is less, five
@@ -95,9 +96,9 @@ func (l *Log) release(ctx context.Context, table string) ([]Step, error) {
 		var steps []Step
 		for _, in := range installed {
 			switch {
-			case pattern && in.Schema == schema && in.Owner == "":
+			case pattern && in.Schema == schema && in.free():
 				steps = append(steps, in.release())
-			case in.name() == table && in.Owner != "":
+			case in.name() == table && !in.free():
 				return nil, in.owned()
 			case in.name() == table:
 				steps = append(steps, in.release())
@@ -181,12 +182,16 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 			}
 		}
 	}
+	var gone []Step // tables that were dropped, of which others may have the names
 	for _, in := range installed {
-		if prune && named[in.Relation] == "" && in.Owner == "" {
+		switch {
+		case in.Gone && (prune || slices.Contains(slices.Collect(maps.Values(named)), in.name())):
+			gone = append(gone, in.release())
+		case prune && named[in.Relation] == "" && in.free():
 			steps = append(steps, in.release())
 		}
 	}
-	return steps, nil
+	return append(gone, steps...), nil
 }
 
 // ofTable returns err with the table in it, which a pattern stood for; where it is about a table it
