@@ -317,7 +317,7 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		ORDER BY `+order, args...); err != nil {
 		return nil, nil, false, err
 	}
-	// So are names, in keys and in those texts: what is fetched is spelled as it is fetched.
+	// The operators are found. What is fetched, keys and those texts, spells names as triggers do.
 	if _, err := tx.Exec(ctx, `SET LOCAL search_path = pg_catalog, pg_temp`); err != nil {
 		return nil, nil, false, err
 	}
