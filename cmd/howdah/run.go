@@ -74,12 +74,7 @@ serve does, until it is forgotten.`,
 			if r.save && (r.sink.Kept == nil || r.until != "") {
 				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
 			}
-			return endedWell(cmd.Context(), r.until, c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
-				if private {
-					if err := client.Migrate(ctx); err != nil {
-						return err
-					}
-				}
+			return endedWell(cmd.Context(), r.until, c.withConfig(cmd, r.connections, func(ctx context.Context, client *howdah.Client) error {
 				return c.runConsumer(ctx, client, &r, cmd.Flags().Changed("from"))
 			}))
 		},

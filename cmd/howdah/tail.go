@@ -164,12 +164,14 @@ func (c *cli) changesListen() *cobra.Command {
 		Use:   "listen CHANNEL...",
 		Short: "Print the notifications of channels, until interrupted",
 		Long: `Prints the notifications of channels, one a line, until it is interrupted. What is
-sent while nobody listens is gone; a line with "gap" says that something of its channel
-may be. The lines are in the order in which the transactions that sent them committed.`,
+sent while nobody listens is gone, and what comes while 131,072 wait to be read; a line with
+"gap" says that something of its channel may be. The lines are in the order in which the
+transactions that sent them committed.`,
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return endedWell(cmd.Context(), "", c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			keep := func(cfg *howdah.Config) { cfg.Hub.Buffer = 1 << 17 } // who listens wants each, unlike who is only woken
+			return endedWell(cmd.Context(), "", c.withConfig(cmd, keep, func(ctx context.Context, client *howdah.Client) error {
 				return c.listen(ctx, client, args)
 			}))
 		},
