@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/pflag"
@@ -60,7 +61,7 @@ func (s *sinkFlags) read(c *cli, command []string) error {
 		if _, err := exec.LookPath(command[0]); err != nil {
 			return pg.Refuse("command", "%v", err)
 		}
-		s.Handler = changes.Exec(command...)
+		s.Handler = c.whileRead(changes.Exec(command...))
 		return nil
 	case s.lines:
 		s.Handler = changes.Lines(c.out)
@@ -76,6 +77,22 @@ func (s *sinkFlags) read(c *cli, command []string) error {
 	}
 	s.Handler = s.Kept.Handler()
 	return s.Kept.Check()
+}
+
+// whileRead is a handler with an output of its own, which is ours. Where it fails and nobody
+// reads that any longer (| head), nothing is wrong with the changes: all has been seen.
+func (c *cli) whileRead(h changes.Handler) changes.Handler {
+	out, file := c.piped()
+	if file == nil {
+		return h
+	}
+	return func(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
+		err := h(ctx, tx, cs)
+		if err != nil && isUnread(file) {
+			out.close()
+		}
+		return err
+	}
 }
 
 // readSecrets reads a file of secrets, one a line: on the command line all could see them.
