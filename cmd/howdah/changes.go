@@ -69,7 +69,7 @@ func (c *cli) changesCapture() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			capture.Table = args[0]
-			if err := someOf(cmd, "max-bytes"); err != nil {
+			if err := someOf(cmd, "when", "payload", "max-bytes", "wake"); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("ops") {

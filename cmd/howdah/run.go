@@ -60,7 +60,7 @@ serve does, until it is forgotten.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name = args[0]
-			if err := someOf(cmd, "shards", "batch", "chunk", "timeout", "from", "until"); err != nil {
+			if err := someOf(cmd, "shards", "batch", "chunk", "timeout", "from", "until", "sql", "webhook", "secret-file"); err != nil {
 				return err
 			}
 			if err := r.sink.read(c, args[1:]); err != nil {
@@ -99,12 +99,15 @@ serve does, until it is forgotten.`,
 func someOf(cmd *cobra.Command, flags ...string) error {
 	for _, name := range flags {
 		f := cmd.Flags().Lookup(name)
-		nothing := []string{"0", "0s"}
-		if f.Value.Type() == "string" { // such as a position, which may be 0
+		text, nothing := f.Value.String(), []string{"0", "0s"}
+		switch f.Value.Type() {
+		case "string": // such as a position, which may be 0
 			nothing = []string{""}
+		case "stringSlice":
+			text, nothing = strings.Trim(text, "[]"), []string{""}
 		}
-		if f.Changed && slices.Contains(nothing, f.Value.String()) {
-			return pg.Refuse("--"+name, "%q; want more than nothing", f.Value)
+		if f.Changed && slices.Contains(nothing, text) {
+			return pg.Refuse("--"+name, "%q; want more than nothing", text)
 		}
 	}
 	return nil

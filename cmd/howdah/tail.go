@@ -34,7 +34,7 @@ lines; a time such as 2026-11-20T14:00:00Z stands for the position the feed had 
   howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := someOf(cmd, "until"); err != nil {
+			if err := someOf(cmd, "until", "op", "match"); err != nil {
 				return err
 			}
 			filter, err := t.filter()
