@@ -34,9 +34,9 @@ func (c *cli) changesRun() *cobra.Command {
 		Use:   "run NAME",
 		Short: "Hand changes on, each once and in order, until interrupted",
 		Long: `Hands the changes of tables on, each once and in order, until it is interrupted, or up
-to --until, which is an error where it is interrupted before, or stands still (exit code
-5). How far it has come is kept under its name: run again, after whatever end, it goes
-on there. Run twice at a time, one goes on when the other ends.
+to --until, which is an error where it is interrupted before, or where it stands still or
+the feed has not come to that (exit code 5). How far it has come is kept under its name:
+run again, after whatever end, it goes on there. Run twice at a time, one goes on when the other ends.
 
 One flag says what is done with them. With --sql a statement is run once for each change, $1 being the change as JSON; what
 it writes is committed together with how far the consumer has come, so it happens
@@ -152,7 +152,7 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	}
 	var end changes.Position
 	if r.until != "" { // before anything is written
-		if end, err = c.find(ctx, client, "--until", r.until); err != nil {
+		if end, err = c.end(ctx, client, r.until); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -27,8 +28,9 @@ func (c *cli) changesTail() *cobra.Command {
 		Use:   "tail",
 		Short: "Print the feed, a change a line, and follow it",
 		Long: `Prints the feed, a change a line, and follows it until it is interrupted, or up to
---until, which is an error where it is interrupted before. Positions are those of the
-lines; a time such as 2026-11-20T14:00:00Z stands for the position the feed had then.`,
+--until, which is an error where it is interrupted before, or where the feed has not come
+to it (exit code 5). Positions are those of the lines; a time such as 2026-11-20T14:00:00Z
+stands for the position the feed had then.`,
 		Example: `  howdah changes tail --from start --until now
   howdah changes tail --table public.users --op insert,update
   howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
@@ -87,7 +89,7 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 	case t.until == "":
 		return c.follow(ctx, client, at, filter)
 	}
-	end, err := c.find(ctx, client, "--until", t.until)
+	end, err := c.end(ctx, client, t.until)
 	if err != nil {
 		return err
 	}
@@ -122,6 +124,26 @@ func (c *cli) find(ctx context.Context, client *howdah.Client, flag, name string
 		return err
 	})
 	return at, pg.Renamed(flag, err)
+}
+
+// end returns the position that --until names. It is an error that the feed has not come to
+// it: nobody knows what will be before it.
+func (c *cli) end(ctx context.Context, client *howdah.Client, name string) (changes.Position, error) {
+	end, err := c.find(ctx, client, "--until", name)
+	if err != nil {
+		return end, err
+	}
+	err = c.reconnecting(ctx, func() error {
+		_, _, err := client.Changes.Page(ctx, end, 1, changes.Filter{})
+		return err
+	})
+	switch {
+	case errors.Is(err, changes.ErrExpired): // what was before it is gone, too
+		err = nil
+	case err != nil:
+		err = fmt.Errorf("--until: %w", err)
+	}
+	return end, err
 }
 
 // follow prints what comes until it is interrupted.
