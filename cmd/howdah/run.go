@@ -36,7 +36,8 @@ func (c *cli) changesRun() *cobra.Command {
 		Long: `Hands the changes of tables on, each once and in order, until it is interrupted, or up
 to --until, which is an error where it is interrupted before, or where it stands still or
 the feed has not come to that (exit code 5). How far it has come is kept under its name:
-run again, after whatever end, it goes on there. Run twice at a time, one goes on when the other ends.
+run again, after whatever end, it goes on there. Run twice at a time, one goes on when the
+other ends.
 
 One flag says what is done with them. With --sql a statement is run once for each change, $1 being the change as JSON; what
 it writes is committed together with how far the consumer has come, so it happens
@@ -63,7 +64,7 @@ serve does, until it is forgotten.`,
 			if err := someOf(cmd, "shards", "batch", "chunk", "timeout", "from", "until", "sql", "webhook", "secret-file"); err != nil {
 				return err
 			}
-			if err := r.sink.read(c, args[1:]); err != nil {
+			if err := r.sink.read(cmd.Context(), c, args[1:]); err != nil {
 				return err
 			}
 			if r.fill {

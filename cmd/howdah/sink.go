@@ -39,7 +39,7 @@ func (s *sinkFlags) flags(flags *pflag.FlagSet) {
 }
 
 // read makes the handler that the flags name; command is what stands behind --.
-func (s *sinkFlags) read(c *cli, command []string) error {
+func (s *sinkFlags) read(ctx context.Context, c *cli, command []string) error {
 	kinds := 0
 	for _, given := range []bool{s.sql != "", s.webhook != "", s.exec, s.lines, s.notify} {
 		if given {
@@ -67,7 +67,7 @@ func (s *sinkFlags) read(c *cli, command []string) error {
 		s.Handler = changes.Lines(c.out)
 		return nil
 	case s.webhook != "":
-		secrets, err := c.readSecrets(s.secrets)
+		secrets, err := interruptible(ctx, func() ([]string, error) { return c.readSecrets(s.secrets) })
 		if err != nil {
 			return err
 		}
