@@ -264,6 +264,9 @@ with some error. A single - reads the items from stdin, one a line.`,
   howdah checklists redrive downloads --error 503`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := someOf(cmd, "error"); err != nil { // all that is dead would be redriven
+				return err
+			}
 			of := q.of(cmd)
 			if len(args) > 1 {
 				of.Items = args[1:]
