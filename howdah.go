@@ -1,6 +1,7 @@
 package howdah
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -37,6 +38,7 @@ type Config struct {
 	Changes    changes.Config
 	Checklists checklists.Config
 	Counters   counters.Config
+	Hub        pg.HubConfig // Conn and Log are, unless given, those of the Config
 	Log        *slog.Logger // default slog.Default
 }
 
@@ -121,7 +123,8 @@ func OpenConfig(ctx context.Context, cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c := &Client{Services: services(pool, cfg), Pool: pool, cfg: cfg}
-	c.Hub = pg.NewHub(pg.HubConfig{Conn: direct, Log: cfg.Log})
+	cfg.Hub.Conn, cfg.Hub.Log = cmp.Or(cfg.Hub.Conn, direct), cmp.Or(cfg.Hub.Log, cfg.Log)
+	c.Hub = pg.NewHub(cfg.Hub)
 	c.Tail = changes.NewTail(c.Changes, c.Hub)
 	c.Runner = changes.NewRunner(c.Changes, c.Hub, func(ctx context.Context) (*pgxpool.Pool, error) {
 		database := cfg.Database

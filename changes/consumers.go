@@ -283,14 +283,16 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 // Wait returns when a consumer has handled all up to upTo, as it is in the feed: for
 // all that has committed, that of a Sync; and all rows of its backfill. It returns
 // ErrParked at once where some of it is parked, unless that has not been tried since a
-// [Log.Retry], or since what it waited for was handled; ErrAhead where upTo was lost in a failover
-// or restore, Conflict where the consumer has expired, ErrNoConsumer, and otherwise
+// [Log.Retry], or since what it waited for was handled; ErrAhead where the feed has not come to
+// upTo (but on a standby, to which that may be on its way) or it was lost in a failover or
+// restore, Conflict where the consumer has expired, ErrNoConsumer, and otherwise
 // waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
 		var there, first, failed, expired *bool // first: whether the first that is parked waits behind no other
 		var lost []int64
+		var head *int64
 		err := pg.Retry(ctx, l.db, func() error {
 			return l.db.QueryRow(ctx, `
 				SELECT bool_and(k.backfill IS NULL AND (k.n, CASE k.id WHEN 0 THEN 9223372036854775807 ELSE k.id END) >= ($2::bigint, $3::bigint)),
@@ -306,11 +308,12 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 						WHERE consumer = $1 AND attempts > 0
 						ORDER BY n, id
 						LIMIT 1), false), bool_or(c.state = 'expired'),
-					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint) -- first - 1 is where a rebase left off
+					(SELECT ARRAY[head, first] FROM howdah.change_era WHERE head < $2::bigint AND first - 1 > $2::bigint), -- first - 1 is where a rebase left off
+					(SELECT n FROM howdah.change_tick WHERE NOT pg_is_in_recovery() ORDER BY tick DESC LIMIT 1)
 				FROM howdah.change_consumer c
 				CROSS JOIN generate_series(0, c.shards - 1) AS g(shard)
 				CROSS JOIN LATERAL howdah.change_place(c.name, g.shard) k
-				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &first, &failed, &expired, &lost)
+				WHERE c.name = $1`, consumer, upTo.Commit, upTo.within()).Scan(&there, &first, &failed, &expired, &lost, &head)
 		})
 		switch {
 		case err != nil:
@@ -323,6 +326,8 @@ func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 			return pg.Wrap(op, fmt.Errorf("%q: %w", consumer, ErrParked))
 		case *there && first == nil:
 			return nil
+		case head != nil && upTo.Commit > *head:
+			return pg.Wrap(op, neverReached(upTo, *head))
 		case *expired:
 			return pg.Wrap(op, hasExpired(consumer))
 		}

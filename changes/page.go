@@ -162,7 +162,7 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	case lost != nil:
 		return nil, after, false, inGap(after, lost)
 	case after.Commit > head:
-		return nil, after, false, fmt.Errorf("%s is behind %d, where the feed ends: %w", after, head, ErrAhead)
+		return nil, after, false, neverReached(after, head)
 	}
 	if cut != nil {
 		return page, *cut, true, nil
@@ -232,6 +232,11 @@ func follows(most string) string {
 			AND c.n <= coalesce((SELECT first FROM howdah.change_era WHERE head < $4::bigint AND first > $4::bigint), $4::bigint)
 		ORDER BY c.n, l.id
 		LIMIT ` + most + `::int`
+}
+
+// neverReached says where the feed ends, which has not come to a position.
+func neverReached(p Position, head int64) error {
+	return fmt.Errorf("%s is behind %d, where the feed ends: %w", p, head, ErrAhead)
 }
 
 // inGap says between which commits a position lies that belongs to a lost history.

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
@@ -64,6 +65,19 @@ func TestStandbyAndPromotion(t *testing.T) {
 	}
 	if now, err := mirror.Find(t.Context(), "now"); err != nil || now != head {
 		t.Errorf("now = %s, %v on a standby, want %s, the end of what has arrived", now, err, head)
+	}
+
+	// What has not arrived may be on its way, and is waited for.
+	exec(t, pool, `INSERT INTO howdah.change_consumer (name, shards, patterns) VALUES ('c', 1, '{*}')`)
+	exec(t, pool, `INSERT INTO howdah.change_checkpoint (consumer, shard, seq, n, id) VALUES ('c', 0, 1, 0, 0)`)
+	pgtest.Replayed(t, pool, other)
+	short, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	if err := mirror.Wait(short, "c", changes.Position{Commit: head.Commit + 9}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Wait on a standby = %v, want that it waits", err)
+	}
+	if err := l.Forget(t.Context(), "c"); err != nil {
+		t.Fatal(err)
 	}
 
 	if found := codes(t, mirror); len(found) > 0 {

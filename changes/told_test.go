@@ -148,6 +148,11 @@ func TestF9EraGap(t *testing.T) {
 			t.Errorf("of %s: %v, want ErrAhead, and the bounds", lost, err)
 		}
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := m.log.Wait(ctx, "c", changes.Position{Commit: 2*era + 1}); !errors.Is(err, changes.ErrAhead) {
+		t.Errorf("Wait for what was never reached: %v, want ErrAhead", err)
+	}
 	for _, there := range []changes.Position{before, {Commit: era}, {Commit: 2 * era}} {
 		if err := m.log.Wait(t.Context(), "c", there); err != nil {
 			t.Errorf("Wait for %s: %v", there, err)

@@ -69,7 +69,7 @@ func (c *cli) changesCapture() *cobra.Command {
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			capture.Table = args[0]
-			if err := someOf(cmd, "max-bytes"); err != nil {
+			if err := someOf(cmd, "when", "payload", "max-bytes", "wake"); err != nil {
 				return err
 			}
 			if cmd.Flags().Changed("ops") {
@@ -125,7 +125,11 @@ func (f *captures) flags(cmd *cobra.Command) {
 	cmd.MarkFlagRequired("file") // the flag is there
 }
 
-func (c *cli) readCaptures(f *captures) ([]changes.Capture, error) {
+func (c *cli) readCaptures(ctx context.Context, f *captures) ([]changes.Capture, error) {
+	return interruptible(ctx, func() ([]changes.Capture, error) { return c.parseCaptures(f) })
+}
+
+func (c *cli) parseCaptures(f *captures) ([]changes.Capture, error) {
 	in, _, err := c.openInput(f.file)
 	if err != nil {
 		return nil, err
@@ -175,7 +179,7 @@ func (c *cli) changesPlan() *cobra.Command {
 		Example: `  howdah changes plan -f captures.json --prune`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			want, err := c.readCaptures(&file)
+			want, err := c.readCaptures(cmd.Context(), &file)
 			if err != nil {
 				return err
 			}
@@ -209,7 +213,7 @@ func (c *cli) changesApply() *cobra.Command {
 		Example: `  howdah changes apply -f captures.json`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			want, err := c.readCaptures(&file)
+			want, err := c.readCaptures(cmd.Context(), &file)
 			if err != nil {
 				return err
 			}

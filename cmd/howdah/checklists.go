@@ -87,7 +87,7 @@ func (c *cli) onItems(verb, short string, do func(context.Context, *checklists.S
 			items := args[1:]
 			if len(items) == 1 && items[0] == "-" {
 				var err error
-				if items, err = c.readNames(); err != nil {
+				if items, err = c.readNames(cmd.Context()); err != nil {
 					return err
 				}
 			}

@@ -55,7 +55,8 @@ func (c *cli) changesWait() *cobra.Command {
 		Short: "Wait until a consumer has handled all that is committed now",
 		Long: `Waits until a consumer has handled all that is committed now, or what stands up to a
 position. Exit code 6 says that it has not in the time given; 5, at once, that some of
-it is parked, not counting what a retry has due, or that the consumer has expired.`,
+it is parked, not counting what a retry has due, that the consumer has expired, or that the
+feed has not come to the position.`,
 		Example: `  howdah changes wait billing --timeout 10s`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -60,7 +60,12 @@ func (db *database) leave(ctx context.Context) error {
 // with runs do on an open client. The private database is ours to migrate; one
 // that a URL names is migrated when asked to, by migrate, serve or adopt.
 func (c *cli) with(cmd *cobra.Command, do func(context.Context, *howdah.Client) error) error {
-	return c.open(cmd, nil, func(ctx context.Context, client *howdah.Client, private bool) error {
+	return c.withConfig(cmd, nil, do)
+}
+
+// withConfig is with where set changes the client's settings.
+func (c *cli) withConfig(cmd *cobra.Command, set func(*howdah.Config), do func(context.Context, *howdah.Client) error) error {
+	return c.open(cmd, set, func(ctx context.Context, client *howdah.Client, private bool) error {
 		if private {
 			if err := client.Migrate(ctx); err != nil {
 				return err

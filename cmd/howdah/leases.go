@@ -99,7 +99,7 @@ func (c *cli) onLease(verb, past, short string, whole bool, do func(context.Cont
 			}
 			if !all && (len(items) == 0 || len(items) == 1 && items[0] == "-") {
 				var err error
-				if items, err = c.readNames(); err != nil || len(items) == 0 {
+				if items, err = c.readNames(cmd.Context()); err != nil || len(items) == 0 {
 					return errors.Join(err, c.told(past, 0, err))
 				}
 			}
@@ -133,14 +133,16 @@ func (c *cli) told(past string, n int64, err error) error {
 	return nil
 }
 
-func (c *cli) readNames() (names []string, err error) {
-	for item, err := range checklists.ReadItems(c.in, checklists.Text) {
-		if err != nil {
-			return nil, err
+func (c *cli) readNames(ctx context.Context) ([]string, error) {
+	return interruptible(ctx, func() (names []string, err error) {
+		for item, err := range checklists.ReadItems(c.in, checklists.Text) {
+			if err != nil {
+				return nil, err
+			}
+			names = append(names, item.Name)
 		}
-		names = append(names, item.Name)
-	}
-	return names, nil
+		return names, nil
+	})
 }
 
 func (c *cli) checklistsDone() *cobra.Command {
@@ -262,12 +264,15 @@ with some error. A single - reads the items from stdin, one a line.`,
   howdah checklists redrive downloads --error 503`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := someOf(cmd, "error"); err != nil { // all that is dead would be redriven
+				return err
+			}
 			of := q.of(cmd)
 			if len(args) > 1 {
 				of.Items = args[1:]
 			}
 			if len(args) == 2 && args[1] == "-" {
-				names, err := c.readNames()
+				names, err := c.readNames(cmd.Context())
 				if err != nil {
 					return err
 				}

@@ -47,7 +47,7 @@ func run(ctx context.Context, args []string, env func(string) string, stdin io.R
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil || out.closed {
+	if err == nil || out.closed.Load() {
 		return 0
 	}
 	if !c.started { // cobra's own errors: unknown commands and flags, wrong arguments

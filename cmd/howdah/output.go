@@ -8,10 +8,12 @@ import (
 	"iter"
 	"os"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"text/tabwriter"
 	"unicode"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
@@ -19,19 +21,23 @@ import (
 // failure; a connection to the database that breaks in the same way is one.
 type output struct {
 	io.Writer
-	closed bool
+	closed atomic.Bool
 	enough func() // called then, if not nil
 }
 
 func (o *output) Write(b []byte) (int, error) {
 	n, err := o.Writer.Write(b)
 	if errors.Is(err, syscall.EPIPE) {
-		o.closed = true
-		if o.enough != nil {
-			o.enough()
-		}
+		o.close()
 	}
 	return n, err
+}
+
+func (o *output) close() {
+	o.closed.Store(true)
+	if o.enough != nil {
+		o.enough()
+	}
 }
 
 // isTerminal reports whether people look at w.
@@ -41,6 +47,23 @@ func isTerminal(w any) bool {
 	}
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// piped is stdout, and the file that it is where that may be a pipe; else nil.
+func (c *cli) piped() (*output, *os.File) {
+	out, ok := c.out.(*output)
+	if !ok || isTerminal(out) {
+		return out, nil
+	}
+	file, _ := out.Writer.(*os.File)
+	return out, file
+}
+
+// isUnread reports whether f is a pipe that nobody reads any longer.
+func isUnread(f *os.File) bool {
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}} // errors are told unasked
+	_, err := unix.Poll(fds, 0)
+	return err == nil && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
 }
 
 func (c *cli) wantsJSON() bool { return c.json || !isTerminal(c.out) }

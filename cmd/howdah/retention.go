@@ -24,17 +24,20 @@ the log for longer, but not for ever: then they expire. Durations are 90m, 72h o
   howdah changes retention 72h --hold 14d`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var durations [2]time.Duration
-			for i, text := range []string{strings.Join(args, ""), hold} {
-				d, err := readDays([]string{"retention", "--hold"}[i], text)
-				if err != nil {
-					return err
-				}
-				durations[i] = d
+			var keep, held time.Duration // 0 stays as it is
+			var err error
+			if len(args) > 0 {
+				keep, err = readDays("retention", args[0])
+			}
+			if err == nil && cmd.Flags().Changed("hold") {
+				held, err = readDays("--hold", hold)
+			}
+			if err != nil {
+				return err
 			}
 			return c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
-				if durations[0] != 0 || durations[1] != 0 {
-					if err := client.Changes.Retain(ctx, durations[0], durations[1]); err != nil {
+				if keep != 0 || held != 0 {
+					if err := client.Changes.Retain(ctx, keep, held); err != nil {
 						return err
 					}
 				}
@@ -51,11 +54,8 @@ the log for longer, but not for ever: then they expire. Durations are 90m, 72h o
 	return cmd
 }
 
-// readDays reads a duration that may be in days; "" is zero.
+// readDays reads a duration that may be in days.
 func readDays(name, text string) (time.Duration, error) {
-	if text == "" {
-		return 0, nil
-	}
 	days, inDays := strings.CutSuffix(text, "d")
 	if n, err := strconv.Atoi(days); inDays && err == nil && n > 0 && n < 100*365 {
 		return time.Duration(n) * 24 * time.Hour, nil

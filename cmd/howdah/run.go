@@ -34,9 +34,10 @@ func (c *cli) changesRun() *cobra.Command {
 		Use:   "run NAME",
 		Short: "Hand changes on, each once and in order, until interrupted",
 		Long: `Hands the changes of tables on, each once and in order, until it is interrupted, or up
-to --until, which is an error where it is interrupted before, or stands still (exit code
-5). How far it has come is kept under its name: run again, after whatever end, it goes
-on there. Run twice at a time, one goes on when the other ends.
+to --until, which is an error where it is interrupted before, or where it stands still or
+the feed has not come to that (exit code 5). How far it has come is kept under its name:
+run again, after whatever end, it goes on there. Run twice at a time, one goes on when the
+other ends.
 
 One flag says what is done with them. With --sql a statement is run once for each change, $1 being the change as JSON; what
 it writes is committed together with how far the consumer has come, so it happens
@@ -60,10 +61,10 @@ serve does, until it is forgotten.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Name = args[0]
-			if err := someOf(cmd, "shards", "batch", "chunk", "timeout", "from", "until"); err != nil {
+			if err := someOf(cmd, "shards", "batch", "chunk", "timeout", "from", "until", "sql", "webhook", "secret-file"); err != nil {
 				return err
 			}
-			if err := r.sink.read(c, args[1:]); err != nil {
+			if err := r.sink.read(cmd.Context(), c, args[1:]); err != nil {
 				return err
 			}
 			if r.fill {
@@ -74,12 +75,7 @@ serve does, until it is forgotten.`,
 			if r.save && (r.sink.Kept == nil || r.until != "") {
 				return pg.Refuse("--save", "cannot be had with --exec, --lines and --until: a server runs it")
 			}
-			return endedWell(cmd.Context(), r.until, c.open(cmd, r.connections, func(ctx context.Context, client *howdah.Client, private bool) error {
-				if private {
-					if err := client.Migrate(ctx); err != nil {
-						return err
-					}
-				}
+			return endedWell(cmd.Context(), r.until, c.withConfig(cmd, r.connections, func(ctx context.Context, client *howdah.Client) error {
 				return c.runConsumer(ctx, client, &r, cmd.Flags().Changed("from"))
 			}))
 		},
@@ -104,12 +100,15 @@ serve does, until it is forgotten.`,
 func someOf(cmd *cobra.Command, flags ...string) error {
 	for _, name := range flags {
 		f := cmd.Flags().Lookup(name)
-		nothing := []string{"0", "0s"}
-		if f.Value.Type() == "string" { // such as a position, which may be 0
+		text, nothing := f.Value.String(), []string{"0", "0s"}
+		switch f.Value.Type() {
+		case "string": // such as a position, which may be 0
 			nothing = []string{""}
+		case "stringSlice":
+			text, nothing = strings.Trim(text, "[]"), []string{""}
 		}
-		if f.Changed && slices.Contains(nothing, f.Value.String()) {
-			return pg.Refuse("--"+name, "%q; want more than nothing", f.Value)
+		if f.Changed && slices.Contains(nothing, text) {
+			return pg.Refuse("--"+name, "%q; want more than nothing", text)
 		}
 	}
 	return nil
@@ -154,7 +153,7 @@ func (c *cli) runConsumer(ctx context.Context, client *howdah.Client, r *consume
 	}
 	var end changes.Position
 	if r.until != "" { // before anything is written
-		if end, err = c.find(ctx, client, "--until", r.until); err != nil {
+		if end, err = c.end(ctx, client, r.until); err != nil {
 			return err
 		}
 	}

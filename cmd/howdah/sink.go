@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/spf13/pflag"
@@ -38,7 +39,7 @@ func (s *sinkFlags) flags(flags *pflag.FlagSet) {
 }
 
 // read makes the handler that the flags name; command is what stands behind --.
-func (s *sinkFlags) read(c *cli, command []string) error {
+func (s *sinkFlags) read(ctx context.Context, c *cli, command []string) error {
 	kinds := 0
 	for _, given := range []bool{s.sql != "", s.webhook != "", s.exec, s.lines, s.notify} {
 		if given {
@@ -60,13 +61,13 @@ func (s *sinkFlags) read(c *cli, command []string) error {
 		if _, err := exec.LookPath(command[0]); err != nil {
 			return pg.Refuse("command", "%v", err)
 		}
-		s.Handler = changes.Exec(command...)
+		s.Handler = c.whileRead(changes.Exec(command...))
 		return nil
 	case s.lines:
 		s.Handler = changes.Lines(c.out)
 		return nil
 	case s.webhook != "":
-		secrets, err := c.readSecrets(s.secrets)
+		secrets, err := interruptible(ctx, func() ([]string, error) { return c.readSecrets(s.secrets) })
 		if err != nil {
 			return err
 		}
@@ -76,6 +77,22 @@ func (s *sinkFlags) read(c *cli, command []string) error {
 	}
 	s.Handler = s.Kept.Handler()
 	return s.Kept.Check()
+}
+
+// whileRead is a handler with an output of its own, which is ours. Where it fails and nobody
+// reads that any longer (| head), nothing is wrong with the changes: all has been seen.
+func (c *cli) whileRead(h changes.Handler) changes.Handler {
+	out, file := c.piped()
+	if file == nil {
+		return h
+	}
+	return func(ctx context.Context, tx pgx.Tx, cs []changes.Change) error {
+		err := h(ctx, tx, cs)
+		if err != nil && isUnread(file) {
+			out.close()
+		}
+		return err
+	}
 }
 
 // readSecrets reads a file of secrets, one a line: on the command line all could see them.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -272,3 +273,42 @@ func TestInterrupted(t *testing.T) {
 		}
 	}
 }
+
+// So it does where it waits for a stdin from which nothing comes.
+func TestInterruptedAtStdin(t *testing.T) {
+	t.Parallel()
+	commands := []string{
+		"changes plan -f -",
+		"changes apply -f -",
+		"changes run hook --webhook https://example.com/hook --secret-file -",
+		"checklists insert l -",
+		"checklists done l --lease 0d6c4c0e-3a0f-4c55-9a53-5f7a3b0f5f0e",
+		"checklists redrive l -",
+	}
+	ended := make(chan string, len(commands))
+	for _, command := range commands {
+		ctx, interrupt := context.WithCancel(t.Context())
+		defer interrupt()
+		stdin, in := io.Pipe()
+		defer in.Close() // which ends what still reads
+		var stdout, stderr bytes.Buffer
+		go func() {
+			code := run(ctx, strings.Fields(command), func(string) string { return "" }, onRead{stdin, interrupt}, &stdout, &stderr)
+			if code != 1 || stderr.String() != "howdah: interrupted\n" || stdout.Len() > 0 {
+				t.Errorf("%q: exit %d, %q, %q", command, code, stdout.String(), stderr.String())
+			}
+			ended <- command
+		}()
+	}
+	for range commands {
+		pgtest.Receive(t, ended, "the end of a command")
+	}
+}
+
+// onRead calls do before each read.
+type onRead struct {
+	io.Reader
+	do func()
+}
+
+func (r onRead) Read(b []byte) (int, error) { r.do(); return r.Reader.Read(b) }

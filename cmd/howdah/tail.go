@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -27,14 +28,15 @@ func (c *cli) changesTail() *cobra.Command {
 		Use:   "tail",
 		Short: "Print the feed, a change a line, and follow it",
 		Long: `Prints the feed, a change a line, and follows it until it is interrupted, or up to
---until, which is an error where it is interrupted before. Positions are those of the
-lines; a time such as 2026-11-20T14:00:00Z stands for the position the feed had then.`,
+--until, which is an error where it is interrupted before, or where the feed has not come
+to it (exit code 5). Positions are those of the lines; a time such as 2026-11-20T14:00:00Z
+stands for the position the feed had then.`,
 		Example: `  howdah changes tail --from start --until now
   howdah changes tail --table public.users --op insert,update
   howdah changes tail --from 2026-11-20T14:00:00Z --match '{"status":"paid"}'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := someOf(cmd, "until"); err != nil {
+			if err := someOf(cmd, "until", "op", "match"); err != nil {
 				return err
 			}
 			filter, err := t.filter()
@@ -87,7 +89,7 @@ func (c *cli) runTail(ctx context.Context, client *howdah.Client, t *tail, filte
 	case t.until == "":
 		return c.follow(ctx, client, at, filter)
 	}
-	end, err := c.find(ctx, client, "--until", t.until)
+	end, err := c.end(ctx, client, t.until)
 	if err != nil {
 		return err
 	}
@@ -122,6 +124,26 @@ func (c *cli) find(ctx context.Context, client *howdah.Client, flag, name string
 		return err
 	})
 	return at, pg.Renamed(flag, err)
+}
+
+// end returns the position that --until names. It is an error that the feed has not come to
+// it: nobody knows what will be before it.
+func (c *cli) end(ctx context.Context, client *howdah.Client, name string) (changes.Position, error) {
+	end, err := c.find(ctx, client, "--until", name)
+	if err != nil {
+		return end, err
+	}
+	err = c.reconnecting(ctx, func() error {
+		_, _, err := client.Changes.Page(ctx, end, 1, changes.Filter{})
+		return err
+	})
+	switch {
+	case errors.Is(err, changes.ErrExpired): // what was before it is gone, too
+		err = nil
+	case err != nil:
+		err = fmt.Errorf("--until: %w", err)
+	}
+	return end, err
 }
 
 // follow prints what comes until it is interrupted.
@@ -164,12 +186,14 @@ func (c *cli) changesListen() *cobra.Command {
 		Use:   "listen CHANNEL...",
 		Short: "Print the notifications of channels, until interrupted",
 		Long: `Prints the notifications of channels, one a line, until it is interrupted. What is
-sent while nobody listens is gone; a line with "gap" says that something of its channel
-may be. The lines are in the order in which the transactions that sent them committed.`,
+sent while nobody listens is gone, and what comes while 131,072 wait to be read; a line with
+"gap" says that something of its channel may be. The lines are in the order in which the
+transactions that sent them committed.`,
 		Example: `  howdah changes listen create_or_update_record`,
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return endedWell(cmd.Context(), "", c.with(cmd, func(ctx context.Context, client *howdah.Client) error {
+			keep := func(cfg *howdah.Config) { cfg.Hub.Buffer = 1 << 17 } // who listens wants each, unlike who is only woken
+			return endedWell(cmd.Context(), "", c.withConfig(cmd, keep, func(ctx context.Context, client *howdah.Client) error {
 				return c.listen(ctx, client, args)
 			}))
 		},

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/howdah-db/howdah"
 	"github.com/howdah-db/howdah/changes"
@@ -111,17 +110,15 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 	run := &runner{command: w.command, stdout: screen.through(c.out), stderr: screen.through(c.err)}
 	working, stop := context.WithCancel(ctx)
 	defer stop()
-	out, _ := c.out.(*output)
-	if out != nil && !isTerminal(c.out) {
-		if file, ok := out.Writer.(*os.File); ok {
-			run.stdout = file // the command's own, without us between
-			run.unread = func() bool {
-				if !isUnread(file) {
-					return false
-				}
-				stop()
-				return true
+	out, file := c.piped()
+	if file != nil {
+		run.stdout = file // the command's own, without us between
+		run.unread = func() bool {
+			if !isUnread(file) {
+				return false
 			}
+			stop()
+			return true
 		}
 	}
 	hurry, quiet := hurryOnSecond(ctx)
@@ -151,7 +148,7 @@ func (c *cli) work(ctx context.Context, client *howdah.Client, w *work) error {
 		return err
 	}
 	if working.Err() != nil && ctx.Err() == nil {
-		out.closed = true
+		out.closed.Store(true)
 		return syscall.EPIPE
 	}
 	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
@@ -246,13 +243,6 @@ func (r *runner) do(ctx context.Context, item checklists.Item) error {
 		return checklists.Release(err) // not the item's fault
 	}
 	return err
-}
-
-// isUnread reports whether f is a pipe that nobody reads any longer.
-func isUnread(f *os.File) bool {
-	fds := []unix.PollFd{{Fd: int32(f.Fd())}} // errors are told unasked
-	_, err := unix.Poll(fds, 0)
-	return err == nil && fds[0].Revents&(unix.POLLERR|unix.POLLHUP) != 0
 }
 
 // tailOf keeps the end of what is written.
