@@ -226,3 +226,24 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 		t.Errorf("last event: %q", got)
 	}
 }
+
+// HEAD of a stream answers as GET would begin, and ends: the connection is free for the
+// next request.
+func TestHeadOfAStream(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	s.post("/v1/checklists/l/items", `{"items":["a"]}`)
+	transport := s.client.Transport.(*http.Transport).Clone()
+	transport.MaxConnsPerHost = 1
+	defer transport.CloseIdleConnections()
+	s.client.Transport = transport
+	for _, path := range []string{"/v1/changes/stream", "/v1/checklists/l/watch", "/v1/counters/keys/k/watch?granularity=1h"} {
+		if r := s.do("HEAD", path, nil); r.StatusCode != 200 || r.Header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("HEAD %s: %s %v", path, r.Status, r.Header)
+		}
+		s.get("/healthz")
+	}
+	if r := s.do("HEAD", "/v1/changes/stream?after=9", nil); r.StatusCode != 409 {
+		t.Errorf("HEAD behind the end: %s", r.Status)
+	}
+}
