@@ -251,8 +251,11 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	if err := json.Unmarshal(spec, &src.capture); err != nil {
 		return nil, err
 	}
-	if len(src.columns) == 0 || len(src.key) == 0 {
-		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)
+	switch {
+	case len(src.columns) == 0:
+		return nil, pg.Refuse("backfill", "%q has no primary key, nor another unique index of columns without NULL, by which to read it", name)
+	case len(src.key) == 0:
+		return nil, pg.Refuse("backfill", "%q is captured without a key, by which its rows are told apart: howdah changes capture %s --key COLUMN", name, name)
 	}
 	return src, nil
 }
