@@ -48,6 +48,7 @@ func TestCapturesOfAService(t *testing.T) {
 	for _, r := range []response{
 		s.do("DELETE", "/v1/changes/captures/public/users", nil),
 		s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(`{"payload":"diff"}`), "Content-Type: application/json"),
+		s.post("/v1/changes/captures/plan", `{"captures":[{"table":"public.users","payload":"diff"}]}`),
 	} {
 		if r.StatusCode != 409 || !strings.Contains(r.body, "captured for the service documents") {
 			t.Errorf("%s %s, want 409 with the service's name", r.Status, r.body)
