@@ -38,6 +38,9 @@ var errTaken = errors.New("another changes the consumer")
 // of the consumer is locked after that, or who pauses it would wait, too. Where somebody
 // has it, he is waited for without the shards: he may be about to move them himself.
 func (l *Log) alone(ctx context.Context, name string, fn func(tx pgx.Tx, shards int) error) error {
+	if err := pg.CheckText("name", name); err != nil {
+		return err
+	}
 	return pg.Retry(ctx, l.db, func() error {
 		for {
 			err := l.begin(ctx, func(tx pgx.Tx) error {

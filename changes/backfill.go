@@ -237,11 +237,13 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	if err := json.Unmarshal(spec, &src.capture); err != nil {
 		return nil, err
 	}
-	if src.capture.Table != name {
+	switch {
+	case src.capture.Table != name:
 		return nil, pg.Refuse("backfill", "%q was renamed, and its changes bear the name %s until it is captured again: howdah changes apply, with this capture", name, src.capture.Table)
-	}
-	if len(src.columns) == 0 || len(src.key) == 0 {
-		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)
+	case len(src.columns) == 0:
+		return nil, pg.Refuse("backfill", "%q has no primary key, nor another unique index of columns without NULL, by which to read it", name)
+	case len(src.key) == 0:
+		return nil, pg.Refuse("backfill", "%q is captured without a key, by which its rows are told apart: howdah changes capture %s --key COLUMN", name, name)
 	}
 	return src, nil
 }

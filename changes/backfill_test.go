@@ -227,15 +227,23 @@ func TestBackfillParks(t *testing.T) {
 func TestBackfillRefused(t *testing.T) {
 	t.Parallel()
 	m := newAudited(t)
-	exec(t, m.pool, `CREATE TABLE keyless (v int); CREATE TABLE loose (id int PRIMARY KEY); CREATE TABLE was (id int PRIMARY KEY)`)
-	capture(t, m.log, changes.Capture{Table: "public.keyless"}, changes.Capture{Table: "public.was"})
+	exec(t, m.pool, `CREATE TABLE keyless (v int); CREATE TABLE loose (id int PRIMARY KEY); CREATE TABLE was (id int PRIMARY KEY); CREATE TABLE uq (mail text NOT NULL UNIQUE)`)
+	capture(t, m.log, changes.Capture{Table: "public.keyless"}, changes.Capture{Table: "public.was"}, changes.Capture{Table: "public.uq"})
 	exec(t, m.pool, `ALTER TABLE was RENAME TO now`) // its changes bear the old name
 	pool := pgtest.Pool(t, withConns(m.pool.Config().ConnString(), 8))
-	for table, pattern := range map[string]string{"public.keyless": "*", "public.loose": "*", "public.nowhere": "*", "public.was": "*", "public.now": "*", "chk.a": "chk.a:insert,update"} {
+	for table, tc := range map[string]struct{ pattern, want string }{
+		"public.keyless": {"*", "no primary key, nor another unique index"},
+		"public.uq":      {"*", "captured without a key, by which its rows are told apart: howdah changes capture public.uq --key COLUMN"},
+		"public.loose":   {"*", "is not captured"},
+		"public.nowhere": {"*", "is not captured"},
+		"public.was":     {"*", "is not captured"},
+		"public.now":     {"*", "was renamed"},
+		"chk.a":          {"chk.a:insert,update", "chk.a"},
+	} {
 		c := changes.NewConsumer(pool, nil, filling(table))
-		c.Handle(pattern, effect("fill"))
-		if err := c.Register(t.Context()); !errors.Is(err, fault.Invalid) || !strings.Contains(fmt.Sprint(err), "backfill: ") {
-			t.Errorf("Register with the backfill %s: %v, want Invalid backfill", table, err)
+		c.Handle(tc.pattern, effect("fill"))
+		if err := c.Register(t.Context()); !errors.Is(err, fault.Invalid) || !strings.Contains(fmt.Sprint(err), "backfill: ") || !strings.Contains(fmt.Sprint(err), tc.want) {
+			t.Errorf("Register with the backfill %s: %v, want Invalid backfill: … %s", table, err, tc.want)
 		}
 	}
 	if n := m.number(t, `SELECT count(*) FROM howdah.change_consumer`); n != 0 {

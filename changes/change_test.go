@@ -51,4 +51,16 @@ func TestMetaIsJSONToAllSinks(t *testing.T) {
 			t.Errorf("%s: %s, %v, want %s", c.meta, got, err, c.want)
 		}
 	}
+
+	// A statement has $1 where PostgreSQL takes it for a parameter, and else nothing.
+	cs := s.write(t, `INSERT INTO shop.orders VALUES (100, '')`)
+	for _, stmt := range []string{`INSERT INTO said (meta) VALUES ('"it costs $1"')`, `INSERT INTO said DEFAULT VALUES -- not $1`} {
+		h := changes.SQL(stmt)
+		s.mustHand(t, h, cs)
+		s.mustHand(t, h, cs)
+	}
+	var costs, nothing int
+	if err := s.pool.QueryRow(t.Context(), `SELECT count(*) FILTER (WHERE meta = '"it costs $1"'), count(*) FILTER (WHERE meta IS NULL) FROM said`).Scan(&costs, &nothing); err != nil || costs != 2 || nothing != 2 {
+		t.Errorf("without a parameter: %d and %d times, %v, want 2", costs, nothing, err)
+	}
 }

@@ -55,6 +55,9 @@ func (l *Log) look(ctx context.Context, wait bool) {
 // Consumer returns how one stands, or ErrNoConsumer.
 func (l *Log) Consumer(ctx context.Context, name string) (Status, error) {
 	const op = "changes: consumer"
+	if err := pg.CheckText("name", name); err != nil {
+		return Status{}, pg.Wrap(op, err)
+	}
 	l.look(ctx, true)
 	found, err := l.statuses(ctx, op, &name)
 	switch {
@@ -186,6 +189,9 @@ func hasExpired(name string) error {
 
 // turn sets the state of a consumer.
 func (l *Log) turn(ctx context.Context, name, state, reason string) error {
+	if err := pg.CheckText("name", name); err != nil {
+		return err
+	}
 	var was string
 	err := pg.Retry(ctx, l.db, func() error {
 		return l.db.QueryRow(ctx, `
@@ -289,6 +295,9 @@ func (l *Log) Forget(ctx context.Context, name string) error {
 // waits until ctx is done.
 func (l *Log) Wait(ctx context.Context, consumer string, upTo Position) error {
 	const op = "changes: wait"
+	if err := pg.CheckText("name", consumer); err != nil {
+		return pg.Wrap(op, err)
+	}
 	for pause := briefly; ; pause = min(2*pause, l.cfg.Idle) {
 		var there, first, failed, expired *bool // first: whether the first that is parked waits behind no other
 		var lost []int64
@@ -354,6 +363,9 @@ type Parked struct {
 // position has several. It returns ErrNoConsumer.
 func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([]Parked, error) {
 	const op = "changes: parked"
+	if err := pg.CheckText("name", name); err != nil {
+		return nil, pg.Wrap(op, err)
+	}
 	if n < 1 || n > MaxPage {
 		return nil, pg.Wrap(op, pg.Refuse("limit", "%d; want 1 to %d", n, MaxPage))
 	}
@@ -401,6 +413,9 @@ func (l *Log) Parked(ctx context.Context, name string, after Position, n int) ([
 // how many, and NotFound where none of the positions is such a one's.
 func (l *Log) Retry(ctx context.Context, name string, at ...Position) (count int64, err error) {
 	const op = "changes: retry"
+	if err := pg.CheckText("name", name); err != nil {
+		return 0, pg.Wrap(op, err)
+	}
 	again := `
 		UPDATE howdah.change_parked p
 		SET attempts = 0, dead = false, next_at = clock_timestamp()`
@@ -473,21 +488,4 @@ func (l *Log) Skip(ctx context.Context, name string, at ...Position) (count int6
 		l.ring(ctx)
 	}
 	return count, pg.Wrap("changes: skip", pg.Written(l.db, err))
-}
-
-// notParked says that there is nothing at the positions that were named.
-func notParked(name string) error {
-	return fmt.Errorf("nothing that was named is parked, or it waits behind another: howdah changes parked %s shows what is: %w", name, fault.NotFound)
-}
-
-// columns are positions as a statement takes them; nil where at is, which names none,
-// and not where it is an empty list of those that are meant.
-func columns(at []Position) (commits, ids []int64) {
-	if at != nil {
-		commits, ids = []int64{}, []int64{}
-	}
-	for _, p := range at {
-		commits, ids = append(commits, p.Commit), append(ids, p.ID)
-	}
-	return commits, ids
 }

@@ -62,7 +62,8 @@ type share struct {
 // A page ends early where its changes are large: behind about 8 MiB of them.
 //
 // n is from 1 to [MaxPage]. It returns ErrExpired or ErrAhead where the position
-// is not in the feed any more or not yet.
+// is not in the feed any more or not yet, and ErrRestored where the log came from
+// another database.
 func (l *Log) Page(ctx context.Context, after Position, n int, f Filter) ([]Change, Position, error) {
 	const op = "changes: page"
 	if n < 1 || n > MaxPage {
@@ -115,8 +116,9 @@ func (l *Log) page(ctx context.Context, after Position, n int, f Filter) (page [
 
 func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (page []Change, next Position, more bool, err error) {
 	var head, floor, upTo int64
-	var cut *Position // where the page ends before all of the commits have been looked at
-	var lost []int64  // the bounds of the lost history that after is in; nil = it is in none
+	var elsewhere bool // the log came from another database
+	var cut *Position  // where the page ends before all of the commits have been looked at
+	var lost []int64   // the bounds of the lost history that after is in; nil = it is in none
 	var batch pgx.Batch
 	inTx := pg.InTx(l.db)
 	if inTx {
@@ -148,8 +150,10 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	// Retention truncates, which no snapshot shields from: the floor is read after
 	// the page, from where no snapshot shields it either, and a page that it has
 	// reached is not whole.
-	batch.Queue(`SELECT greatest(s.floor, CASE WHEN f.is_called THEN f.last_value ELSE 0 END) FROM howdah.change_state s, howdah.change_floor f`).
-		QueryRow(func(row pgx.Row) error { return row.Scan(&floor) })
+	batch.Queue(`
+		SELECT greatest(s.floor, CASE WHEN f.is_called THEN f.last_value ELSE 0 END), ` + foreign + `
+		FROM howdah.change_state s, howdah.change_floor f`).
+		QueryRow(func(row pgx.Row) error { return row.Scan(&floor, &elsewhere) })
 	if inTx {
 		batch.Queue(replanned)
 	}
@@ -157,6 +161,8 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 		return nil, after, false, err
 	}
 	switch {
+	case elsewhere:
+		return nil, after, false, ErrRestored
 	case after.Commit < floor, after.Commit == floor && after.ID != 0 && floor > 0:
 		return nil, after, false, fmt.Errorf("%s is before %d, where the feed begins now: %w", after, floor, ErrExpired)
 	case lost != nil:

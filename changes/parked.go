@@ -4,12 +4,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/howdah-db/howdah/fault"
 )
 
 const (
@@ -244,4 +247,21 @@ func (b *batch) unpark(p *parkedChange, st standing) error {
 		SET next_at = clock_timestamp()
 		WHERE consumer = $1 AND shard = $2::int AND head AND NOT dead AND next_at > clock_timestamp()`, b.cfg.Name, b.n)
 	return err
+}
+
+// notParked says that there is nothing at the positions that were named.
+func notParked(name string) error {
+	return fmt.Errorf("nothing that was named is parked, or it waits behind another: howdah changes parked %s shows what is: %w", name, fault.NotFound)
+}
+
+// columns are positions as a statement takes them; nil where at is, which names none,
+// and not where it is an empty list of those that are meant.
+func columns(at []Position) (commits, ids []int64) {
+	if at != nil {
+		commits, ids = []int64{}, []int64{}
+	}
+	for _, p := range at {
+		commits, ids = append(commits, p.Commit), append(ids, p.ID)
+	}
+	return commits, ids
 }

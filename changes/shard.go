@@ -106,7 +106,7 @@ func (s *shard) run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case ends(err):
+		case ends(err), errors.Is(err, ErrRestored):
 			return err
 		case err != nil:
 			// What was read ahead may be of a history that is lost with the connection.

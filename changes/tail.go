@@ -35,7 +35,7 @@ const (
 )
 
 // Run reads the feed while somebody watches, until ctx is done. A database that is
-// away, or a log that needs a rebase, is waited for.
+// away, or a log that needs a rebase, is waited for; who watches such a log is told.
 func (t *Tail) Run(ctx context.Context) error {
 	if pg.InTx(t.log.db) {
 		return pg.Wrap("changes: tail", ErrInTx)
@@ -50,6 +50,9 @@ func (t *Tail) Run(ctx context.Context) error {
 		err := t.follow(ctx, bell, &away)
 		if ctx.Err() != nil {
 			break
+		}
+		if errors.Is(err, ErrRestored) {
+			t.ring.reset(Position{}) // whoever waits looks for himself, and ends with it
 		}
 		if err != nil {
 			away.note(ctx, err)
@@ -152,8 +155,9 @@ func (t *Tail) watch(n int) {
 // Watch returns the changes that follow after, as they come, until ctx is done;
 // Run has to be running. A watcher that is behind reads the log by itself and
 // holds up nobody. The JSON of a change is shared by all who watch: it is not to be
-// written to. It ends with ErrExpired or ErrAhead where the position is not
-// in the feed any more or not yet; a database that is away is waited for.
+// written to. It ends with ErrExpired or ErrAhead where the position is not in the feed
+// any more or not yet, and with ErrRestored where the log came from another database; one
+// that is away is waited for.
 func (t *Tail) Watch(ctx context.Context, after Position, f Filter) iter.Seq2[Change, error] {
 	return func(yield func(Change, error) bool) {
 		t.watch(1)

@@ -60,11 +60,13 @@ func tickOn(ctx context.Context, db pg.DB, wait bool, n **int64) error {
 }
 
 // foreign is whether howdah.change_state came from another database, as a tick finds it
-// out. Where nothing was numbered yet a tick takes a copy over.
+// out. Where nothing was numbered yet a tick takes a copy over. Which system and database it
+// is in each session looks up once: that cannot change, and costs a file to read.
 const foreign = `
-		(system <> (SELECT system_identifier FROM pg_control_system())
-			OR (ticks <> 'howdah.change_tick'::regclass OR database <> (SELECT oid FROM pg_database WHERE datname = current_database()))
-				AND (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) > 0)`
+		((ticks <> 'howdah.change_tick'::regclass OR system || ' ' || database <> coalesce(nullif(current_setting('howdah.here', true), ''),
+				set_config('howdah.here', (SELECT system_identifier || ' ' || oid FROM pg_control_system(), pg_database WHERE datname = current_database()), false)))
+			AND (system <> (SELECT system_identifier FROM pg_control_system())
+				OR (SELECT n FROM howdah.change_tick ORDER BY tick DESC LIMIT 1) > 0))`
 
 // own returns ErrRestored where the log came from another database: at once, also while
 // others number what has committed.

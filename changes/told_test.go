@@ -222,15 +222,35 @@ func TestF9RestoredAndIdle(t *testing.T) {
 		if err := c.Register(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		tail := newTail(t, m.pool.Config().ConnString())
+		waiting := ended(t, tail, at)
 		exec(t, m.pool, sql)
 		if !strings.Contains(sql, "system") { // to be told of which costs an idle look too much
-			_, err := m.log.Sync(t.Context())
-			_, _, pageErr := m.log.Page(t.Context(), at, 10, changes.Filter{})
-			for _, err := range []error{err, pageErr} {
-				if !errors.Is(err, changes.ErrRestored) {
-					t.Errorf("after %s %v, want ErrRestored", sql, err)
+			if _, err := m.log.Sync(t.Context()); !errors.Is(err, changes.ErrRestored) {
+				t.Errorf("Sync, after %s: %v, want ErrRestored", sql, err)
+			}
+		}
+		tx, err := m.pool.Begin(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, l := range map[string]*changes.Log{"Page": m.log, "Page in a transaction": m.log.WithTx(tx)} {
+			for _, after := range []changes.Position{{}, at} {
+				page, _, err := l.Page(t.Context(), after, 10, changes.Filter{})
+				if !errors.Is(err, changes.ErrRestored) || len(page) > 0 {
+					t.Errorf("%s(%s), after %s: %v, %v, want ErrRestored", name, after, sql, page, err)
 				}
 			}
+		}
+		if err := tx.Rollback(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if err := pgtest.Receive(t, ended(t, tail, changes.Position{}), "the end of Watch in a copy"); !errors.Is(err, changes.ErrRestored) {
+			t.Errorf("Watch from the start, after %s: %v, want ErrRestored", sql, err)
+		}
+		exec(t, m.pool, `INSERT INTO chk.a VALUES (2, 1)`) // which has the tail find out, whatever it looks at while idle
+		if err := pgtest.Receive(t, waiting, "the end of a Watch that waits"); !errors.Is(err, changes.ErrRestored) {
+			t.Errorf("Watch at the end, after %s: %v, want ErrRestored", sql, err)
 		}
 		rivalTick(t, m.pool) // which keeps others from numbering
 		ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -239,6 +259,23 @@ func TestF9RestoredAndIdle(t *testing.T) {
 			t.Errorf("Run, after %s: %v, want ErrRestored", sql, err)
 		}
 	}
+}
+
+// ended watches from after on; what comes is the error that it ends with, nil where it
+// is shown a change.
+func ended(t *testing.T, tail *changes.Tail, after changes.Position) <-chan error {
+	ctx, cancel := context.WithCancel(t.Context())
+	end := make(chan error, 1)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for _, err := range tail.Watch(ctx, after, changes.Filter{}) {
+			end <- err
+			return
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return end
 }
 
 // A consumer ends where the log turns out to be from another database while it runs.

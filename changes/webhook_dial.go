@@ -47,7 +47,7 @@ func newWebhookClient(private bool) *http.Client {
 type privateError struct{ addr netip.Addr }
 
 func (e *privateError) Error() string {
-	return fmt.Sprintf("%s is not a public address; private ones have to be allowed", e.addr)
+	return fmt.Sprintf("%s is not a public address; private ones have to be allowed: --allow-private, or allow_private", e.addr)
 }
 
 // The parts of the address space that lead nowhere in the Internet, or on to an IPv4

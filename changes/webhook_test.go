@@ -332,7 +332,7 @@ func TestWebhookPrivateAddresses(t *testing.T) {
 		t.Errorf("by name: %v", err)
 	}
 	err = s.hand(t.Context(), changes.Webhook(changes.WebhookConfig{URL: r.URL}), cs)
-	if !errors.Is(err, fault.Invalid) || !changes.Stops(err) || !strings.Contains(err.Error(), "127.0.0.1 is not a public address") {
+	if !errors.Is(err, fault.Invalid) || !changes.Stops(err) || !strings.Contains(err.Error(), "127.0.0.1 is not a public address; private ones have to be allowed: --allow-private") {
 		t.Errorf("by address: %v", err)
 	}
 	if n := len(r.received()); n != 0 || r.conn.Load() != 0 {

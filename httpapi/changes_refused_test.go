@@ -166,6 +166,18 @@ func TestChangesRefused(t *testing.T) {
 	for _, name := range []string{"C", "-c", strings.Repeat("c", 41), "a%20b", "%C3%B6", "c%00", "c%FF"} {
 		put("/v1/changes/consumers/"+name, notify(""), "name: ", "path.name")
 	}
+	for name, what := range map[string]string{"c%00": "name: a NUL byte at byte 1", "c%FF": "name: invalid UTF-8 at byte 1"} {
+		consumer := "/v1/changes/consumers/" + name
+		get(consumer, what, "path.name")
+		get(consumer+"/parked", what, "path.name")
+		all = append(all, refusal{"DELETE", consumer, "", "", 0, what, "path.name"})
+		for verb, body := range map[string]string{
+			"pause": `{}`, "resume": `{}`, "seek": `{"to":"start"}`, "reshard": `{"shards":2}`, "backfill": `{"tables":["public.users"]}`,
+			"wait": `{"position":"0"}`, "parked/retry": `{}`, "parked/skip": `{"all":true}`,
+		} {
+			post(consumer+"/"+verb, body, what, "path.name")
+		}
+	}
 	put(save, notify(`,"shards":0`), "shards", "body.shards")
 	put(save, notify(`,"shards":65`), "shards", "body.shards")
 	put(save, notify(`,"batch":0`), "batch", "body.batch")

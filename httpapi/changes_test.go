@@ -48,6 +48,7 @@ func TestCapturesOfAService(t *testing.T) {
 	for _, r := range []response{
 		s.do("DELETE", "/v1/changes/captures/public/users", nil),
 		s.do("PUT", "/v1/changes/captures/public/users", strings.NewReader(`{"payload":"diff"}`), "Content-Type: application/json"),
+		s.post("/v1/changes/captures/plan", `{"captures":[{"table":"public.users","payload":"diff"}]}`),
 	} {
 		if r.StatusCode != 409 || !strings.Contains(r.body, "captured for the service documents") {
 			t.Errorf("%s %s, want 409 with the service's name", r.Status, r.body)
@@ -224,5 +225,26 @@ func TestStreamsEndWithTheServer(t *testing.T) {
 	s := withUsers(t, httpapi.Config{Ending: ending})
 	if got := s.events(t, "/v1/changes/stream", 1)[0]; got != "event: bye\ndata: {}\n" {
 		t.Errorf("last event: %q", got)
+	}
+}
+
+// HEAD of a stream answers as GET would begin, and ends: the connection is free for the
+// next request.
+func TestHeadOfAStream(t *testing.T) {
+	t.Parallel()
+	s := withUsers(t, httpapi.Config{})
+	s.post("/v1/checklists/l/items", `{"items":["a"]}`)
+	transport := s.client.Transport.(*http.Transport).Clone()
+	transport.MaxConnsPerHost = 1
+	defer transport.CloseIdleConnections()
+	s.client.Transport = transport
+	for _, path := range []string{"/v1/changes/stream", "/v1/checklists/l/watch", "/v1/counters/keys/k/watch?granularity=1h"} {
+		if r := s.do("HEAD", path, nil); r.StatusCode != 200 || r.Header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("HEAD %s: %s %v", path, r.Status, r.Header)
+		}
+		s.get("/healthz")
+	}
+	if r := s.do("HEAD", "/v1/changes/stream?after=9", nil); r.StatusCode != 409 {
+		t.Errorf("HEAD behind the end: %s", r.Status)
 	}
 }

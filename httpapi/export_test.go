@@ -3,6 +3,8 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"iter"
+	"maps"
 	"net/http"
 	"time"
 
@@ -81,4 +83,14 @@ func (ps Polls) Open() int {
 	ps.mu.Lock()
 	defer ps.mu.Unlock()
 	return len(ps.open)
+}
+
+// Types are the kinds of failure that programs tell apart.
+func Types() (types []string) {
+	for _, names := range []iter.Seq[string]{maps.Values(kindNames), maps.Values(sentinels)} {
+		for name := range names {
+			types = append(types, "urn:howdah:"+name)
+		}
+	}
+	return types
 }

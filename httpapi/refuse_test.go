@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -257,5 +258,19 @@ func TestBrokenTransfers(t *testing.T) {
 	}
 	if got := s.items("l"); len(got) > 0 {
 		t.Errorf("written: %q", got)
+	}
+}
+
+// What programs go by is in the documents.
+func TestTypesAreDescribed(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/http.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range httpapi.Types() {
+		if !strings.Contains(string(text), "| `"+name+"` |") {
+			t.Errorf("docs/http.md has no line of %s", name)
+		}
 	}
 }

@@ -71,9 +71,9 @@ func (a *api) routes() {
 	add(a, get, "/v1/changes/triggers", "changes-triggers", "Every trigger of the database", a.listTriggers)
 	add(a, get, "/v1/changes/doctor", "changes-doctor", "What is wrong with the captures and the log, and what to do", a.examineChanges)
 	add(a, get, "/v1/changes/captures", "changes-captures", "What is captured", a.listCaptures)
-	add(a, post, "/v1/changes/captures/plan", "changes-plan", "What applying captures would do; changes nothing", a.planCaptures)
-	add(a, put, "/v1/changes/captures/{schema}/{table}", "changes-apply", "Capture a table, or capture it otherwise", a.applyCapture)
-	add(a, del, "/v1/changes/captures/{schema}/{table}", "changes-release", "End the capture of a table; what was logged stays", a.releaseCapture, mayMiss)
+	add(a, post, "/v1/changes/captures/plan", "changes-plan", "What applying captures would do; changes nothing", a.planCaptures, mayConflict)
+	add(a, put, "/v1/changes/captures/{schema}/{table}", "changes-apply", "Capture a table, or capture it otherwise", a.applyCapture, mayConflict)
+	add(a, del, "/v1/changes/captures/{schema}/{table}", "changes-release", "End the capture of a table; what was logged stays", a.releaseCapture, mayMiss, mayConflict)
 
 	add(a, get, "/v1/changes/consumers", "changes-consumers", "Who is handed changes, and how far each has come", a.listConsumers)
 	add(a, get, "/v1/changes/consumers/{name}", "changes-consumer", "How far a consumer has come", a.getConsumer, mayMiss)

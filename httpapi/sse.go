@@ -21,12 +21,15 @@ type event struct {
 // eventStream answers with the events that source sends, until it returns, the
 // client goes, or the server stops, which it says with a last event "bye". They
 // follow after, "" where a client cannot go on from where it was. source runs beside;
-// send returns false when it is to end.
+// send returns false when it is to end. HEAD is answered without them.
 func (a *api) eventStream(ctx context.Context, after string, source func(ctx context.Context, send func(event) bool)) *huma.StreamResponse {
 	return &huma.StreamResponse{Body: func(hctx huma.Context) {
 		_, w := humago.Unwrap(hctx)
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Cache-Control", "no-store")
+		if hctx.Method() == http.MethodHead { // nobody reads them: it would never end
+			return
+		}
 		out := &eventWriter{w: w, rc: http.NewResponseController(w)}
 
 		ctx, stop := context.WithCancel(ctx)
