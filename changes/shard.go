@@ -391,6 +391,8 @@ func (s *shard) stop(ctx context.Context, b *batch, state string, cause error) e
 	if b != nil {
 		b.rollback()
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
+	defer cancel()
 	// Not where the shard has been moved since: whoever did may have cured it. To be
 	// asked once nobody is at it, in a later statement, which sees what he did.
 	var stopped pgconn.CommandTag
