@@ -45,7 +45,7 @@ func filled(t *testing.T, m *auditedLog, name string) {
 // new, and in the end the copy is the table.
 func TestC7BackfillUnderWrites(t *testing.T) {
 	t.Parallel()
-	const rows, writers = 300, 4
+	rows, writers := pgtest.Size(300, 150), 4
 	m := newAudited(t)
 	url := m.pool.Config().ConnString()
 	exec(t, m.pool, `
@@ -104,7 +104,7 @@ func TestC7BackfillUnderWrites(t *testing.T) {
 		})
 	}
 	other := instance()
-	for range 5 {
+	for range pgtest.Size(5, 3) {
 		one := instance()
 		before := m.number(t, `SELECT coalesce(sum(seq), 0)::bigint FROM howdah.change_checkpoint`)
 		eventually(t, "it goes on", func() bool {

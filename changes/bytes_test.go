@@ -3,11 +3,14 @@ package changes_test
 import (
 	"context"
 	"fmt"
+	"net"
+	"os"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/howdah-db/howdah/changes"
 )
@@ -114,4 +117,57 @@ func TestPagesOfLargeParkedChanges(t *testing.T) {
 	if diff := cmp.Diff(want, pages); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// A page that is cut off before its end, because that takes too long, is shorter the next
+// time.
+func TestPageThatIsCutOffIsShorterNext(t *testing.T) {
+	t.Parallel()
+	url, near, pool := watched(t)
+	exec(t, pool, `CREATE TABLE large (id int PRIMARY KEY, v text)`)
+	capture(t, near, changes.Capture{Table: "public.large"})
+	exec(t, pool, `INSERT INTO large SELECT g, (SELECT string_agg(md5(i::text || g), '') FROM generate_series(1, 625) i) FROM generate_series(1, 50) g`)
+	if _, err := near.Sync(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := cfg.ConnConfig.DialFunc
+	cfg.ConnConfig.DialFunc = func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		return &slow{Conn: conn, left: 500_000}, err
+	}
+	slowly, err := pgxpool.NewWithConfig(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slowly.Close()
+	l := changes.New(slowly, changes.Config{})
+	l.PageBytes(50_000)
+	var page []changes.Change
+	for range 3 {
+		if page, _, err = l.Page(t.Context(), changes.Position{}, 1000, changes.Filter{}); err == nil {
+			break
+		}
+	}
+	if len(page) != 3 || err != nil {
+		t.Errorf("%d changes, %v", len(page), err)
+	}
+}
+
+// slow is a connection that has brought no more than so many bytes when time is up.
+type slow struct {
+	net.Conn
+	left int
+}
+
+func (s *slow) Read(b []byte) (int, error) {
+	if s.left <= 0 {
+		return 0, os.ErrDeadlineExceeded
+	}
+	n, err := s.Conn.Read(b[:min(len(b), s.left)])
+	s.left -= n
+	return n, err
 }

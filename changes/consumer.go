@@ -388,8 +388,9 @@ func (c *Consumer) look(ctx context.Context, bell *bell) error {
 			}
 			continue
 		}
-		away.over()
-		if head != nil && c.feed.reached(*head, bell.rung) { // else another is at it, and will ring
+		if head == nil { // another is at it, and will ring
+			away.answered() // with as much patience: of several none would ever have enough
+		} else if away.over(); c.feed.reached(*head, bell.rung) {
 			bell.busy()
 		}
 		if !bell.wait(ctx) {

@@ -171,3 +171,27 @@ func TestConsumerSaysThatItIsRegistered(t *testing.T) {
 	exec(t, pool, `ALTER TABLE howdah.away RENAME TO change_consumer`)
 	says("changes go on")
 }
+
+// Numbering that takes longer than an answer is waited for is waited for longer the next
+// time, also where it is another's turn now and then.
+func TestConsumersHaveMorePatienceEachTime(t *testing.T) {
+	t.Parallel()
+	url, _, pool := consumed(t)
+	exec(t, pool, `
+		CREATE SEQUENCE asked;
+		ALTER FUNCTION howdah.change_tick(boolean, boolean) RENAME TO change_tick_quick;
+		CREATE FUNCTION howdah.change_tick(wait boolean, export boolean DEFAULT false) RETURNS bigint LANGUAGE plpgsql AS $$
+			BEGIN
+				IF nextval('public.asked') % 2 = 0 THEN
+					RETURN NULL; -- it is another's turn
+				END IF;
+				PERFORM pg_sleep(0.5); -- so much has to be numbered
+				RETURN howdah.change_tick_quick(wait, export);
+			END $$;
+		INSERT INTO a VALUES (1, 1)`)
+	start(t, url, changes.ConsumerConfig{Name: "c", From: "start"}, func(c *changes.Consumer) {
+		c.Impatient(100 * time.Millisecond)
+		c.Handle("*", effect("c"))
+	})
+	eventually(t, "it is handed what was numbered", func() bool { return len(effectsOf(t, pool, "c")) == 1 })
+}

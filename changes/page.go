@@ -57,7 +57,7 @@ type share struct {
 //
 // With a filter a page looks at a limited number of changes, 2,000 or a few more, and may
 // have none. What is let through of a transaction comes together if it fits into that; else
-// the last of it may not be marked as such, where only others follow.
+// the last of it may not be marked as such.
 //
 // A page ends early where its changes are large: behind about 8 MiB of them.
 //
@@ -140,7 +140,7 @@ func (l *Log) readPage(ctx context.Context, after Position, n int, f Filter) (pa
 	batch.Queue(statement, args...).
 		Query(func(rows pgx.Rows) (err error) {
 			page, cut, err = collect(rows, n, l.bytes, after)
-			if large := sizeOf(page) >= l.bytes/2; err == nil && (large || n >= MaxPage) {
+			if large := sizeOf(page) >= l.bytes/2; large || err == nil && n >= MaxPage { // also of one that is cut off: the next takes less
 				l.looks.large.Store(large)
 			}
 			return err

@@ -356,8 +356,8 @@ func (s *shard) setAside(ctx context.Context, st standing, cs []Change, to Posit
 	}
 	defer b.rollback()
 	now, err := b.standing()
-	if err != nil || !now.locked || now.mark != st.mark || now.state != "running" {
-		return err // if not an error, others moved it: look again
+	if err != nil || !now.locked || now.mark != st.mark || now.state != "running" || (now.stopAt == nil) != (st.stopAt == nil) {
+		return err // if not an error, others moved it, or to may lie beyond where it is to stop: look again
 	}
 	failures := st.failures + 1
 	if !now.parked { // a person has skipped those that failed before: they tell of no outage

@@ -52,11 +52,16 @@ func (t *trouble) log() *slog.Logger {
 }
 
 func (t *trouble) over() {
+	t.answered()
+	t.patience.Over()
+}
+
+// answered is over for what only another has been asked, and may need its time as before.
+func (t *trouble) answered() {
 	if t.pause > 0 && t.said {
 		t.log().Info("changes go on")
 	}
 	t.pause = 0
-	t.patience.Over()
 }
 
 // sleep returns after d, or when woken; false when ctx ended first.

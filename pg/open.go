@@ -106,17 +106,22 @@ func (cfg Config) pool(conn string) (*pgxpool.Config, error) {
 	if !mentions(conn, "pool_max_conn_lifetime_jitter") {
 		pc.MaxConnLifetimeJitter = pc.MaxConnLifetime / 10
 	}
-	cc.AfterConnect = oldEnough
+	cc.RuntimeParams["client_encoding"] = "UTF8" // as JSON is
+	cc.AfterConnect = suits
 	return pc, nil
 }
 
-// oldEnough refuses servers that lack what howdah's statements use.
-func oldEnough(_ context.Context, c *pgconn.PgConn) error {
+// suits refuses servers that lack what howdah's statements use, and databases that cannot
+// hold every text: what is kept of an error, say.
+func suits(_ context.Context, c *pgconn.PgConn) error {
 	version := c.ParameterStatus("server_version") // 15.18 (Debian …), 18beta1
 	digits := version[:len(version)-len(strings.TrimLeft(version, "0123456789"))]
 	major, err := strconv.Atoi(digits)
 	if err == nil && major < MinVersion {
 		return fmt.Errorf("the server is PostgreSQL %s; howdah needs %d or newer: %w", version, MinVersion, fault.Unavailable)
+	}
+	if encoding := c.ParameterStatus("server_encoding"); encoding != "" && encoding != "UTF8" {
+		return fmt.Errorf("the encoding of the database is %s; howdah needs UTF8, for which it is to be made anew: CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8': %w", encoding, fault.Unavailable)
 	}
 	return nil
 }

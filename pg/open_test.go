@@ -78,6 +78,8 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 	older := pgtest.NewProxy(t, database)
 	version := serverVersion(t, database)
 	older.Rewrite([]byte("server_version\x00"+version), []byte("server_version\x0013"+version[2:]))
+	latin := pgtest.NewProxy(t, database)
+	latin.Rewrite([]byte("server_encoding\x00UTF8"), []byte("server_encoding\x00KOI8"))
 	other := func(change func(*url.URL)) string {
 		u, err := url.Parse(proxy.URL())
 		if err != nil {
@@ -97,6 +99,7 @@ func TestOpenSaysWhatIsWrong(t *testing.T) {
 		"unknown host":       {"postgres://u:hunter2@no-such-host.invalid/db", fault.Unavailable, "no-such-host.invalid"},
 		"no socket":          {"host=/nonexistent password=hunter2", fault.Unavailable, "/nonexistent"},
 		"an older server":    {older.URL(), fault.Unavailable, "howdah needs 14 or newer"},
+		"an encoding":        {latin.URL(), fault.Unavailable, "ENCODING 'UTF8'"},
 		"no URL":             {"postgres://u:hunter2@host:port/db", fault.Invalid, "cannot be parsed"},
 		"spaces":             {"postgres://u:hunter2 x@host/db", fault.Invalid, "cannot be parsed"},
 		"a slash":            {"postgres://u:hun/ter2@host:5432/db", fault.Invalid, "cannot be parsed"},
