@@ -178,6 +178,11 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	case st.stalls():
 		return pause{d: s.look(st), feed: true}, nil
 	}
+	if st.nextShards != nil && st.stopAt == nil && !st.parked {
+		if ended, err := s.resume(b); ended || err != nil {
+			return pause{}, err
+		}
+	}
 	s.probe, s.tried = 0, false
 	if st.backfill != nil {
 		return s.fill(b, st)
