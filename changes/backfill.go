@@ -193,9 +193,11 @@ type source struct {
 	relation      uint32
 	capture       Capture
 	key           []string // columns of the capture's key
+	all           []string // columns of the table
 	columns       []string // of the unique index
 	types         []string
 	orders        []string // and their collations, where they matter
+	schemas       []string // where the operators are that compare them
 }
 
 // by tells what the order of the rows, and their shards, depend on: as long as it is the
@@ -208,40 +210,24 @@ func (src *source) by() string {
 	return fmt.Sprintf("(%s) with the key (%s) in table %d", strings.Join(columns, ", "), strings.Join(src.key, ", "), src.relation)
 }
 
-// notNull: no row has NULL in column a. From PostgreSQL 18 on NOT NULL may hold for the
-// rows to come alone (NOT VALID).
-const notNull = `a.attnotnull AND NOT EXISTS (
-	SELECT FROM pg_constraint n
-	WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey))`
-
 // findSource looks up a table. What cannot be read is Invalid.
 func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	src := new(source)
 	src.schema, src.table, _ = strings.Cut(name, ".")
 	var spec []byte
 	err := db.QueryRow(ctx, `
-		SELECT c.oid, s.spec, coalesce(k.columns, '{}'), coalesce(k.types, '{}'), coalesce(k.orders, '{}'),
+		SELECT c.oid, s.spec, coalesce(o.columns, '{}'), coalesce(o.types, '{}'), coalesce(o.orders, '{}'), coalesce(o.schemas, '{}'),
 			CASE WHEN (
 				SELECT coalesce(bool_and(EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = j AND NOT a.attisdropped)), false)
 				FROM jsonb_array_elements_text(s.spec -> 'key') AS j)
 			THEN ARRAY(SELECT jsonb_array_elements_text(s.spec -> 'key'))
-			ELSE howdah.change_key(c.oid) END -- renamed since, as its triggers see, too
+			ELSE howdah.change_key(c.oid) END, -- renamed since, as its triggers see, too
+			ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)
 		FROM pg_class c
 		JOIN pg_namespace n ON n.oid = c.relnamespace
 		JOIN howdah.change_spec s ON s.relation = c.oid
-		LEFT JOIN LATERAL (
-			SELECT array_agg(a.attname::text ORDER BY k.position) AS columns,
-				array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.position) AS types,
-				array_agg(CASE WHEN a.attcollation IN (0, 'pg_catalog."default"'::regcollation) THEN '' ELSE ' COLLATE ' || a.attcollation::regcollation END ORDER BY k.position) AS orders
-			FROM pg_index i
-			CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
-			LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
-			WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.position <= i.indnkeyatts
-			GROUP BY i.indexrelid, i.indisprimary
-			HAVING bool_and(coalesce(`+notNull+`, false))
-			ORDER BY i.indisprimary DESC, i.indexrelid
-			LIMIT 1) k ON true
-		WHERE n.nspname = $1::text AND c.relname = $2::text`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.key)
+		CROSS JOIN LATERAL howdah.change_order(c.oid) o
+		WHERE n.nspname = $1::text AND c.relname = $2::text`, src.schema, src.table).Scan(&src.relation, &spec, &src.columns, &src.types, &src.orders, &src.schemas, &src.key, &src.all)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil, pg.Refuse("backfill", "%q is not captured: howdah changes capture %s", name, name)
@@ -251,10 +237,28 @@ func findSource(ctx context.Context, db pg.DB, name string) (*source, error) {
 	if err := json.Unmarshal(spec, &src.capture); err != nil {
 		return nil, err
 	}
+	if src.capture.Table != name {
+		return nil, pg.Refuse("backfill", "%q was renamed, and its changes bear the name %s until it is captured again: howdah changes apply, with this capture", name, src.capture.Table)
+	}
 	if len(src.columns) == 0 || len(src.key) == 0 {
 		return nil, pg.Refuse("backfill", "%q has no unique key without NULL, by which to read it", name)
 	}
 	return src, nil
+}
+
+// told are the columns of row r of which a change, or its key, is made. Those that are
+// left out may be no JSON.
+func (src *source) told() string {
+	if len(src.capture.Except) == 0 {
+		return "r.*"
+	}
+	var columns []string
+	for _, name := range src.all {
+		if slices.Contains(src.key, name) || !slices.Contains(src.capture.Except, name) {
+			columns = append(columns, "r."+pgx.Identifier{name}.Sanitize())
+		}
+	}
+	return strings.Join(columns, ", ")
 }
 
 // rewritten reports whether tx, which has read the table, sees it or a part of it in another
@@ -289,10 +293,14 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 	}
 	order := strings.Join(columns, ", ")
 	// In the order of the index and not sorted anew for each chunk; what a policy would
-	// hide has to be an error; the last row must be found again by its text; and an instant
-	// in a key is spelled as triggers do.
+	// hide has to be an error; the last row must be found again by its text, with the operators
+	// of the index; and an instant in a key is spelled as triggers do.
+	path := "pg_catalog"
+	for _, schema := range src.schemas {
+		path += ", " + pgx.Identifier{schema}.Sanitize()
+	}
 	for _, sql := range []string{`SET LOCAL enable_seqscan = off`, `SET LOCAL enable_sort = off`, `SET LOCAL jit = off`, `SET LOCAL row_security = off`,
-		`SET LOCAL extra_float_digits = 1`, `SET LOCAL datestyle = 'ISO, MDY'`, `SET LOCAL intervalstyle = postgres`, `SET LOCAL timezone = 'UTC'`} {
+		`SET LOCAL extra_float_digits = 1`, `SET LOCAL datestyle = 'ISO, MDY'`, `SET LOCAL intervalstyle = postgres`, `SET LOCAL timezone = 'UTC'`, `SET LOCAL search_path = ` + path + `, pg_temp`} {
 		if _, err := tx.Exec(ctx, sql); err != nil {
 			return nil, nil, false, err
 		}
@@ -301,12 +309,16 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		DECLARE howdah_rows NO SCROLL CURSOR FOR
 		SELECT k.key, CASE WHEN $5 <> 'keys' AND NOT o.large THEN o.image END, $5 <> 'keys' AND o.large, clock_timestamp(), ARRAY[`+strings.Join(texts, ", ")+`]
 		FROM `+pgx.Identifier{src.schema, src.table}.Sanitize()+` AS r
-		CROSS JOIN LATERAL (SELECT howdah.change_json(r.*) AS image OFFSET 0) AS i
+		CROSS JOIN LATERAL (SELECT howdah.change_json(x.*) AS image FROM (SELECT `+src.told()+`) AS x OFFSET 0) AS i
 		CROSS JOIN LATERAL (SELECT howdah.change_pick(i.image, $3::text[]) AS key OFFSET 0) AS k
 		CROSS JOIN LATERAL (SELECT i.image - $4::text[] AS image, pg_column_size(i.image - $4::text[]) > $6::int AS large OFFSET 0) AS o
 		WHERE `+where+`
 			AND ($7::int <= 1 OR abs(howdah.change_lane($1, $2, k.key) % $7) = $8::int)
 		ORDER BY `+order, args...); err != nil {
+		return nil, nil, false, err
+	}
+	// So are names, in keys and in those texts: what is fetched is spelled as it is fetched.
+	if _, err := tx.Exec(ctx, `SET LOCAL search_path = pg_catalog, pg_temp`); err != nil {
 		return nil, nil, false, err
 	}
 	c := Change{Op: Read, Schema: src.schema, Table: src.table}

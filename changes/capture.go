@@ -30,7 +30,7 @@ type Capture struct {
 	Columns  []string `json:"columns,omitempty"`   // an update counts only if one of these, or of the key, changed; default any
 	Except   []string `json:"except,omitempty"`    // columns left out of old and new; those that are VIRTUAL always are
 	When     string   `json:"when,omitempty"`      // SQL condition over NEW and OLD
-	Key      []string `json:"key,omitempty"`       // columns of the key; default primary key, else replica identity, else none
+	Key      []string `json:"key,omitzero"`        // columns of the key, [] for none; default primary key, else replica identity, else none
 	Payload  Payload  `json:"payload,omitempty"`   // default row
 	MaxBytes int      `json:"max_bytes,omitempty"` // old and new above it, together, are left out; default 1 MiB
 	Bulk     bool     `json:"bulk,omitempty"`      // log by statement, not by row
@@ -47,16 +47,17 @@ func (c Capture) withDefaults() (Capture, error) {
 	if c.Owner != "" {
 		return c, pg.Refuse("owner", "%q; only howdah's own services have captures that bear one", c.Owner)
 	}
-	if c.Ops == nil {
-		c.Ops = []Op{Insert, Update, Delete, Truncate}
-	}
-	if len(c.Ops) == 0 {
-		return c, pg.Refuse("ops", "is empty: nothing would be captured")
-	}
+	all := []Op{Insert, Update, Delete, Truncate}
 	for _, op := range c.Ops {
-		if !slices.Contains([]Op{Insert, Update, Delete, Truncate}, op) {
+		if !slices.Contains(all, op) {
 			return c, pg.Refuse("ops", "%q; want some of insert, update, delete, truncate", op)
 		}
+	}
+	if given := c.Ops; given != nil { // they have no order, and none is there twice
+		all = slices.DeleteFunc(all, func(op Op) bool { return !slices.Contains(given, op) })
+	}
+	if c.Ops = all; len(c.Ops) == 0 {
+		return c, pg.Refuse("ops", "is empty: nothing would be captured")
 	}
 	switch c.Payload {
 	case "":
@@ -117,6 +118,7 @@ type target struct {
 	table       string
 	partitioned bool
 	zoned       bool           // the text of its key depends on a time zone
+	loose       bool           // two rows may have one key
 	numbers     map[string]int // of its columns
 	family      []uint32       // its partitions, and what it is one of, however far away
 }
@@ -138,7 +140,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 	t := &target{Capture: c}
 	t.schema, t.table, _ = strings.Cut(c.Table, ".")
 	var kind, persistence string
-	var partition, parent, torn bool // a partition itself; inherited from; see tornByStatement
+	var partition, heir, parent, torn bool // a partition itself; one that inherits; inherited from; see tornByStatement
 	var columns, virtual, key []string
 	var numbers []int                             // of columns
 	var rowTriggers, deferrable, related []string // the last are those of its family that are captured
@@ -151,11 +153,10 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgtype & 3 = 1 AND NOT `+ours+`), -- AFTER … FOR EACH ROW
 			ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey::int2[])
 				WHERE i.indrelid = c.oid AND NOT i.indimmediate),
+			EXISTS (SELECT FROM pg_inherits WHERE inhrelid = c.oid),
 			c.relkind = 'r' AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid),
 			`+tornByStatement+`,
-			EXISTS (SELECT FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
-				WHERE a.attrelid = c.oid AND a.attname = ANY(coalesce($3::text[], howdah.change_key(c.oid)))
-					AND y.typcategory IN ('D', 'R', 'A', 'C') AND y.typname NOT IN ('date', 'timestamp', 'time', 'timetz')), -- or may
+			`+zonedBy(`coalesce($3::text[], howdah.change_key(c.oid))`)+`, `+looseBy(`coalesce($3::text[], howdah.change_key(c.oid))`)+`,
 			f.family, ARRAY(SELECT rn.nspname || '.' || r.relname
 				FROM howdah.change_spec s
 				JOIN pg_class r ON r.oid = s.relation
@@ -170,7 +171,7 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 				UNION
 				SELECT relid::oid FROM pg_partition_tree(c.oid) WHERE relid <> c.oid) AS family) f
 		WHERE n.nspname = $1::text AND c.relname = $2::text`, t.schema, t.table, c.Key).
-		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &parent, &torn, &t.zoned, &t.family, &related)
+		Scan(&t.relation, &kind, &persistence, &partition, &key, &columns, &numbers, &virtual, &rowTriggers, &deferrable, &heir, &parent, &torn, &t.zoned, &t.loose, &t.family, &related)
 	switch {
 	case err == pgx.ErrNoRows:
 		return nil, pg.Refuse("table", "%q does not exist", c.Table)
@@ -233,6 +234,8 @@ func resolve(ctx context.Context, db pg.DB, c Capture) (*target, error) {
 		switch {
 		case t.partitioned, partition:
 			return nil, pg.Refuse("bulk", "cannot be had with partitions")
+		case heir:
+			return nil, pg.Refuse("bulk", "cannot be had with INHERITS: statements of a parent change the table's rows, and fire none of its triggers by statement")
 		case len(t.Key) == 0:
 			return nil, pg.Refuse("bulk", "needs a key")
 		case torn:
@@ -256,6 +259,7 @@ func (t *target) name() string { return pgx.Identifier{t.schema, t.table}.Saniti
 type recorded struct {
 	Capture
 	Zoned    bool           `json:"zoned,omitempty"`
+	Loose    bool           `json:"loose,omitempty"`
 	Relation uint32         `json:"relation,omitempty"` // whose columns' numbers these are: where it was restored it is another
 	Numbers  map[string]int `json:"numbers,omitempty"`  // of the columns that are picked by name, which may come to be another's
 }
@@ -266,7 +270,7 @@ func (t *target) spec() (string, error) {
 	for _, name := range slices.Concat(t.Key, t.Except) {
 		numbers[name] = t.numbers[name]
 	}
-	text, err := json.Marshal(recorded{t.Capture, t.zoned, t.relation, numbers})
+	text, err := json.Marshal(recorded{t.Capture, t.zoned, t.loose && len(t.Key) > 0, t.relation, numbers})
 	return string(text), err
 }
 
@@ -284,10 +288,7 @@ func (t *target) triggers() []string {
 	}
 	call := strings.Join(args, ", ")
 	var statements []string
-	for _, op := range []Op{Insert, Update, Delete, Truncate} {
-		if !slices.Contains(t.Ops, op) {
-			continue
-		}
+	for _, op := range t.Ops {
 		statements = append(statements, t.trigger(op, call))
 		if t.Always {
 			statements = append(statements, fmt.Sprintf(`ALTER TABLE %s ENABLE ALWAYS TRIGGER %s`, t.name(), triggerName(op)))
@@ -320,8 +321,9 @@ func (t *target) trigger(op Op, call string) string {
 	}
 	var conditions []string
 	if op == Update && !t.Bulk {
-		// *<> compares images: json, point and xml have no equality.
-		conditions = append(conditions, `OLD.* *<> NEW.*`)
+		// *<> compares images: json, point and xml have no equality. It and its operands' type are PostgreSQL's
+		// own, whatever of that name there is for the table's row type, or where the path looks first.
+		conditions = append(conditions, `OLD.* OPERATOR(pg_catalog.*<>) NEW.*`)
 		if len(t.Columns) > 0 {
 			// And the key: who follows one must see it end.
 			counts := slices.Clone(t.Columns)
@@ -330,7 +332,7 @@ func (t *target) trigger(op Op, call string) string {
 					counts = append(counts, name)
 				}
 			}
-			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::record *<> ROW(%s)::record`, prefixed("OLD", counts), prefixed("NEW", counts)))
+			conditions = append(conditions, fmt.Sprintf(`ROW(%s)::pg_catalog.record OPERATOR(pg_catalog.*<>) ROW(%s)::pg_catalog.record`, prefixed("OLD", counts), prefixed("NEW", counts)))
 		}
 	}
 	if t.When != "" && op != Truncate {

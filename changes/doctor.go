@@ -160,7 +160,7 @@ const renamed = `LATERAL (
 			AND (a.attname = k OR t.spec ->> 'relation' = t.oid::oid::text AND a.attnum = (t.spec -> 'numbers' ->> k)::int)
 		HAVING count(*) FILTER (WHERE a.attname = k) = 0 OR count(*) > 1) AS r`
 
-const doctorKeys = `
+var doctorKeys = `
 	WITH ` + captured + `
 	SELECT 'no-key' AS code, 'warning' AS severity, t.name AS object, 'it has no key: its changes cannot be told apart by row' AS problem,
 		'add a primary key, or name columns with --key' AS cure
@@ -169,6 +169,15 @@ const doctorKeys = `
 	UNION ALL
 	SELECT 'key-renamed', 'warning', t.name, 'column ' || k || ' of its key is ' || coalesce('called ' || r.now || ' now', 'gone or renamed'), 'howdah changes apply, with the key as it is now'
 	FROM captured t, jsonb_array_elements_text(t.spec -> 'key') AS k, ` + renamed + `
+	UNION ALL
+	SELECT 'key-changed', 'error', t.name, w.problem, 'howdah changes apply, with the key as it is now'
+	FROM captured t
+	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
+	CROSS JOIN LATERAL (SELECT ARRAY(SELECT jsonb_array_elements_text(t.spec -> 'key')) AS key) its
+	CROSS JOIN LATERAL (
+		VALUES ((t.spec ->> 'zoned')::boolean IS NOT TRUE AND ` + zonedBy("its.key") + `, 'its key has an instant in it now, which each writer spells by his time zone: one row has several'),
+			((t.spec ->> 'loose')::boolean IS NOT TRUE AND ` + looseBy("its.key") + `, 'its key (' || array_to_string(its.key, ', ') || ') is not unique any more: several rows may have one')) AS w(so, problem)
+	WHERE w.so AND its.key <> '{}' AND NOT EXISTS (SELECT FROM unnest(its.key) AS k CROSS JOIN ` + renamed + `) -- by another they are looked up
 	UNION ALL
 	SELECT 'except-renamed', 'error', t.name, 'column ' || k || ', which is not to be logged, is ' || coalesce('called ' || r.now || ' now', 'gone or renamed') || ': under another name it is logged', 'howdah changes apply, with except as it is now'
 	FROM captured t, jsonb_array_elements_text(coalesce(t.spec -> 'except', '[]')) AS k, ` + renamed + `
@@ -181,13 +190,13 @@ const doctorKeys = `
 		WHERE i.indrelid = t.oid AND NOT i.indimmediate AND t.spec -> 'key' ? a.attname)
 	UNION ALL
 	SELECT 'bulk-order', 'error', t.name, 'it is captured by statement, and one foreign key of it deletes rows while another sets columns: where one statement does both to a row, its deletion may be logged first',
-		'capture it without bulk: howdah changes capture ' || t.name
+		'howdah changes apply, with this capture without bulk'
 	FROM captured t
 	CROSS JOIN LATERAL (SELECT t.oid) AS c(oid)
 	WHERE (t.spec ->> 'bulk')::boolean AND ` + tornByStatement + `
 	UNION ALL
 	SELECT 'virtual-column', 'warning', t.name, 'column ' || a.attname || ' is computed when it is read, and was added to a table that is captured: changes say null of it',
-		CASE WHEN (t.spec ->> 'bulk')::boolean THEN 'capture it without bulk, which cannot leave it out: howdah changes capture ' || t.name ELSE 'howdah changes apply, with this capture' END
+		'howdah changes apply, with this capture' || CASE WHEN (t.spec ->> 'bulk')::boolean THEN ' without bulk, which cannot leave it out' ELSE '' END
 	FROM captured t
 	JOIN pg_attribute a ON a.attrelid = t.oid AND a.attgenerated = 'v' AND NOT a.attisdropped
 	WHERE NOT coalesce(t.spec -> 'except', '[]') ? a.attname AND t.spec ->> 'payload' IS DISTINCT FROM 'keys'`
@@ -211,13 +220,17 @@ const doctorTables = `
 		FROM heirs h
 		JOIN pg_inherits i ON i.inhparent = h.inhrelid)
 	SELECT 'truncate-cascade' AS code, 'warning' AS severity, n.nspname || '.' || c.relname AS object,
-		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it is not captured' AS problem,
-		'howdah changes capture ' || n.nspname || '.' || c.relname || ', or never say CASCADE' AS cure
+		'TRUNCATE … CASCADE of ' || string_agg(DISTINCT r.name, ', ') || ' empties it without a word: it ' || CASE WHEN c.relispartition THEN 'has a foreign key by itself, which the whole table has not' ELSE 'is not captured' END AS problem,
+		CASE WHEN c.relispartition THEN 'put the foreign key on the whole table' ELSE 'howdah changes capture ' || n.nspname || '.' || c.relname END || ', or never say CASCADE' AS cure
 	FROM reached r
 	JOIN pg_class c ON c.oid = r.conrelid
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = r.conrelid)
-	GROUP BY n.nspname, c.relname
+		AND NOT EXISTS ( -- with a partition that is reached as its table is, it is told of that
+			SELECT FROM reached whole
+			JOIN pg_partition_ancestors(r.conrelid) a ON a.relid = whole.conrelid
+			WHERE whole.oid = r.oid AND a.relid <> r.conrelid)
+	GROUP BY n.nspname, c.relname, c.relispartition
 	UNION ALL
 	SELECT 'new-child', 'error', n.nspname || '.' || c.relname, 'it inherits from ' || string_agg(DISTINCT h.name, ', ') || ', whose statements change its rows, too, and is not captured: these changes are not logged',
 		string_agg(DISTINCT format('ALTER TABLE %I.%I NO INHERIT %I.%I', n.nspname, c.relname, pn.nspname, p.relname), '; ') || '; or capture it, too, and neither with --bulk'
@@ -226,20 +239,42 @@ const doctorTables = `
 	JOIN pg_namespace n ON n.oid = c.relnamespace
 	JOIN pg_class p ON p.oid = h.inhparent
 	JOIN pg_namespace pn ON pn.oid = p.relnamespace
-	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid AND (t.spec ->> 'bulk')::boolean IS NOT TRUE) -- by statement, rows of both are logged under the name that it bears
+	WHERE h.bulk OR NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid) -- by statement, rows of both are logged under the name that it bears
 	GROUP BY n.nspname, c.relname
 	UNION ALL
-	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern'
+	SELECT 'bulk-parent', 'error', t.name, 'it is captured by statement and belongs to ' || string_agg(n.nspname || '.' || p.relname, ', ') || ', whose statements change its rows and fire none of its triggers: these changes are not logged',
+		'howdah changes apply, with this capture without bulk; or take it out of there (ALTER TABLE … NO INHERIT, DETACH PARTITION)'
+	FROM captured t
+	JOIN pg_inherits i ON i.inhrelid = t.oid
+	JOIN pg_class p ON p.oid = i.inhparent
+	JOIN pg_namespace n ON n.oid = p.relnamespace
+	WHERE (t.spec ->> 'bulk')::boolean
+	GROUP BY t.name
+	UNION ALL
+	SELECT 'table-gone', CASE WHEN NOT b.captured THEN 'error' ELSE 'warning' END, s.spec ->> 'table',
+		'it was dropped' || CASE WHEN NOT b.captured THEN ', and the table that bears its name now is not captured: these changes are not logged' ELSE ', and its capture is recorded still' END,
+		'howdah changes ' || CASE WHEN b.captured IS NULL THEN 'release ' || (s.spec ->> 'table') ELSE 'apply, with this capture' END
+	FROM howdah.change_spec s
+	LEFT JOIN LATERAL (
+		SELECT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid) AS captured
+		FROM pg_class c
+		JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE n.nspname || '.' || c.relname = s.spec ->> 'table' AND c.relkind IN ('r', 'p')
+		LIMIT 1) b ON true
+	WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = s.relation)
+	UNION ALL
+	SELECT 'new-table', 'warning', n.nspname || '.' || c.relname, 'it is one of ' || p.pattern || ' and is not captured', 'howdah changes apply, with this pattern, or end it: howdah changes release ''' || p.pattern || ''''
 	FROM howdah.change_pattern p
 	JOIN pg_namespace n ON n.nspname || '.*' = p.pattern
 	JOIN pg_class c ON c.relnamespace = n.oid AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND c.relpersistence <> 't'
 	WHERE NOT EXISTS (SELECT FROM captured t WHERE t.oid = c.oid)
 	UNION ALL
-	SELECT 'unlogged', 'warning', t.name, 'it is UNLOGGED: after a crash of the server it is empty, and no change says so', 'ALTER TABLE ' || t.name || ' SET LOGGED, or have readers begin anew after a crash'
+	SELECT 'unlogged', 'warning', t.name, 'it is UNLOGGED: after a crash of the server it is empty, and no change says so', string_agg(format('ALTER TABLE %I.%I SET LOGGED', n.nspname, c.relname), '; ') || ', or have readers begin anew after a crash'
 	FROM captured t
-	JOIN pg_class c ON c.oid = t.oid
-	WHERE c.relpersistence = 'u' OR EXISTS (
-		SELECT FROM pg_partition_tree(t.oid) p JOIN pg_class l ON l.oid = p.relid WHERE p.isleaf AND l.relpersistence = 'u')
+	CROSS JOIN LATERAL (SELECT t.oid::oid AS relid UNION SELECT relid FROM pg_partition_tree(t.oid)) p
+	JOIN pg_class c ON c.oid = p.relid AND c.relkind = 'r' AND c.relpersistence = 'u'
+	JOIN pg_namespace n ON n.oid = c.relnamespace
+	GROUP BY t.name
 	UNION ALL
 	SELECT 'prepared-transactions', 'warning', 'max_prepared_transactions',
 		'prepared transactions are possible here, and one that writes ' || min(t.name) || CASE count(*) WHEN 1 THEN '' ELSE ', or one of ' || count(*) - 1 || ' more that notify,' END || ' cannot be prepared: its trigger notifies',

@@ -201,6 +201,28 @@ func TestPatternsOfCaptures(t *testing.T) {
 	if _, err := l.Apply(t.Context(), []changes.Capture{{Table: "nowhere.*"}}, false); !errors.Is(err, fault.Invalid) {
 		t.Errorf("no such schema: %v", err)
 	}
+	// It is ended as it was begun, whatever became of its tables; what is a service's own is not meant.
+	capture(t, l, want...)
+	exec(t, pool, `UPDATE howdah.change_spec SET owner = 'documents' WHERE relation = 'shop.p'::regclass`)
+	for _, c := range []struct{ release, steps, left string }{
+		{"shop.a", "[shop.a]", "[shop.b full shop.c keys]"},
+		{"shop.*", "[shop.b shop.c shop.*]", "[]"},
+	} {
+		steps, err := l.Release(t.Context(), c.release)
+		var tables []string
+		for _, s := range steps {
+			tables = append(tables, s.Table)
+		}
+		if left := captured(); err != nil || fmt.Sprint(tables) != c.steps || fmt.Sprint(left) != c.left {
+			t.Errorf("Release(%s) = %q, %v, leaves %q", c.release, tables, err, left)
+		}
+	}
+	if left := triggers(t, pool); len(codes(t, l)) != 0 || strings.Contains(left, "ON shop.b ") || !strings.Contains(left, "ON shop.p ") {
+		t.Errorf("after Release found %q; triggers %s", codes(t, l), left)
+	}
+	if _, err := l.Release(t.Context(), "shop.*"); !errors.Is(err, fault.NotFound) {
+		t.Errorf("released again: %v, want NotFound", err)
+	}
 }
 
 // A table that others hold is told with their pids, and the others are done.
@@ -291,6 +313,31 @@ func TestUninstall(t *testing.T) {
 	exec(t, pool, `INSERT INTO a VALUES (3)`)
 	if all, _ := readAll(t, again, changes.Position{}, 10, changes.Filter{}); len(all) != 1 {
 		t.Errorf("%d changes after installing again, want 1", len(all))
+	}
+}
+
+// Its cure is SQL, whatever the names, and of a partitioned table is done to the parts with the rows.
+func TestDoctorFindsWhatIsNotLogged(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE UNLOGGED TABLE "My.T" (id int PRIMARY KEY);
+		CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE UNLOGGED TABLE "p 1" PARTITION OF p DEFAULT`)
+	capture(t, l, changes.Capture{Table: "public.My.T"}, changes.Capture{Table: "public.p"})
+	findings, err := l.Doctor(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	cured := 0
+	for _, f := range findings {
+		if f.Code == "unlogged" {
+			cure, _, _ := strings.Cut(f.Cure, ", or")
+			exec(t, pool, cure)
+			cured++
+		}
+	}
+	if found := codes(t, l); cured != 2 || len(found) != 0 {
+		t.Errorf("%d cured, then found %q", cured, found)
 	}
 }
 

@@ -98,6 +98,41 @@ func TestDoctorFindsColumnsOfAnotherName(t *testing.T) {
 	}
 }
 
+// A key is one of a row, and each row has one, as long as it is what it was captured as.
+func TestDoctorFindsAKeyThatChanged(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `
+		CREATE TABLE a (id int PRIMARY KEY, tenant int NOT NULL DEFAULT 0);
+		CREATE TABLE at (at timestamp PRIMARY KEY);
+		CREATE TABLE loose (id int, twice int)`)
+	loose := changes.Capture{Table: "public.loose", Key: []string{"id"}} // as somebody says, who may know better
+	a, at := changes.Capture{Table: "public.a"}, changes.Capture{Table: "public.at"}
+	capture(t, l, a, at, loose)
+	for _, c := range []struct {
+		sql  string
+		want []string
+	}{
+		{`ALTER TABLE a ADD UNIQUE (tenant)`, []string{}},
+		{`ALTER TABLE a DROP CONSTRAINT a_pkey, ADD PRIMARY KEY (tenant, id)`, []string{"key-changed public.a"}},
+		{`CREATE UNIQUE INDEX part ON a (id) WHERE tenant = 1; CREATE UNIQUE INDEX other ON a ((id + 1))`, []string{"key-changed public.a"}},
+		{`CREATE UNIQUE INDEX whole ON a (id) INCLUDE (tenant)`, []string{}},
+		{`DROP INDEX whole; ALTER TABLE at ALTER at TYPE timestamptz`, []string{"key-changed public.a", "key-changed public.at"}},
+	} {
+		exec(t, pool, c.sql)
+		if diff := cmp.Diff(c.want, codes(t, l)); diff != "" {
+			t.Errorf("%s (-want +found):\n%s", c.sql, diff)
+		}
+	}
+	if diff := cmp.Diff([]string{"replace public.a", "replace public.at"}, planned(t, l, a, at, loose)); diff != "" {
+		t.Error(diff)
+	}
+	capture(t, l, a, at, loose)
+	if found := codes(t, l); len(found) != 0 {
+		t.Errorf("after Apply: %q", found)
+	}
+}
+
 // Who is waited for is named: a reader, too, where triggers are dropped, and who has but
 // a partition.
 func TestWhoIsInTheWayIsNamed(t *testing.T) {

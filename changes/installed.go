@@ -21,7 +21,7 @@ func (l *Log) Captures(ctx context.Context, all bool) ([]Capture, error) {
 	}
 	captures := make([]Capture, 0, len(installed))
 	for _, in := range installed {
-		if in.Spec == "" || in.Owner != "" && !all {
+		if in.Gone || in.Spec == "" || in.Owner != "" && !all {
 			continue // triggers of ours without a record are an accident for Apply to mend
 		}
 		var c Capture
@@ -37,6 +37,7 @@ func (l *Log) Captures(ctx context.Context, all bool) ([]Capture, error) {
 // installation is what is installed on a table.
 type installation struct {
 	Relation uint32
+	Gone     bool // it was dropped: what is left is the record
 	Schema   string
 	Table    string
 	Spec     string   // as recorded; "" if it is not
@@ -69,22 +70,26 @@ const triggersOf = `
 
 func (l *Log) installed(ctx context.Context) ([]*installation, error) {
 	rows, _ := l.db.Query(ctx, `
-		SELECT c.oid AS relation, n.nspname::text AS schema, c.relname::text AS table,
+		SELECT k.oid AS relation, c.oid IS NULL AS gone,
+			coalesce(n.nspname, split_part(s.spec ->> 'table', '.', 1)) AS schema, coalesce(c.relname, substr(s.spec ->> 'table', strpos(s.spec ->> 'table', '.') + 1)) AS table,
 			coalesce(s.spec::text, '') AS spec, coalesce(s.hash, '') AS hash, coalesce(s.owner, '') AS owner,
 			coalesce(t.triggers, '{}') AS triggers, coalesce(t.hash, '') AS current
 		FROM (
 			SELECT relation::oid AS oid FROM howdah.change_spec
 			UNION
 			SELECT g.tgrelid FROM pg_trigger g WHERE g.tgparentid = 0 AND NOT g.tgisinternal AND `+ours+`) k
-		JOIN pg_class c ON c.oid = k.oid
-		JOIN pg_namespace n ON n.oid = c.relnamespace
-		LEFT JOIN howdah.change_spec s ON s.relation = c.oid
+		LEFT JOIN pg_class c ON c.oid = k.oid
+		LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
+		LEFT JOIN howdah.change_spec s ON s.relation = k.oid
 		CROSS JOIN LATERAL (`+triggersOf+`) t
-		ORDER BY 2, 3`)
+		ORDER BY 3, 4`)
 	return pgx.CollectRows(rows, pgx.RowToAddrOfStructByName[installation])
 }
 
 func (in *installation) name() string { return in.Schema + "." + in.Table }
+
+// free reports whether people may end the capture.
+func (in *installation) free() bool { return in.Owner == "" || in.Gone }
 
 // owned refuses people what a service captures for itself.
 func (in *installation) owned() error {

@@ -135,6 +135,27 @@ func TestL3TruncateCascadeIsSilent(t *testing.T) {
 	if diff := cmp.Diff([]string{"truncate a", "truncate a", "truncate b", "truncate c"}, got); diff != "" || len(found(t, l, "")) != 0 {
 		t.Errorf("all captured (-want +got):\n%s\nfound %q", diff, found(t, l, ""))
 	}
+
+	// Of a partitioned table it is told as a whole, where the foreign key is that of the whole.
+	exec(t, pool, `
+		CREATE TABLE p (id int PRIMARY KEY, a int REFERENCES a, b int) PARTITION BY RANGE (id);
+		CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM (0) TO (100); CREATE TABLE p_2 PARTITION OF p FOR VALUES FROM (100) TO (200)`)
+	if diff := cmp.Diff([]string{"p"}, found(t, l, "truncate-cascade public.")); diff != "" {
+		t.Errorf("doctor (-want +found):\n%s", diff)
+	}
+	capture(t, l, changes.Capture{Table: "public.p"})
+	if found := found(t, l, "truncate-cascade "); len(found) != 0 {
+		t.Errorf("found %q, which it is told of", found)
+	}
+	exec(t, pool, `ALTER TABLE p DROP CONSTRAINT p_a_fkey; ALTER TABLE p_1 ADD FOREIGN KEY (b) REFERENCES b`)
+	before := len(told(t, l))
+	exec(t, pool, `TRUNCATE b CASCADE`)
+	if got := told(t, l)[before:]; len(got) != 2 { // b, c
+		t.Errorf("%q, without a word of p_1", got)
+	}
+	if diff := cmp.Diff([]string{"p_1"}, found(t, l, "truncate-cascade public.")); diff != "" {
+		t.Errorf("doctor (-want +found):\n%s", diff)
+	}
 }
 
 // L5: what JSON is larger than PostgreSQL can keep cannot be logged, and is not written (W2),

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -51,7 +52,7 @@ func (l *Log) Plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 
 // Apply makes the captures what want says: tables that are not captured yet begin
 // to be, others are captured otherwise or mended; with prune, captures that want
-// does not name end. It returns the steps that were done.
+// does not name end. So do those of tables that were dropped, with prune or where want is of their names. It returns the steps that were done.
 //
 // It goes table by table, each in a transaction of its own that waits for the
 // table's lock for 2 s at most, or the session's lock_timeout if that is less, five
@@ -69,46 +70,64 @@ func (l *Log) Apply(ctx context.Context, want []Capture, prune bool) ([]Step, er
 	if err := l.tryConditions(ctx, steps); err != nil {
 		return nil, pg.Wrap(op, err)
 	}
-	var done []Step
-	var failed []error
-	for _, step := range steps {
-		did, err := l.carryOut(ctx, step, func() ([]Step, error) { return l.plan(ctx, want, prune) })
-		if err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", step.Table, err))
-			continue
-		}
-		done = append(done, did...)
-	}
-	if err := l.remember(ctx, want, prune); err != nil {
-		failed = append(failed, err)
-	}
-	return done, pg.Wrap(op, errors.Join(failed...))
+	done, err := l.carryOutAll(ctx, steps, func() ([]Step, error) { return l.plan(ctx, want, prune) })
+	return done, pg.Wrap(op, errors.Join(err, l.remember(ctx, want, prune)))
 }
 
 // Release ends the capture of table, schema.table. What was logged stays. It returns
 // NotFound where the table is not captured, and Conflict where a service captures it for
-// itself.
+// itself. Of schema.*, where that was captured, it ends all captures of the schema but those of
+// services, and once that is done Doctor knows the pattern no more.
 func (l *Log) Release(ctx context.Context, table string) ([]Step, error) {
-	const op = "changes: release"
+	done, err := l.release(ctx, table)
+	return done, pg.Wrap("changes: release", err)
+}
+
+func (l *Log) release(ctx context.Context, table string) ([]Step, error) {
+	if err := pg.CheckText("table", table); err != nil {
+		return nil, err
+	}
+	schema, pattern := strings.CutSuffix(table, ".*")
 	plan := func() ([]Step, error) {
 		installed, err := l.installed(ctx)
-		i := slices.IndexFunc(installed, func(in *installation) bool { return in.name() == table })
-		switch {
-		case err != nil || i < 0:
+		if err != nil {
 			return nil, err
-		case installed[i].Owner != "":
-			return nil, installed[i].owned()
 		}
-		return []Step{installed[i].release()}, nil
+		var steps []Step
+		for _, in := range installed {
+			switch {
+			case pattern && in.Schema == schema && in.free():
+				steps = append(steps, in.release())
+			case in.name() == table && !in.free():
+				return nil, in.owned()
+			case in.name() == table:
+				steps = append(steps, in.release())
+			}
+		}
+		return steps, nil
 	}
 	steps, err := plan()
-	if err == nil && len(steps) == 0 {
-		err = fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound)
+	if err != nil {
+		return nil, err
 	}
-	if err == nil {
-		steps, err = l.carryOut(ctx, steps[0], plan) // others may release it first
+	there := len(steps) > 0
+	if pattern {
+		if err := l.db.QueryRow(ctx, `SELECT EXISTS (SELECT FROM howdah.change_pattern WHERE pattern = $1)`, table).Scan(&there); err != nil {
+			return nil, err
+		}
 	}
-	return steps, pg.Wrap(op, err)
+	if !there {
+		return nil, fmt.Errorf("%q is not captured: howdah changes list shows what is: %w", table, fault.NotFound)
+	}
+	done, err := l.carryOutAll(ctx, steps, plan) // others may release it first
+	if err != nil || !pattern {
+		return done, err
+	}
+	forget := `DELETE FROM howdah.change_pattern WHERE pattern = ` + pg.Literal(table)
+	if _, err := l.db.Exec(ctx, forget); err != nil {
+		return done, err
+	}
+	return append(done, Step{Table: table, Action: Release, SQL: []string{forget}}), nil
 }
 
 func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, error) {
@@ -123,12 +142,20 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 		if len(want) > 1 {
 			in = func(err error) error { return pg.Within(fmt.Sprintf("captures[%d]", i), err) }
 		}
+		if _, err := c.withDefaults(); err != nil {
+			return nil, in(err) // whatever its tables are
+		}
 		pattern := strings.HasSuffix(c.Table, ".*")
 		expanded, err := l.expand(ctx, c, want)
 		if err != nil {
 			return nil, in(err)
 		}
 		for _, c := range expanded {
+			in := in
+			if pattern {
+				whole := in
+				in = func(err error) error { return whole(ofTable(c.Table, err)) }
+			}
 			t, err := resolve(ctx, l.db, c)
 			if err != nil {
 				return nil, in(err)
@@ -155,12 +182,26 @@ func (l *Log) plan(ctx context.Context, want []Capture, prune bool) ([]Step, err
 			}
 		}
 	}
+	var gone []Step // tables that were dropped, of which others may have the names
 	for _, in := range installed {
-		if prune && named[in.Relation] == "" && in.Owner == "" {
+		switch {
+		case in.Gone && (prune || slices.Contains(slices.Collect(maps.Values(named)), in.name())):
+			gone = append(gone, in.release())
+		case prune && named[in.Relation] == "" && in.free():
 			steps = append(steps, in.release())
 		}
 	}
-	return steps, nil
+	return append(gone, steps...), nil
+}
+
+// ofTable returns err with the table in it, which a pattern stood for; where it is about a table it
+// has that.
+func ofTable(table string, err error) error {
+	var input *pg.InputError
+	if errors.As(err, &input) && input.Field != "table" {
+		return pg.Refuse(input.Field, "%s: %s", table, input.Problem)
+	}
+	return err
 }
 
 // expand returns c, or where it is for schema.* one for each table of the schema that
@@ -169,9 +210,6 @@ func (l *Log) expand(ctx context.Context, c Capture, want []Capture) ([]Capture,
 	schema, all := strings.CutSuffix(c.Table, ".*")
 	if !all {
 		return []Capture{c}, nil
-	}
-	if err := pg.CheckText("table", schema); err != nil {
-		return nil, err
 	}
 	rows, _ := l.db.Query(ctx, `
 		SELECT c.relname::text
@@ -270,6 +308,19 @@ func (l *Log) tryConditions(ctx context.Context, steps []Step) error {
 // errOvertaken: others have made or dropped triggers of the table since a step was planned.
 var errOvertaken = fmt.Errorf("others capture or release it at the same time: %w", fault.Conflict)
 
+// carryOutAll runs steps as carryOut does, the others, too, where one fails.
+func (l *Log) carryOutAll(ctx context.Context, steps []Step, plan func() ([]Step, error)) (done []Step, err error) {
+	var failed []error
+	for _, step := range steps {
+		did, err := l.carryOut(ctx, step, plan)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", step.Table, err))
+		}
+		done = append(done, did...)
+	}
+	return done, errors.Join(failed...)
+}
+
 // carryOut runs a step, or, where it was overtaken, what plan makes of its table then, which may be
 // nothing. It returns what it did.
 func (l *Log) carryOut(ctx context.Context, step Step, plan func() ([]Step, error)) ([]Step, error) {
@@ -347,14 +398,19 @@ func (s *Step) condition(sql string, err error) error {
 
 func (s *Step) run(ctx context.Context, tx pgx.Tx) error {
 	var was string
-	var patience int // in milliseconds
+	var patience int   // in milliseconds
+	var denied *string // who may not use our triggers, which is nothing that owners may by themselves
 	if err := tx.QueryRow(ctx, `
-		SELECT was, patience, set_config('lock_timeout', patience::text, true)
+		SELECT was, patience, set_config('lock_timeout', patience::text, true),
+			CASE WHEN NOT (has_function_privilege('howdah.change_capture()', 'EXECUTE') AND has_function_privilege('howdah.change_capture_bulk()', 'EXECUTE')) THEN quote_ident(current_user) END
 		FROM (
 			SELECT current_setting('lock_timeout') AS was, least(nullif(setting::int, 0), $1) AS patience
 			FROM pg_settings
-			WHERE name = 'lock_timeout') AS s`, lockPatience.Milliseconds()).Scan(&was, &patience, nil); err != nil {
+			WHERE name = 'lock_timeout') AS s`, lockPatience.Milliseconds()).Scan(&was, &patience, nil, &denied); err != nil {
 		return err
+	}
+	if denied != nil && s.spec != "" {
+		return fmt.Errorf("%s may not make howdah's triggers, whoever owns the table: GRANT EXECUTE ON FUNCTION howdah.change_capture(), howdah.change_capture_bulk() TO %[1]s, if it is to be trusted with the feed: %w", *denied, fault.Denied)
 	}
 	s.patience = time.Duration(patience) * time.Millisecond
 	var began time.Time

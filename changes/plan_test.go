@@ -1,6 +1,7 @@
 package changes_test
 
 import (
+	"encoding/json"
 	"errors"
 	"testing"
 
@@ -81,4 +82,31 @@ func anyCapture(r *rapid.T) changes.Capture {
 	c.Payload = rapid.SampledFrom([]changes.Payload{"", changes.PayloadKeys, changes.PayloadRow, changes.PayloadDiff, changes.PayloadFull}).Draw(r, "payload")
 	c.Wake = rapid.SampledFrom([]string{"", "notify", "poll"}).Draw(r, "wake")
 	return c
+}
+
+// What is listed can be given back, and nothing is done to the table: that it has no key, though there
+// is one, is said; operations have no order, and none is there twice.
+func TestWhatIsListedIsWhatIsThere(t *testing.T) {
+	t.Parallel()
+	l, pool := newLog(t)
+	exec(t, pool, `CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (id int PRIMARY KEY)`)
+	steps, err := l.Apply(t.Context(), []changes.Capture{
+		{Table: "public.a", Key: []string{}},
+		{Table: "public.b", Ops: []changes.Op{changes.Update, changes.Insert, changes.Update}},
+	}, false)
+	if err != nil || len(steps) != 2 || steps[0].Triggers != 4 || steps[1].Triggers != 2 {
+		t.Errorf("Apply = %+v, %v", steps, err)
+	}
+	captures, err := l.Captures(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var listed []changes.Capture
+	if err := json.Unmarshal([]byte(jsonOf(t, captures)), &listed); err != nil {
+		t.Fatal(err)
+	}
+	listed[1].Ops = []changes.Op{changes.Update, changes.Insert}
+	if did := planned(t, l, listed...); len(did) != 0 {
+		t.Errorf("of what is listed, %s, Plan would %q", jsonOf(t, listed), did)
+	}
 }

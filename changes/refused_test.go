@@ -23,12 +23,14 @@ func TestCapturesThatCannotBeRight(t *testing.T) {
 	exec(t, pool, `
 		CREATE TABLE plain (id int PRIMARY KEY);
 		CREATE TABLE torn (id int PRIMARY KEY, a int REFERENCES plain ON DELETE CASCADE, b int REFERENCES plain ON UPDATE CASCADE);
-		CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child () INHERITS (parent);
-		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id)`)
+		CREATE TABLE parent (id int PRIMARY KEY); CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);
+		CREATE TABLE parts (id int PRIMARY KEY) PARTITION BY RANGE (id); CREATE TABLE part PARTITION OF parts DEFAULT`)
 	for want, c := range map[string]changes.Capture{
 		"bulk: cannot be had with always":        {Table: "public.plain", Bulk: true, Always: true},
 		"bulk: cannot be had with a foreign key": {Table: "public.torn", Bulk: true},
 		"has tables that inherit from it":        {Table: "public.parent"},
+		"bulk: cannot be had with INHERITS":      {Table: "public.child", Bulk: true},
+		"bulk: cannot be had with partitions":    {Table: "public.part", Bulk: true},
 		"ops: a row that moves":                  {Table: "public.parts", Ops: []changes.Op{changes.Update}},
 	} {
 		if _, err := l.Apply(t.Context(), []changes.Capture{c}, false); !errors.Is(err, fault.Invalid) || !strings.Contains(err.Error(), want) {
@@ -72,6 +74,7 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 		{[]changes.Capture{{Table: "public.t", Columns: []string{"a\x00"}}}, "columns: a NUL byte"},
 		{[]changes.Capture{{Table: "public.t", Key: []string{"a\xff"}}}, "key: invalid UTF-8"},
 		{[]changes.Capture{{Table: "a\x00.*"}}, "table: a NUL byte"},
+		{[]changes.Capture{{Table: "shop.*", Payload: "all"}}, `payload: "all"; want`}, // which no table is to blame for
 		{[]changes.Capture{{Table: "public.t", When: `NEW."größe" > OLD.wrong`}}, "when: column old.wrong does not exist at character 15"},
 		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1 AND OLD.id > 1"}}, "when: INSERT trigger's WHEN condition cannot reference OLD values at character 16"},
 		{[]changes.Capture{{Table: "public.t", When: "NEW.id::nothing > 1"}}, `when: type "nothing" does not exist at character 9`},
@@ -79,7 +82,9 @@ func TestRefusedCapturesChangeNothing(t *testing.T) {
 		{[]changes.Capture{good, {Table: "shop.none"}}, "captures[1].table: "},
 		{[]changes.Capture{good, {Table: "shop.a"}}, "captures[1].table: "},
 		{[]changes.Capture{good, {Table: "none.*"}}, "captures[1].table: "},
-		{[]changes.Capture{{Table: "shop.*"}, {Table: "public.t", Payload: "all"}}, "captures[0].key: "}, // shop.b is the second table, and of the first capture
+		{[]changes.Capture{{Table: "shop.*"}, {Table: "public.t", Payload: "all"}}, `captures[0].key: shop.b: "id" is in`}, // shop.b is the second table, and of the first capture
+		{[]changes.Capture{{Table: "shop.*", Key: []string{"id"}, Bulk: true}}, "key: shop.b: "},
+		{[]changes.Capture{{Table: "public.*", Ops: []changes.Op{changes.Insert}, When: `NEW.wrong > 1`}}, `when: public.t: column new.wrong does not exist at character 1`},
 		{[]changes.Capture{good, {Table: "public.t", Payload: "all"}}, "captures[1].payload: "},
 		{[]changes.Capture{good, {Table: "public.t", When: "NEW.id > (SELECT 1)"}}, "captures[1].when: cannot use subquery in trigger WHEN condition at character 10"},
 		{[]changes.Capture{{Table: "public.t", Ops: []changes.Op{changes.Insert}, When: "NEW.id > 1"}, {Table: "shop.a", When: "wrong"}}, "captures[1].when: column \"wrong\" does not exist at character 1"},

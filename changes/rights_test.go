@@ -20,6 +20,7 @@ import (
 const (
 	readers = "Who only reads the feed"
 	servers = "numbers come from sequences"
+	writers = "To capture a table" // of captures
 )
 
 // rightsOf is the SQL that docs/operations.md has first behind some words.
@@ -152,6 +153,34 @@ func TestRightsOfServers(t *testing.T) {
 	}
 	if err := l.Retain(t.Context(), time.Hour, 0); !errors.Is(err, fault.Denied) || !strings.Contains(err.Error(), "the rights of the owner") || strings.Contains(err.Error(), "GRANT") {
 		t.Errorf("Retain: %v", err)
+	}
+}
+
+// Who owns a table captures it, once he may use howdah's triggers; until then, and of tables of
+// others, he is told whose right he lacks.
+func TestRightsToCapture(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	_, theirs := as(t, url, pool, rightsOf(t, servers)+`CREATE SCHEMA mine; GRANT ALL ON SCHEMA mine TO app`)
+	exec(t, theirs, `CREATE TABLE mine.a (id int PRIMARY KEY); CREATE TABLE mine.b (id int PRIMARY KEY)`)
+	owner := changes.New(theirs, changes.Config{})
+	want := []changes.Capture{{Table: "mine.a"}, {Table: "mine.b", Bulk: true}}
+	denied := func(says string, c ...changes.Capture) {
+		t.Helper()
+		if _, err := owner.Apply(t.Context(), c, false); !errors.Is(err, fault.Denied) || !strings.Contains(err.Error(), says) {
+			t.Errorf("Apply: %v, want %q", err, says)
+		}
+	}
+	denied("GRANT EXECUTE ON FUNCTION howdah.change_capture(), howdah.change_capture_bulk() TO "+theirs.Config().ConnConfig.User, want...)
+	exec(t, pool, strings.ReplaceAll(rightsOf(t, writers), "TO app", "TO "+theirs.Config().ConnConfig.User))
+	capture(t, owner, want...)
+	exec(t, theirs, `INSERT INTO mine.a VALUES (1); INSERT INTO mine.b VALUES (1)`)
+	if diff := cmp.Diff([]string{`insert a {"id":1}`, `insert b {"id":1}`}, told(t, l)); diff != "" {
+		t.Errorf("the feed (-want +got):\n%s", diff)
+	}
+	denied("the rights of the owner of public.a", changes.Capture{Table: "public.a", Payload: changes.PayloadFull})
+	if _, err := owner.Release(t.Context(), "mine.a"); err != nil {
+		t.Error(err)
 	}
 }
 

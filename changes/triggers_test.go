@@ -6,6 +6,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/howdah-db/howdah/changes"
+	"github.com/howdah-db/howdah/internal/pgtest"
 )
 
 // S11: what information_schema.triggers hides is there: triggers of tables of others', and
@@ -48,5 +49,29 @@ func TestS11TriggersOfOthersAndOfTruncate(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Triggers() (-want +got):\n%s", diff)
+	}
+}
+
+// An operator that others have made for the table's row type, or of the built-in one's name in a schema
+// that is looked in first, has no say in what is logged (F1).
+func TestF1OperatorsOfOthersAreNotAsked(t *testing.T) {
+	t.Parallel()
+	url := migrated.Database(t)
+	_, pool := logOf(t, url)
+	exec(t, pool, `
+		CREATE TABLE a (id int PRIMARY KEY, v int);
+		CREATE FUNCTION never(a, a) RETURNS boolean LANGUAGE sql RETURN false;
+		CREATE FUNCTION never(record, record) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RETURN false; END';
+		CREATE OPERATOR *<> (LEFTARG = a, RIGHTARG = a, FUNCTION = never);
+		CREATE OPERATOR *<> (LEFTARG = record, RIGHTARG = record, FUNCTION = never);
+		CREATE TYPE record AS (v int)`)
+	l := changes.New(pgtest.Pool(t, url+"&search_path=public,pg_catalog"), changes.Config{})
+	for v, columns := range [][]string{nil, {"v"}} {
+		capture(t, l, changes.Capture{Table: "public.a", Columns: columns})
+		exec(t, pool, `INSERT INTO a VALUES ($1, 0)`, v)
+		exec(t, pool, `UPDATE a SET v = 1 WHERE id = $1`, v)
+	}
+	if diff := cmp.Diff([]string{`insert a {"id":0}`, `update a {"id":0}`, `insert a {"id":1}`, `update a {"id":1}`}, told(t, l)); diff != "" {
+		t.Errorf("the feed (-want +got):\n%s", diff)
 	}
 }

@@ -31,7 +31,7 @@ func (l *Log) Uninstall(ctx context.Context) error {
 				howdah.change_consumer, howdah.change_sink, howdah.change_checkpoint, howdah.change_parked, howdah.change_pump,
 				howdah.changes_version;
 			DROP FUNCTION howdah.change_slot, howdah.change_own, howdah.change_json, howdah.change_json_utc, howdah.change_json_without, howdah.change_pick, howdah.change_capture, howdah.change_capture_bulk,
-				howdah.change_key, howdah.change_trigger, howdah.change_emit, howdah.change_tick, howdah.change_lane, howdah.change_retain;
+				howdah.change_key, howdah.change_trigger, howdah.change_emit, howdah.change_tick, howdah.change_lane, howdah.change_order, howdah.change_retain;
 			DROP SEQUENCE howdah.change_id, howdah.change_floor`)
 		return err
 	})

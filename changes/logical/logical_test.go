@@ -175,7 +175,8 @@ func TestPumpSaysWhatTriggersSay(t *testing.T) {
 		CREATE TABLE shop.all (
 			id int, "a ""b" text, PRIMARY KEY (id, "a ""b"), b bool, i2 smallint, i8 bigint, f4 real, f8 double precision, n numeric, c "char", name name, o oid,
 			j json, jb jsonb, by bytea, u uuid, d date, t time, tz timetz, ts timestamp, tstz timestamptz, iv interval, m shop.mood, dom shop.more,
-			ia int[], ta text[], ja jsonb[], ma shop.mood[], da shop.more[], tsa timestamptz[], ba bool[], bx box[], r int4range, p point);
+			ia int[], ta text[], ja jsonb[], ma shop.mood[], da shop.more[], tsa timestamptz[], ba bool[], bx box[], r int4range, p point, rc regclass, rt regtype);
+		CREATE TYPE public.kind AS ENUM ();
 		CREATE TABLE shop.nokey (v int);
 		ALTER TABLE shop.all REPLICA IDENTITY FULL; ALTER TABLE shop.nokey REPLICA IDENTITY FULL`)
 	triggers := migrated(t, f.source)
@@ -191,7 +192,7 @@ func TestPumpSaysWhatTriggersSay(t *testing.T) {
 			'{1,NULL,-3}', E'{"a,b","c\\"d","e\\\\\\\\f",NULL,"NULL",""}', ARRAY['{"k": [1]}', 'null']::jsonb[], '{sad,"so \"so\""}', '{1.0,2}', '{"2026-01-02 03:04:05+00",infinity}', '{t,f}',
 			'{(1,1),(0,0);(2,2),(0,0)}', '[1,5)', '(1,2)')`,
 		`INSERT INTO shop.all (id, "a ""b", f4, f8, n, d, ts, tstz, ia, ta) VALUES (2, '', '-Infinity', 1e300, 'NaN', 'infinity', '0044-03-15 00:00 BC', '0044-03-15 00:00Z BC', '{{1,2},{3,4}}', '{}')`,
-		`INSERT INTO shop.all (id, "a ""b", ia, tstz, f8) VALUES (3, 'c', '[0:1]={7,8}', '-infinity', 1e-7)`,
+		`INSERT INTO shop.all (id, "a ""b", ia, tstz, f8, rc, rt) VALUES (3, 'c', '[0:1]={7,8}', '-infinity', 1e-7, 'shop.all', 'public.kind')`,
 		`UPDATE shop.all SET b = NOT b, n = n + 0.001 WHERE id = 1`,
 		`UPDATE shop.all SET id = 10 WHERE id = 2`,
 		`BEGIN; INSERT INTO shop.nokey SELECT generate_series(1, 5); UPDATE shop.nokey SET v = v + 10; SAVEPOINT s; DELETE FROM shop.nokey; ROLLBACK TO s; DELETE FROM shop.nokey WHERE v = 11; COMMIT`,

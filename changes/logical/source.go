@@ -39,6 +39,7 @@ func connect(ctx context.Context, cfg *pgx.ConnConfig) (*source, error) {
 	for name, value := range map[string]string{
 		"replication": "database", "datestyle": "ISO, MDY", "intervalstyle": "postgres", "bytea_output": "hex",
 		"extra_float_digits": "1", "timezone": "UTC", "client_encoding": "UTF8",
+		"search_path": "pg_catalog, pg_temp", "quote_all_identifiers": "off",
 	} {
 		replication.RuntimeParams[name] = value
 	}

@@ -66,6 +66,34 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION howdah.change_place(text, int) IS 'Where a shard of a consumer stands: its newest checkpoint.';
 
+-- Names are written out in full, whatever the path of who asks: what one shard was told is compared with what others are.
+CREATE FUNCTION howdah.change_order(relation oid, OUT columns text[], OUT types text[], OUT orders text[], OUT schemas text[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
+AS $$
+	SELECT array_agg(a.attname::text ORDER BY k.position),
+		array_agg(format_type(a.atttypid, a.atttypmod) ORDER BY k.position),
+		array_agg(CASE WHEN a.attcollation IN (0, 'pg_catalog."default"'::regcollation) THEN '' ELSE ' COLLATE ' || a.attcollation::regcollation END ORDER BY k.position),
+		(SELECT array_agg(DISTINCT n.nspname::text)
+			FROM unnest(i.indclass::oid[]) AS x(opclass)
+			JOIN pg_opclass c ON c.oid = x.opclass
+			JOIN pg_amop m ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+			JOIN pg_operator p ON p.oid = m.amopopr
+			JOIN pg_namespace n ON n.oid = p.oprnamespace
+			WHERE n.nspname <> 'pg_catalog')
+	FROM pg_index i
+	CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k(attnum, position)
+	LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
+	WHERE i.indrelid = relation AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND k.position <= i.indnkeyatts
+	GROUP BY i.indexrelid, i.indisprimary, i.indclass
+	-- No row has NULL there. From PostgreSQL 18 on NOT NULL may hold for the rows to come alone (NOT VALID).
+	HAVING bool_and(coalesce(a.attnotnull AND NOT EXISTS (
+		SELECT FROM pg_constraint n
+		WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated AND a.attnum = ANY(n.conkey)), false))
+	ORDER BY i.indisprimary DESC, i.indexrelid
+	LIMIT 1
+$$;
+COMMENT ON FUNCTION howdah.change_order(oid) IS 'The columns of a unique index of a table in whose order its rows can be read, their types and collations, and the schemas, but pg_catalog, of the operators that compare them; NULL where there is none.';
+
 CREATE FUNCTION howdah.change_move(consumer_ text, shard_ int, seq_ bigint, n_ bigint, id_ bigint, failures_ int, path text, backfill_ jsonb, handled_ bigint, failed_ bigint) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off

@@ -225,7 +225,7 @@ func (c *cli) changesApply() *cobra.Command {
 func (c *cli) changesRelease() *cobra.Command {
 	return &cobra.Command{
 		Use:     "release SCHEMA.TABLE",
-		Short:   "End the capture of a table; what was logged stays",
+		Short:   "End the capture of a table, or of all of a schema.*; what was logged stays",
 		Example: `  howdah changes release public.users`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
