@@ -15,7 +15,8 @@ import (
 // Reshard has a consumer handled in so many shards: the present ones run to one commit
 // that all of them reach, and from there on the new ones go on. Meanwhile instances
 // with either number run; then those with the old one end, with Conflict. It
-// returns at once; [Status] tells how many there are. As many as there are call off a
+// returns at once; [Status] tells how many there are. Where a change is parked on the way,
+// the present ones go on until that has been handled or skipped. As many as there are call off a
 // change to others that is not done. Conflict also says that something
 // is parked, which would change its shard, or that a backfill is not done, and NotFound that there is no such consumer.
 func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
