@@ -333,10 +333,8 @@ func (src *source) rows(ctx context.Context, tx pgx.Tx, after []string, n int, o
 		// What it returns is different for each table, so that nothing of it is kept.
 		rows, _ := tx.Query(ctx, `FETCH `+strconv.Itoa(some)+` FROM howdah_rows`, pgx.QueryExecModeExec)
 		got, err := pgx.ForEachRow(rows, []any{&key, &image, &c.Trimmed, &c.At, &last}, func() error {
-			c.Key, c.New, c.At = compact(key), nil, c.At.UTC()
-			if image != nil {
-				c.New = compact(image)
-			}
+			c.hold(key, nil, image)
+			c.At = c.At.UTC()
 			reads, lasts = append(reads, c), append(lasts, slices.Clone(last))
 			size, largest = size+c.size(), max(largest, c.size())
 			key, image, last = nil, nil, nil

@@ -13,7 +13,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/howdah-db/howdah/fault"
 	"github.com/howdah-db/howdah/pg"
 )
 
@@ -321,12 +320,13 @@ func (b *batch) release() {
 }
 
 // blames reports whether err, which came out after a handler had returned, is of its
-// doing: it ended the transaction, or left one with a constraint that waited for the
-// end, or one in which nothing can be written any more.
+// doing: it ended the transaction, or left one with a constraint or a trigger that waited
+// for the end, or one in which nothing can be written any more. What PostgreSQL refuses for
+// other reasons, it will refuse of what is written about the failure, too.
 func (b *batch) blames(err error) bool {
 	var pgErr *pgconn.PgError
 	if b.path == "" || !errors.As(err, &pgErr) {
 		return errors.Is(err, errEnded)
 	}
-	return pgErr.Code == "25006" || pg.KindOf(err) != fault.Unavailable
+	return pgErr.SeverityUnlocalized == "ERROR"
 }

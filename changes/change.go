@@ -39,7 +39,7 @@ type Change struct {
 	XID      string          `json:"xid,omitempty"`     // the writer's transaction
 	Origin   string          `json:"origin,omitempty"`  // whose transaction it was: see [Log.Mark]
 	Meta     json.RawMessage `json:"meta,omitempty"`    // what its transaction said of itself; a JSON string where that was no JSON, or none that jsonb can hold
-	Trimmed  bool            `json:"trimmed,omitempty"` // old and new were larger than the capture allows and were left out
+	Trimmed  bool            `json:"trimmed,omitempty"` // old and new were larger than the capture allows, or nested more than 9,000 deep, and were left out; and such a key
 	Missing  []string        `json:"missing,omitempty"` // columns that new lacks: large, unchanged, and so not told by logical capture
 	Last     bool            `json:"last,omitempty"`    // the last change of its transaction, as far as the filter lets through
 }
@@ -67,7 +67,6 @@ func (l *line) change() Change {
 	c := Change{
 		Position: Position{Commit: l.N, ID: l.ID},
 		Schema:   l.Schema, Table: l.Table,
-		Key: compact(l.Key), Old: compact(l.Old), New: compact(l.New),
 		At: l.At.UTC(), XID: l.XID, Origin: l.Origin, Trimmed: l.Trimmed,
 	}
 	for _, op := range ops {
@@ -81,7 +80,47 @@ func (l *line) change() Change {
 	if l.Meta != nil {
 		c.Meta = asJSON(*l.Meta)
 	}
+	c.hold(l.Key, l.Old, l.New)
 	return c
+}
+
+// maxDepth is how deep a key and a row may be nested. PostgreSQL takes more, and encoding/json,
+// through which goes all that tells of a change, no more than 10,000, with what is around it.
+const maxDepth = 9_000
+
+// hold takes over JSON of the log, without what is nested too deep.
+func (c *Change) hold(key, old, is []byte) {
+	deepKey := deep(key)
+	if deepKey {
+		key = nil
+	}
+	if deepKey || deep(old) || deep(is) {
+		old, is, c.Trimmed = nil, nil, true
+	}
+	c.Key, c.Old, c.New = compact(key), compact(old), compact(is)
+}
+
+// deep reports whether JSON is nested deeper than maxDepth, of which hardly any is even
+// long enough.
+func deep(b []byte) bool {
+	if len(b) <= 2*maxDepth || bytes.Count(b, []byte("["))+bytes.Count(b, []byte("{")) <= maxDepth {
+		return false
+	}
+	depth, quoted := 0, false
+	for i := 0; i < len(b) && depth <= maxDepth; i++ {
+		switch c := b[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\':
+			i++ // what it escapes, be it a quote
+		case quoted:
+		case c == '[', c == '{':
+			depth++
+		case c == ']', c == '}':
+			depth--
+		}
+	}
+	return depth > maxDepth
 }
 
 // compact takes out the blanks that PostgreSQL writes between the parts of a

@@ -23,7 +23,7 @@ type Status struct {
 	State      string    `json:"state" example:"paused" doc:"running, away (nothing was heard of it for 5 minutes), stalled (nothing succeeds; it is tried again), paused or expired"`
 	Reason     string    `json:"reason,omitempty" example:"prices are being mended"` // why it is not running, or the error that stalls it
 	Shards     int       `json:"shards" example:"1"`
-	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place
+	NextShards int       `json:"next_shards,omitempty" example:"4"` // how many there will be, once these have come to one place and nothing is parked
 	Patterns   []string  `json:"patterns" example:"[\"public.orders\"]"`
 	Sink       string    `json:"sink,omitempty" example:"webhook https://example.com"` // of one that servers run; else a program of its own does
 	Backfill   []string  `json:"backfill,omitempty" example:"[\"public.orders\"]"`     // tables that are still being read

@@ -3,6 +3,7 @@ package changes_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 	"sync"
@@ -35,12 +36,14 @@ func TestConnectionThatHangs(t *testing.T) {
 			func(ctx context.Context, _ *testing.T, _ *pgxpool.Pool, _ *pg.Hub, far, _ *changes.Log) {
 				far.Kept(ctx)
 			}},
-		"Runner": {"sink IS NOT NULL", func(ctx context.Context, t *testing.T, pool *pgxpool.Pool, hub *pg.Hub, far, near *changes.Log) {
-			saved(t, near, changes.ConsumerConfig{Name: "c"}, "*")
-			r := changes.NewRunner(far, hub, opener(pool.Config().ConnString()))
-			r.Hurry()
-			alongside(t, r.Run, hub.Run)
-			runs(t, r, "c", true)
+		"Runner": {"sink IS NOT NULL", runsSaved},
+		"a consumer that is to stop": {"change_consumer WHERE name = $1 FOR UPDATE", func(_ context.Context, t *testing.T, pool *pgxpool.Pool, hub *pg.Hub, _, near *changes.Log) {
+			c := changes.NewConsumer(pool, hub, changes.ConsumerConfig{Name: "c", From: "start", Timeout: 300 * time.Millisecond})
+			c.Hurry()
+			c.Grace(500 * time.Millisecond)
+			c.Handle("*", func(context.Context, pgx.Tx, []changes.Change) error { return changes.Stop(errors.New("410 Gone")) })
+			alongside(t, c.Run, hub.Run)
+			eventually(t, "it is paused", func() bool { return registered(near, "c") && status(t, near, "c").State == "paused" })
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -90,6 +93,22 @@ func isHanded(_ context.Context, t *testing.T, pool *pgxpool.Pool, hub *pg.Hub, 
 	c.Handle("*", func(context.Context, pgx.Tx, []changes.Change) error { handed <- struct{}{}; return nil })
 	alongside(t, c.Run, hub.Run)
 	pgtest.Receive(t, handed, "a change")
+}
+
+// runsSaved waits until a Runner runs a consumer that is saved. The first pool it opens hangs.
+func runsSaved(_ context.Context, t *testing.T, pool *pgxpool.Pool, hub *pg.Hub, far, near *changes.Log) {
+	saved(t, near, changes.ConsumerConfig{Name: "c"}, "*")
+	open, opened := opener(pool.Config().ConnString()), false
+	r := changes.NewRunner(far, hub, func(ctx context.Context) (*pgxpool.Pool, error) {
+		if !opened {
+			opened = true
+			<-ctx.Done()
+		}
+		return open(ctx)
+	})
+	r.Hurry()
+	alongside(t, r.Run, hub.Run)
+	runs(t, r, "c", true)
 }
 
 // sees waits until a watcher sees what there is.

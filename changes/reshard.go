@@ -2,7 +2,9 @@ package changes
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/jackc/pgx/v5"
 
@@ -13,7 +15,8 @@ import (
 // Reshard has a consumer handled in so many shards: the present ones run to one commit
 // that all of them reach, and from there on the new ones go on. Meanwhile instances
 // with either number run; then those with the old one end, with Conflict. It
-// returns at once; [Status] tells how many there are. As many as there are call off a
+// returns at once; [Status] tells how many there are. Where a change is parked on the way,
+// the present ones go on until that has been handled or skipped. As many as there are call off a
 // change to others that is not done. Conflict also says that something
 // is parked, which would change its shard, or that a backfill is not done, and NotFound that there is no such consumer.
 func (l *Log) Reshard(ctx context.Context, name string, shards int) error {
@@ -92,14 +95,64 @@ func resharded(ctx context.Context, tx pgx.Tx, name string) error {
 	return err
 }
 
-// reshard is tried by a shard that has come to where it is to stop.
+// reshard is tried by a shard that has come to where it is to stop. Where something is
+// parked, and may be for long, the present shards go on: only its key is to wait for it.
 func (s *shard) reshard(b *batch) error {
-	var all bool // others may have a way to go, and are not to be held up
-	if err := b.tx.QueryRow(b.ctx, `SELECT EXISTS (`+ready+`)`, s.cfg.Name).Scan(&all); err != nil || !all {
+	var all, parked bool // others may have a way to go, and are not to be held up
+	err := b.tx.QueryRow(b.ctx, `SELECT EXISTS (`+ready+`), EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, s.cfg.Name).Scan(&all, &parked)
+	switch {
+	case err != nil:
 		return err
+	case parked:
+		return s.putOff(b)
+	case all:
+		return s.alone(b, func(ctx context.Context, tx pgx.Tx, _ int) error { return resharded(ctx, tx, s.cfg.Name) })
 	}
-	b.rollback() // it holds this shard
+	return nil
+}
+
+// putOff lets the shards go on that were to stop, until nothing is parked any more: see
+// resume. It passes over a consumer that somebody is changing, and is tried again.
+func (s *shard) putOff(b *batch) error {
+	b.rollback() // or who changes the consumer may wait for this shard
 	ctx, cancel := context.WithTimeout(b.parent, s.cfg.Timeout+s.pace.grace)
 	defer cancel()
-	return s.log.alone(ctx, s.cfg.Name, func(tx pgx.Tx, _ int) error { return resharded(ctx, tx, s.cfg.Name) })
+	put, err := s.pool.Exec(ctx, `
+		UPDATE howdah.change_consumer
+		SET stop_at = NULL
+		WHERE name = (SELECT name FROM howdah.change_consumer WHERE name = $1 AND stop_at IS NOT NULL FOR NO KEY UPDATE SKIP LOCKED)
+			AND EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, s.cfg.Name)
+	if err == nil && put.RowsAffected() > 0 {
+		slog.WarnContext(ctx, "a consumer of changes has another number of shards only once nothing is parked", "consumer", s.cfg.Name)
+	}
+	return err
+}
+
+// resume has the shards stop again, for another number of them that was put off, if
+// nothing is parked any more. It reports whether it has ended the batch for that.
+func (s *shard) resume(b *batch) (bool, error) {
+	var parked bool
+	err := b.tx.QueryRow(b.ctx, `SELECT EXISTS (SELECT FROM howdah.change_parked WHERE consumer = $1)`, s.cfg.Name).Scan(&parked)
+	if err != nil || parked {
+		return false, err
+	}
+	err = s.alone(b, func(ctx context.Context, tx pgx.Tx, present int) error {
+		var next *int // nil where another shard was first
+		if err := tx.QueryRow(ctx, `SELECT CASE WHEN stop_at IS NULL THEN next_shards END FROM howdah.change_consumer WHERE name = $1`, s.cfg.Name).Scan(&next); err != nil || next == nil {
+			return err
+		}
+		return reshard(ctx, tx, s.cfg.Name, present, *next)
+	})
+	if errors.Is(err, fault.Conflict) { // something was parked meanwhile
+		err = nil
+	}
+	return true, err
+}
+
+// alone runs fn as [Log.alone] does, in the place of the batch, which holds its shard.
+func (s *shard) alone(b *batch, fn func(ctx context.Context, tx pgx.Tx, shards int) error) error {
+	b.rollback()
+	ctx, cancel := context.WithTimeout(b.parent, s.cfg.Timeout+s.pace.grace)
+	defer cancel()
+	return s.log.alone(ctx, s.cfg.Name, func(tx pgx.Tx, shards int) error { return fn(ctx, tx, shards) })
 }

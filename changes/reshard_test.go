@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/howdah-db/howdah/changes"
@@ -66,5 +67,54 @@ func TestC1ReshardBetweenAFailureAndItsParking(t *testing.T) {
 	handled(t, l, "c")
 	if got := effectsOf(t, pool, "c"); len(got) != len(ids) {
 		t.Errorf("%d changes were handled %d times: %v", len(ids), len(got), got)
+	}
+}
+
+// C4: what is parked while the shards come to where they are to stop holds up its key alone,
+// and the new number of shards, which comes once it has been seen to.
+func TestC4ReshardBehindPoison(t *testing.T) {
+	t.Parallel()
+	url, l, pool := consumed(t)
+	exec(t, pool, `INSERT INTO a SELECT g, 1 FROM generate_series(1, 6) g`)
+	var poison atomic.Bool
+	poison.Store(true)
+	var batches atomic.Int64
+	old := start(t, url, changes.ConsumerConfig{Name: "c", From: "start", Batch: 1}, func(c *changes.Consumer) {
+		c.Hurry()
+		c.Failpoint(func(b changes.Batch) {
+			if b.Step == "committed" && batches.Add(1) == 2 { // within the transaction, at the end of which they are to stop
+				if err := l.Reshard(context.WithoutCancel(t.Context()), "c", 2); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		c.Handle("*", changes.Each(func(ctx context.Context, tx pgx.Tx, c changes.Change) error {
+			if field(t, c.Key, "id") == "5" && poison.Load() {
+				return errors.New("poison")
+			}
+			return effect("c")(ctx, tx, []changes.Change{c})
+		}))
+	})
+	eventually(t, "it is parked", func() bool { return registered(l, "c") && len(parked(t, l, "c")) == 1 })
+	for i := range 3 {
+		exec(t, pool, `INSERT INTO a VALUES (7 + $1, 1)`, i)
+	}
+	eventually(t, "all others are handled", func() bool { return len(effectsOf(t, pool, "c")) == 8 })
+	if s := status(t, l, "c"); s.State != "running" || s.Shards != 1 || s.NextShards != 2 {
+		t.Errorf("%+v, want 1 shard, and to have 2", s)
+	}
+	poison.Store(false)
+	if _, err := l.Retry(t.Context(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	if err := pgtest.Receive(t, old.done, "the end of Run"); !errors.Is(err, fault.Conflict) {
+		t.Fatalf("the old one ended with %v", err)
+	}
+	exec(t, pool, `UPDATE a SET v = 2`)
+	start(t, url, changes.ConsumerConfig{Name: "c", Shards: 2}, all("c"))
+	handled(t, l, "c")
+	feed, _ := readAll(t, l, changes.Position{}, 1000, changes.Filter{})
+	if diff := cmp.Diff(byKey(feed), effectsByKey(t, pool, "c")); diff != "" {
+		t.Error(diff)
 	}
 }

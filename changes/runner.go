@@ -105,7 +105,10 @@ func (r *Runner) look(ctx context.Context, away *trouble, background *sync.WaitG
 		return err
 	}
 	if len(all) > 0 && r.pool == nil {
-		if r.pool, err = r.open(ctx); err != nil {
+		if err := away.ask(ctx, r.log, func(ctx context.Context) (err error) {
+			r.pool, err = r.open(ctx)
+			return err
+		}); err != nil {
 			return err
 		}
 		r.turns = make(chan struct{}, max(int(r.pool.Config().MaxConns)-2, 1)) // ticks, and what is read ahead, take one, too

@@ -178,6 +178,11 @@ func (s *shard) step(ctx context.Context) (pause, error) {
 	case st.stalls():
 		return pause{d: s.look(st), feed: true}, nil
 	}
+	if st.nextShards != nil && st.stopAt == nil && !st.parked {
+		if ended, err := s.resume(b); ended || err != nil {
+			return pause{}, err
+		}
+	}
 	s.probe, s.tried = 0, false
 	if st.backfill != nil {
 		return s.fill(b, st)
@@ -391,6 +396,8 @@ func (s *shard) stop(ctx context.Context, b *batch, state string, cause error) e
 	if b != nil {
 		b.rollback()
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout+s.pace.grace)
+	defer cancel()
 	// Not where the shard has been moved since: whoever did may have cured it. To be
 	// asked once nobody is at it, in a later statement, which sees what he did.
 	var stopped pgconn.CommandTag

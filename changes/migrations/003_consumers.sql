@@ -16,8 +16,8 @@ CREATE TABLE howdah.change_consumer (
 COMMENT ON TABLE howdah.change_consumer IS 'Who is handed the feed. One is made or moved in a transaction that first takes change_state FOR SHARE, so that retention, which takes it FOR UPDATE, sees whom it must wait for.';
 COMMENT ON COLUMN howdah.change_consumer.state IS 'running: what it still has to be handed is kept; paused: kept too; expired: kept no longer, it stands still until it is moved';
 COMMENT ON COLUMN howdah.change_consumer.reason IS 'Why it is paused or expired.';
-COMMENT ON COLUMN howdah.change_consumer.next_shards IS 'How many shards there are to be once all of the present ones have come to stop_at.';
-COMMENT ON COLUMN howdah.change_consumer.stop_at IS 'The commit after which the present shards go no further.';
+COMMENT ON COLUMN howdah.change_consumer.next_shards IS 'How many shards there are to be once all of the present ones have come to stop_at, and nothing is parked.';
+COMMENT ON COLUMN howdah.change_consumer.stop_at IS 'The commit after which the present shards go no further; NULL where they go on, for next_shards until nothing is parked.';
 COMMENT ON COLUMN howdah.change_consumer.sink IS 'What is done with the changes, where a server does it, and to where it leads, without its secrets; NULL where a program of its own does.';
 COMMENT ON COLUMN howdah.change_consumer.seen_at IS 'About when an instance last ran.';
 

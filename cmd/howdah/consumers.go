@@ -146,7 +146,8 @@ func (c *cli) changesReshard() *cobra.Command {
 		Short: "Have a consumer handled in another number of shards",
 		Long: `Has a consumer handled in another number of shards. The present ones run to one place
 in the feed, and the new ones go on there; so run it with the new number from now on:
-it helps with the old shards until they are through. Those run with the old number end.`,
+it helps with the old shards until they are through. Those run with the old number end.
+What is parked meanwhile is to be retried or skipped before; the old ones go on until then.`,
 		Example: `  howdah changes reshard billing 4`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -164,7 +165,7 @@ it helps with the old shards until they are through. Those run with the old numb
 				}
 				words := fmt.Sprintf("%s has %s", s.Name, quantity(s.Shards, "shard"))
 				if s.NextShards > 0 {
-					words += fmt.Sprintf(", and will have %d once these have come to one place", s.NextShards)
+					words += fmt.Sprintf(", and will have %d once these have come to one place and nothing is parked", s.NextShards)
 				}
 				return c.result(words, s)
 			})
