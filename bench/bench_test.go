@@ -61,6 +61,13 @@ func TestARunIsReportedSavedAndWritten(t *testing.T) {
 	if r.Min > r.Value || r.Value > r.Max || !r.Met() || len(report.Missed(1)) != 0 {
 		t.Errorf("result %+v", r)
 	}
+	if err := belowBars(report, Options{}); err != nil {
+		t.Error(err)
+	}
+	missed := &Report{Tables: []Table{{Results: []Result{{Value: 1, Bar: 2}}}}}
+	if belowBars(missed, Options{}) == nil || belowBars(missed, Options{Quick: true}) != nil {
+		t.Error("a bar that is missed is an error, but of the quick sizes")
+	}
 	if report.Machine.PostgreSQL == "" || report.Machine.Settings["fsync"] != "on" {
 		t.Errorf("machine %+v", report.Machine)
 	}

@@ -98,12 +98,21 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		}
 	case opt.Quick || *only != "":
 		fmt.Fprintln(stderr, "Not saved: only a complete run is, and with -keep a service.")
-		return nil
+		return belowBars(report, opt)
 	}
 	path := filepath.Join(resultsDir, report.Began.Format(time.DateOnly)+".json")
 	if err := report.Save(path); err != nil {
 		return err
 	}
 	fmt.Fprintln(stderr, "Saved as", filepath.Join("bench", path), "- make bench-docs writes the page.")
+	return belowBars(report, opt)
+}
+
+// belowBars is an error where a bar is missed. The bars are of the full sizes: with others
+// they tell nothing.
+func belowBars(r *Report, opt Options) error {
+	if missed := len(r.Missed(1)); missed > 0 && !opt.Quick {
+		return fmt.Errorf("%d bars missed", missed)
+	}
 	return nil
 }
