@@ -123,6 +123,7 @@ func startShared() {
 	})
 	if shared.err == nil {
 		shared.url = shared.server.URL()
+		shared.err = quickLogin(shared.url)
 	}
 }
 
