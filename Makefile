@@ -54,12 +54,17 @@ bench-quick: ## the same with smaller sizes, some minutes
 bench-docs: ## docs/benchmarks.md from the newest result of make bench
 	@cd bench && go run . -docs
 
+# Without those that take long.
+.PHONY: bench-smoke
+bench-smoke: ## the short benchmarks of changes, once, whatever comes out: that they run
+	@cd bench && go run . -quick -rounds 1 -run '^changes/(single-row|INSERT|page|a Consumer, 100|a tick with|COMMIT)'
+
 .PHONY: bench-guard
 bench-guard: ## fails when the quick benchmarks miss half of a bar
 	@cd bench && go test ./...
 
 .PHONY: check
-check: lint race test ## what has to pass before a change lands
+check: lint bench-smoke race test ## what has to pass before a change lands
 
 .PHONY: clean
 clean: ## remove what make built
